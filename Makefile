@@ -1,0 +1,69 @@
+# make study | test | test-slow | bench | lint | format | constraints | clean
+# Everything is set up on first use, in $(VENV), by the Python named in PYTHON (3.11 to 3.13).
+
+PYTHON  ?= python3
+VENV    ?= .venv
+# pytest processes; more than cores only costs memory
+WORKERS ?= 2
+# further arguments to pytest, for example PYTEST_ARGS="-k hadamard -x"
+PYTEST_ARGS ?=
+
+MINOR := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+PINNED := $(if $(filter 3.11,$(MINOR)),3.11,3.13)
+CONSTRAINTS := constraints-$(PINNED).txt
+BIN := $(VENV)/bin
+
+.PHONY: study test test-slow bench lint format constraints clean check-python
+.DEFAULT_GOAL := test
+
+study: $(VENV)/.installed-study
+	$(BIN)/python -m experiments.demo
+
+test: lint
+	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.installed-all
+	$(BIN)/python -m pytest -m slow --timeout 3600 $(PYTEST_ARGS)
+
+bench: $(VENV)/.installed-all
+	$(BIN)/python -m benchmarks.bench_quantize
+	$(BIN)/python -m benchmarks.bench_ops
+
+lint: $(VENV)/.installed-all
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(VENV)/.installed-all
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+# Installed again only when the dependencies changed.
+$(VENV)/.installed-study: EXTRAS = study
+$(VENV)/.installed-all: EXTRAS = study,test,bench
+$(VENV)/.installed-%: pyproject.toml $(CONSTRAINTS) | check-python
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]' -c $(CONSTRAINTS)
+	@touch $@
+
+check-python:
+	@test -n "$(MINOR)" || { echo "No '$(PYTHON)' here. Hint: make PYTHON=/path/to/python3.11"; exit 1; }
+	@case "$(MINOR)" in 3.11|3.12|3.13) ;; *) \
+	  echo "fp4jax is tested on Python 3.11 to 3.13, '$(PYTHON)' is $(MINOR). Hint: make PYTHON=python3.11"; exit 1;; esac
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "'$(PYTHON)' cannot make virtual environments. Hint: apt install python$(MINOR)-venv"; exit 1; }
+	@test ! -e $(VENV)/pyvenv.cfg || grep -q '^version = $(subst .,\.,$(MINOR))\.' $(VENV)/pyvenv.cfg || \
+	  { echo "$(VENV) was made by another Python than '$(PYTHON)' ($(MINOR)). Hint: make clean"; exit 1; }
+
+# Pins what a fresh install of everything resolves to now; run it once with Python 3.11 and once with 3.13.
+constraints: check-python
+	@test "$(MINOR)" = "$(PINNED)" || { echo "Hint: make constraints PYTHON=python3.11, then PYTHON=python3.13"; exit 1; }
+	tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && $(PYTHON) -m venv $$tmp && \
+	$$tmp/bin/python -m pip install --quiet --disable-pip-version-check -e '.[study,test,bench]' && \
+	{ echo "# Exact versions tested on Python $(PINNED). Regenerate: make constraints PYTHON=python$(PINNED)"; \
+	  $$tmp/bin/python -m pip freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==[A-Za-z0-9.!+]+$$'; } > $$tmp/pins && \
+	cp $$tmp/pins $(CONSTRAINTS)
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,13 @@
+"""fp4jax: NVFP4 quantization-aware training in JAX, with TransformerEngine's bits on any machine."""
+
+from fp4jax.dot_general import dot_general as dot_general
+from fp4jax.hadamard import (
+    inverse_random_hadamard as inverse_random_hadamard,
+    random_hadamard as random_hadamard,
+)
+from fp4jax.qtensor import QTensor as QTensor
+from fp4jax.quantize import fake_quantize as fake_quantize, quantize as quantize
+from fp4jax.recipe import Recipe as Recipe, get_recipe as get_recipe, recipes as recipes
+from fp4jax.spec import TensorSpec as TensorSpec
+
+__version__ = "0.1.0"

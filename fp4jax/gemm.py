@@ -1,0 +1,156 @@
+"""One quantized GEMM: its operands and its contraction.
+
+A quantized operand enters as code value x block scale, which is exact in bfloat16 (at most 6
+significant bits). Products are accumulated in float32, then the accumulator is multiplied with
+the tensor scale of the first and of the second operand: what the Blackwell NVFP4 GEMM computes.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fp4jax import exact, hadamard
+from fp4jax.blocks import BLOCK
+from fp4jax.formats import check_float
+from fp4jax.quantize import encode
+from fp4jax.recipe import ROLES, Recipe
+from fp4jax.spec import TensorSpec
+from fp4jax.typing import Array, DTypeLike, Float, Shaped
+
+
+class Operand(NamedTuple):
+    """What enters a GEMM: values, and the tensor scale (None: high precision, values as they are)."""
+
+    values: Shaped[Array, "..."]
+    scale: Float[Array, ""] | None
+
+
+class BlockAxes(NamedTuple):
+    """Where an operand's blocks lie: 1x16 along ``contracted``, 16x16 tiles over ``tile``.
+
+    ``tile`` is a (row, column) pair, or None for operands that cannot have tiles.
+    """
+
+    contracted: int
+    tile: tuple[int, int] | None
+
+
+def operand(x: Array, spec: TensorSpec | None, axes: BlockAxes, key: Array | None) -> Operand:
+    """Quantizes one operand of a GEMM.
+
+    With hadamard the contracted axis comes out padded to a multiple of 16, in the rotated basis.
+    """
+    if spec is None:
+        return Operand(x, None)
+    encoded = encode(x, spec, _spec_axes(spec, axes, x.ndim), key)
+    values = encoded.view.merge(encoded.values * encoded.scales)
+    return Operand(values, exact.divide(encoded.amax, float(spec.bound)))
+
+
+def pair(
+    recipe: Recipe,
+    gemm: str,
+    first: tuple[Array | Operand, BlockAxes],
+    second: tuple[Array | Operand, BlockAxes],
+    key: Array | None,
+) -> tuple[Operand, Operand]:
+    """Both operands of ``gemm`` (fprop, dgrad or wgrad), quantized as the recipe says.
+
+    Each is given with its block axes; one that is quantized already (a residual) is dequantized
+    first if the recipe quantizes it again, and else taken as it is.
+    """
+    roles = [role for role in ROLES if role.startswith(gemm)]
+    done = []
+    for (x, axes), spec, role in zip((first, second), getattr(recipe, gemm), roles, strict=True):
+        if spec is not None:
+            x = operand(dequantized(x), spec, axes, role_key(key, role))
+        done.append(x if isinstance(x, Operand) else Operand(x, None))
+    return done[0], done[1]
+
+
+def residual(
+    recipe: Recipe, role: str, x: Array, axes: BlockAxes, key: Array | None
+) -> Array | Operand:
+    """What the backward pass uses for x (role "fprop.x") or w ("fprop.w"), in its own basis.
+
+    The array itself, or with ``residuals="quantized"`` Q(x) as in fprop: computed again from the
+    same bits rather than stored, which the compiler may undo where memory allows.
+    """
+    spec = dict(zip(ROLES, recipe.operands, strict=True))[role]
+    if recipe.residuals == "original" or spec is None:
+        return x
+    quantized = operand(x, spec, axes, role_key(key, role))
+    if not spec.hadamard:
+        return quantized
+    axis = axes.contracted % x.ndim
+    rotated_back = hadamard.inverse_random_hadamard(dequantized(quantized), axis)
+    return lax.slice_in_dim(rotated_back, 0, x.shape[axis], axis=axis)
+
+
+def dequantized(x: Array | Operand) -> Array:
+    """An operand's values times its tensor scale; an array as it is."""
+    if not isinstance(x, Operand):
+        return x
+    return x.values if x.scale is None else x.values * x.scale
+
+
+def role_key(key: Array | None, role: str) -> Array | None:
+    """The key of one operand: independent for each of the six."""
+    return None if key is None else jax.random.fold_in(key, ROLES.index(role))
+
+
+def _spec_axes(spec: TensorSpec, axes: BlockAxes, ndim: int) -> tuple[int, ...]:
+    if spec.block == (1, BLOCK):
+        return (axes.contracted % ndim,)
+    if axes.tile is None:
+        raise ValueError(
+            "block=(16, 16) is for weights; activations and gradients of a convolution take "
+            "block=(1, 16)."
+        )
+    return tuple(a % ndim for a in axes.tile)
+
+
+def check_arguments(name: str, lhs: Array, rhs: Array, recipe: Recipe, key: Array | None) -> None:
+    """Raises ValueError unless ``recipe`` can quantize these operands."""
+    check_float(f"lhs of {name}", lhs)
+    check_float(f"rhs of {name}", rhs)
+    if recipe.stochastic and key is None:
+        raise ValueError(
+            f"recipe {recipe.name!r} rounds stochastically but key is None; pass "
+            f"key=jax.random.key(seed) to {name}, a different one for every step and layer."
+        )
+
+
+def contract(
+    a: Operand, b: Operand, product: Callable[..., Array], out_dtype: DTypeLike, precision=None
+) -> Array:
+    """``product(a, b)`` in float32, times both tensor scales, in ``out_dtype``.
+
+    ``product(a, b, precision=, preferred_element_type=)`` is bilinear: a dot or a convolution.
+    """
+    if a.scale is None and b.scale is None:
+        return product(
+            a.values, b.values, precision=precision, preferred_element_type=jnp.dtype(out_dtype)
+        )
+    dtype = _compute_dtype(a, b)
+    accumulator = product(
+        a.values.astype(dtype),
+        b.values.astype(dtype),
+        precision=precision,
+        preferred_element_type=jnp.dtype(jnp.float32),
+    )
+    for scale in (a.scale, b.scale):
+        if scale is not None:
+            accumulator = accumulator * scale
+    return accumulator.astype(out_dtype)
+
+
+def _compute_dtype(a: Operand, b: Operand) -> DTypeLike:
+    """bfloat16 on accelerators where it is exact (their matrix units), else float32."""
+    exact_in_bfloat16 = all(o.scale is not None or o.values.dtype == jnp.bfloat16 for o in (a, b))
+    if exact_in_bfloat16 and jax.default_backend() != "cpu":
+        return jnp.bfloat16
+    return jnp.float32

@@ -1,0 +1,152 @@
+"""quantize(x, spec, axis, key) -> QTensor, and fake_quantize with a straight-through gradient."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fp4jax import formats, hadamard, rounding, scaling, sharding
+from fp4jax.blocks import Axis, BlockView, normalize_axes
+from fp4jax.qtensor import QTensor
+from fp4jax.spec import TensorSpec
+from fp4jax.typing import Array, ArrayLike, Float, Shaped
+
+
+class Encoded(NamedTuple):
+    """A quantized array in its blocked view, before it is packed, decoded or multiplied.
+
+    ``values`` are code values (-6 to 6), ``scales`` the E4M3 block scales as float32 with 1 at the
+    inner axes: ``values * scales`` is exact, has at most 6 significant bits, and is x in units of
+    the tensor scale amax / bound.
+    """
+
+    values: Float[Array, "..."]
+    scales: Float[Array, "..."]
+    amax: Float[Array, ""]
+    view: BlockView
+
+
+def quantize(
+    x: Shaped[ArrayLike, "..."], spec: TensorSpec, axis: Axis = -1, key: Array | None = None
+) -> QTensor:
+    """Quantizes an array to NVFP4.
+
+    Args:
+        x: float32, bfloat16 or float16, rank >= 1 (>= 2 for 16x16 tiles), any size.
+        spec: how; see :class:`TensorSpec`.
+        axis: the axis along which 16 values share a scale, that is the contracted axis of the
+            product the tensor enters; a (row, column) pair for 16x16 tiles, default the last two.
+        key: a ``jax.random`` key, needed if the spec rounds stochastically.
+
+    Returns:
+        A :class:`QTensor` of x's shape. With ``spec.hadamard`` it holds the rotated array, whose
+        ``axis`` is padded to a multiple of 16.
+
+    Raises:
+        ValueError: for a dtype, rank or axis that cannot be quantized, or a missing key.
+
+    Zeros give exact zeros; a NaN anywhere makes every value NaN; an Inf makes every value NaN or
+    Inf, as in TransformerEngine.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> q = quantize(jnp.linspace(-1.0, 1.0, 32).reshape(2, 16), TensorSpec())
+        >>> q.shape, q.nbytes, q.codes.dtype.name
+        ((2, 16), 22, 'uint8')
+    """
+    x = jnp.asarray(x)
+    axes = check_operand("x", x, spec, axis, key)
+    encoded = encode(x, spec, axes, key)
+    view = encoded.view
+    ndim = len(view.shape)
+    last = tuple(range(-len(axes), 0))
+    codes = formats.encode_e2m1(encoded.values).reshape(view.padded_shape)
+    scales = view.per_block(encoded.scales).astype(jnp.float8_e4m3fn)
+    return QTensor(
+        codes=formats.pack(jnp.moveaxis(codes, axes, last)),
+        block_scales=jnp.moveaxis(scales, axes, last),
+        amax=encoded.amax,
+        axes=tuple(a - ndim for a in axes),
+        lengths=tuple(view.shape[a] for a in axes),
+        bound=float(spec.bound),
+    )
+
+
+def fake_quantize(
+    x: Shaped[ArrayLike, "..."], spec: TensorSpec, axis: Axis = -1, key: Array | None = None
+) -> Shaped[Array, "..."]:
+    """Quantizes and dequantizes, in x's dtype and shape; the gradient passes straight through.
+
+    Equivalent to ``quantize(x, spec, axis, key).dequantize(x.dtype)``, rotated back and cut to x's
+    length if the spec has hadamard, with ``d fake_quantize(x) / dx = 1``.
+
+    Args, raises: as :func:`quantize`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> x = jnp.array([0.1, 0.24, 0.9, 6.0])
+        >>> fake_quantize(x, TensorSpec()).tolist()
+        [0.0, 0.0, 1.0, 6.0]
+        >>> jax.grad(lambda x: fake_quantize(x, TensorSpec()).sum())(x).tolist()
+        [1.0, 1.0, 1.0, 1.0]
+    """
+    x = jnp.asarray(x)
+    axes = check_operand("x", x, spec, axis, key)
+    return _fake_quantize(x, spec, axes, key)
+
+
+def check_operand(
+    name: str, x: Array, spec: TensorSpec, axis: Axis, key: Array | None
+) -> tuple[int, ...]:
+    """Raises ValueError unless ``x`` can be quantized so; returns the axes, non-negative."""
+    if x.ndim == 0:
+        raise ValueError(f"{name} is a scalar; blocks need an axis: reshape it to (1,) or more.")
+    formats.check_float(name, x)
+    axes = normalize_axes(axis, spec.block, x.ndim)
+    if spec.stochastic and key is None:
+        raise ValueError(
+            f"rounding {spec.rounding!r} needs random bits but key is None; pass "
+            "key=jax.random.key(seed), a different one for every step and tensor."
+        )
+    return axes
+
+
+def encode(x: Array, spec: TensorSpec, axes: tuple[int, ...], key: Array | None) -> Encoded:
+    """The quantizer itself, on checked input: rotate, cut into blocks, scale, round."""
+    if spec.hadamard:
+        x = hadamard.random_hadamard(x, axes[0])
+    view = BlockView(x.shape, axes)
+    blocked = view.split(x.astype(jnp.float32))
+    amax = scaling.find_amax(blocked, view)
+    if spec.scaling == "four_over_six":
+        values, scales = scaling.choose_four_over_six(blocked, amax, spec, view)
+        return Encoded(values, scales, amax.tensor, view)
+    scale = scaling.find_scale(amax, spec)
+    y = scaling.to_code_range(blocked, scale.encode)
+    if spec.stochastic:
+        bits = rounding.random_bits(key, view.padded_shape, spec.random_bits)
+        values = rounding.round_stochastic(y, bits.reshape(view.split_shape))
+    else:
+        values = rounding.round_nearest(y)
+    return Encoded(values, scale.block, amax.tensor, view)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _fake_quantize(x: Array, spec: TensorSpec, axes: tuple[int, ...], key: Array | None) -> Array:
+    def compute(x: Array, key: Array | None) -> Array:
+        encoded = encode(x, spec, axes, key)
+        multiplier = scaling.decode_multiplier(encoded.scales, encoded.amax, spec.bound)
+        y = encoded.view.merge(encoded.values * multiplier)
+        if spec.hadamard:
+            y = hadamard.inverse_random_hadamard(y, axes[0])
+            y = jax.lax.slice_in_dim(y, 0, x.shape[axes[0]], axis=axes[0])
+        return y.astype(x.dtype)
+
+    return sharding.automatic(compute, sharding.of(x))(x, key)
+
+
+@_fake_quantize.defjvp
+def _straight_through(spec, axes, primals, tangents):
+    x, key = primals
+    return _fake_quantize(x, spec, axes, key), tangents[0]
