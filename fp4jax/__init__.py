@@ -1,5 +1,9 @@
-"""fp4jax: NVFP4 quantization-aware training in JAX, with TransformerEngine's bits on any machine."""
+"""fp4jax: NVFP4 quantization-aware training in JAX, TransformerEngine's bits on any machine."""
 
+from fp4jax.conv import (
+    conv_general_dilated as conv_general_dilated,
+    conv_transpose as conv_transpose,
+)
 from fp4jax.dot_general import dot_general as dot_general
 from fp4jax.hadamard import (
     inverse_random_hadamard as inverse_random_hadamard,

@@ -16,8 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fp4jax import gemm, sharding
-from fp4jax.formats import check_float
-from fp4jax.gemm import BlockAxes, Operand
+from fp4jax.gemm import BlockAxes
 from fp4jax.recipe import Recipe, get_recipe
 from fp4jax.typing import Array, ArrayLike, DTypeLike, Shaped
 

@@ -22,7 +22,7 @@ from fp4jax.typing import Array, DTypeLike, Float, Shaped
 
 
 class Operand(NamedTuple):
-    """What enters a GEMM: values, and the tensor scale (None: high precision, values as they are)."""
+    """What enters a GEMM: values and their tensor scale (None: high precision)."""
 
     values: Shaped[Array, "..."]
     scale: Float[Array, ""] | None
@@ -38,14 +38,20 @@ class BlockAxes(NamedTuple):
     tile: tuple[int, int] | None
 
 
-def operand(x: Array, spec: TensorSpec | None, axes: BlockAxes, key: Array | None) -> Operand:
-    """Quantizes one operand of a GEMM.
+def operand(
+    x: Array,
+    spec: TensorSpec | None,
+    axes: BlockAxes,
+    key: Array | None,
+    amax_of_all: Array | None = None,
+) -> Operand:
+    """Quantizes one operand of a GEMM, or a part of one whose amax is ``amax_of_all``.
 
     With hadamard the contracted axis comes out padded to a multiple of 16, in the rotated basis.
     """
     if spec is None:
         return Operand(x, None)
-    encoded = encode(x, spec, _spec_axes(spec, axes, x.ndim), key)
+    encoded = encode(x, spec, _spec_axes(spec, axes, x.ndim), key, amax_of_all)
     values = encoded.view.merge(encoded.values * encoded.scales)
     return Operand(values, exact.divide(encoded.amax, float(spec.bound)))
 

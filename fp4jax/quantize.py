@@ -112,13 +112,35 @@ def check_operand(
     return axes
 
 
-def encode(x: Array, spec: TensorSpec, axes: tuple[int, ...], key: Array | None) -> Encoded:
-    """The quantizer itself, on checked input: rotate, cut into blocks, scale, round."""
+def tensor_amax(x: Array, spec: TensorSpec, axes: tuple[int, ...]) -> Float[Array, ""]:
+    """The tensor amax that :func:`encode` finds (after the rotation, if any)."""
+    blocked, view = _cut(x, spec, axes)
+    return scaling.find_amax(blocked, view).tensor
+
+
+def _cut(x: Array, spec: TensorSpec, axes: tuple[int, ...]) -> tuple[Array, BlockView]:
+    """Rotates if the spec says so, and cuts into blocks; float32."""
     if spec.hadamard:
         x = hadamard.random_hadamard(x, axes[0])
     view = BlockView(x.shape, axes)
-    blocked = view.split(x.astype(jnp.float32))
+    return view.split(x.astype(jnp.float32)), view
+
+
+def encode(
+    x: Array,
+    spec: TensorSpec,
+    axes: tuple[int, ...],
+    key: Array | None,
+    amax_of_all: Float[Array, ""] | None = None,
+) -> Encoded:
+    """The quantizer itself, on checked input: rotate, cut into blocks, scale, round.
+
+    ``amax_of_all`` replaces the tensor amax where x is a part of a larger tensor.
+    """
+    blocked, view = _cut(x, spec, axes)
     amax = scaling.find_amax(blocked, view)
+    if amax_of_all is not None:
+        amax = amax._replace(tensor=amax_of_all)
     if spec.scaling == "four_over_six":
         values, scales = scaling.choose_four_over_six(blocked, amax, spec, view)
         return Encoded(values, scales, amax.tensor, view)

@@ -57,6 +57,12 @@ def find_amax(blocked: Float[Array, "..."], view: BlockView) -> Amax:
     return Amax(as_float(bits), as_float(tensor))
 
 
+def largest(amax: Float[Array, " n"]) -> Float[Array, ""]:
+    """The largest of several amax; NaN and Inf are kept."""
+    bits = lax.bitcast_convert_type(amax, jnp.int32) & _MAGNITUDE_BITS
+    return lax.bitcast_convert_type(jnp.max(bits, initial=0), jnp.float32)
+
+
 def find_scale(amax: Amax, spec: TensorSpec) -> Scale:
     """Block scales and encode multipliers for ``scaling="amax"``."""
     encode_tensor, decode_tensor = _tensor_scales(amax.tensor, spec)
@@ -117,10 +123,8 @@ def _block_error(
     """Error of one candidate per block, summed sequentially over the 16 columns."""
     decoded = exact.divide((values * scale) * amax, float(spec.bound))
     difference = exact.barrier(decoded) - blocked
-    if spec.four_over_six_error == "mae":
-        error = jnp.abs(difference)
-    else:
-        error = _square(difference, amax)
+    mae = spec.four_over_six_error == "mae"
+    error = jnp.abs(difference) if mae else _square(difference, amax)
     error = exact.barrier(error)
     column = view.inner_axes[-1]
     total = lax.index_in_dim(error, 0, column)
@@ -145,7 +149,7 @@ def _square(x: Array, amax: Array) -> Array:
 
 
 def _sum_rows(error: Array, row: int) -> Array:
-    """Sums 16 row errors pairwise, halves first: the order of TransformerEngine's warp reduction."""
+    """Sums 16 row errors, halves first: the order of TransformerEngine's warp reduction."""
     rows = BLOCK
     while rows > 1:
         rows //= 2

@@ -25,7 +25,7 @@ def of(x: Array) -> Any:
 
 
 def automatic(function: Callable[..., Array], out_sharding: Any) -> Callable[..., Array]:
-    """``function`` with the explicit mesh axes turned automatic inside; itself if there are none."""
+    """``function`` with explicit mesh axes turned automatic inside; itself if there are none."""
     if out_sharding is None or not explicit_mesh():
         return function
     return jax.sharding.auto_axes(function, out_sharding=out_sharding)

@@ -23,10 +23,10 @@ class TensorSpec:
     Example:
         >>> TensorSpec(block=(16, 16)).stochastic
         False
-        >>> TensorSpec(rounding="up")
+        >>> TensorSpec(hadamard=True, block=(16, 16))
         Traceback (most recent call last):
         ...
-        ValueError: TensorSpec.rounding is 'up'; allowed: 'nearest', 'stochastic', 'stochastic_unbiased'.
+        ValueError: TensorSpec.hadamard rotates along one axis, not over 16x16: use block=(1, 16).
     """
 
     # 16 values along the contracted axis share a scale, or a tile of 16x16 does.
@@ -54,8 +54,7 @@ class TensorSpec:
         _check("hadamard", self.hadamard, (False, True))
         if self.hadamard and self.block == (16, 16):
             raise ValueError(
-                "TensorSpec.hadamard rotates along one axis and cannot be combined with "
-                "block=(16, 16); use block=(1, 16)."
+                "TensorSpec.hadamard rotates along one axis, not over 16x16: use block=(1, 16)."
             )
         if self.scaling == "four_over_six" and self.rounding != "nearest":
             raise ValueError(

@@ -1,1 +1,1 @@
-"""Slow NumPy oracle for NVFP4 quantization and its three GEMMs, written from the specification only (see README.md)."""
+"""Slow NumPy oracle for NVFP4 and its three GEMMs, written from the specification (README.md)."""

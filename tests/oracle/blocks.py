@@ -38,8 +38,9 @@ def expand(per_block: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
 def block_sum(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     """float32 sum over each block in TransformerEngine's order (numerics.md 1.3).
 
-    The 16 elements along the last axis of axes are summed one after the other. For a tile the 16 row sums along the
-    first axis then meet in a tree: rows 0-7 + rows 8-15, then 4 + 4, 2 + 2, 1 + 1.
+    The 16 elements along the last axis of axes are summed one after the other. For a tile the
+    16 row sums along the first axis then meet in a tree: rows 0-7 + rows 8-15, then 4 + 4, 2 + 2,
+    1 + 1.
     """
     elements = np.moveaxis(split(x, axes[-1]), axes[-1] + 1, 0)
     total = elements[0]

@@ -1,19 +1,23 @@
-"""Convolution and transposed convolution with a recipe, channels last: the three GEMMs over (position, tap, channel).
+"""Convolution and transposed convolution with a recipe, channels last.
 
-Correlation as in lax, the kernel is never flipped. Taps t are flattened row-major over the kernel's spatial index,
-positions m row-major over (n, *spatial). patches[m, t, :] is the pixel that position m meets through tap t, or zero.
+The three GEMMs run over (position, tap, channel). Correlation as in lax, the kernel is never
+flipped. Taps t are flattened row-major over the kernel's spatial index, positions m row-major over
+(n, *spatial). patches[m, t, :] is the pixel that position m meets through tap t, or zero.
 
-    conv             x (N, *in, C)  w (*k, C/groups, O)  g (N, *out, O)      P = patches of x at the output positions
-      fprop  y[m,o]    = sum_tc P[m,t,c] w[t,c,o]    blocks along c; each pixel of x quantized once, before extraction
-      dgrad  dP[m,t,c] = sum_o  g[m,o]   w[t,c,o]    blocks along o; dx = dP added back to where it was read
+    conv             x (N, *in, C)  w (*k, C/groups, O)  g (N, *out, O)
+                     P = patches of x at the output positions
+      fprop  y[m,o]    = sum_tc P[m,t,c] w[t,c,o]    blocks along c, pixels quantized once, before P
+      dgrad  dP[m,t,c] = sum_o  g[m,o]   w[t,c,o]    blocks along o; dx = dP added to where P read
       wgrad  dw[t,c,o] = sum_m  P[m,t,c] g[m,o]      blocks along m
 
-    conv_transpose   x (N, *in, C)  w (*k, C, O)  g (N, *out, O)             Q = patches of g at the input positions
-      fprop  dQ[m,t,o] = sum_c  x[m,c]   w[t,c,o]    blocks along c; y = dQ added to the output pixels reached
-      dgrad  dx[m,c]   = sum_to Q[m,t,o] w[t,c,o]    blocks along o; each pixel of g quantized once, before extraction
+    conv_transpose   x (N, *in, C)  w (*k, C, O)  g (N, *out, O)
+                     Q = patches of g at the input positions
+      fprop  dQ[m,t,o] = sum_c  x[m,c]   w[t,c,o]    blocks along c; y = dQ added to where Q reads
+      dgrad  dx[m,c]   = sum_to Q[m,t,o] w[t,c,o]    blocks along o, pixels quantized once, before Q
       wgrad  dw[t,c,o] = sum_m  x[m,c]   Q[m,t,o]    blocks along m
 
-16x16 tiles exist for weights only: over (c, o), per tap and group. Source: design.md 4, numerics.md 2 "Convolution".
+16x16 tiles exist for weights only: over (c, o), per tap and group.
+Source: design.md 4, numerics.md 2 "Convolution".
 """
 
 import math
@@ -34,18 +38,15 @@ def conv(
     recipe,
     bits: Bits | None = None,
 ) -> dict:
-    """y = lax.conv_general_dilated(x, w, ...), channels last, and dx, dw for the cotangent g, quantized as recipe says.
+    """y = lax.conv_general_dilated(x, w, ...), and dx, dw for the cotangent g, quantized.
 
-    padding: a pair (low, high) per spatial dimension; negative values crop. Returns what dot_general returns. Views:
-    x (N, *in, groups, C/groups), w (*k, C/groups, groups, O/groups), g (N, *out, groups, O/groups);
-    in wgrad patches (M, taps, groups, C/groups) and g (M, groups, O/groups).
+    padding: a pair (low, high) per spatial dimension; negative values crop. Returns what
+    dot_general returns. Views: x (N, *in, groups, C/groups), w (*k, C/groups, groups, O/groups),
+    g (N, *out, groups, O/groups); in wgrad patches (M, taps, groups, C/groups) and
+    g (M, groups, O/groups).
     """
-    kernel, c, groups, o = (
-        w.shape[:-2],
-        w.shape[-2],
-        feature_group_count,
-        w.shape[-1] // feature_group_count,
-    )
+    kernel, c, groups = w.shape[:-2], w.shape[-2], feature_group_count
+    o = w.shape[-1] // groups
     windows = []
     dimensions = zip(
         x.shape[1:-1], kernel, window_strides, padding, lhs_dilation, rhs_dilation, strict=True
@@ -53,17 +54,8 @@ def conv(
     for size, taps, stride, (low, high), x_dilation, w_dilation in dimensions:
         rows = _dilated(size, x_dilation) + low + high - _dilated(taps, w_dilation)
         rows = max(0, rows // stride + 1)
-        windows.append(
-            Window(
-                rows,
-                taps,
-                size,
-                row_step=stride,
-                tap_step=w_dilation,
-                offset=-low,
-                divisor=x_dilation,
-            )
-        )
+        steps = {"row_step": stride, "tap_step": w_dilation, "offset": -low}
+        windows.append(Window(rows, taps, size, **steps, divisor=x_dilation))
     positions, taps = (x.shape[0], *(window.rows for window in windows)), math.prod(kernel)
     _check(g, (*positions, groups * o))
     m = math.prod(positions)
@@ -100,12 +92,12 @@ def conv(
 def conv_transpose(
     x, w, g, strides, padding, rhs_dilation, recipe, bits: Bits | None = None
 ) -> dict:
-    """y = lax.conv_transpose(x, w, ...), channels last, and dx, dw for the cotangent g, quantized as recipe says.
+    """y = lax.conv_transpose(x, w, ...), and dx, dw for the cotangent g, quantized.
 
     padding: a pair (low, high) per spatial dimension as lax.conv_transpose takes it, that is, of
-    conv_general_dilated(window_strides=1, lhs_dilation=strides). Input position i meets through tap t the output pixel
-    i * stride + low - t * rhs_dilation. Returns what dot_general returns. Views: x, w and g themselves; in wgrad
-    x (M, C) and patches (M, taps, O).
+    conv_general_dilated(window_strides=1, lhs_dilation=strides). Input position i meets through
+    tap t the output pixel i * stride + low - t * rhs_dilation. Returns what dot_general returns.
+    Views: x, w and g themselves; in wgrad x (M, C) and patches (M, taps, O).
     """
     kernel, c, o = w.shape[:-2], w.shape[-2], w.shape[-1]
     windows = []

@@ -1,11 +1,13 @@
-"""dot_general with a recipe: fprop, dgrad and wgrad of y = x w, each a batched GEMM on canonical arrays.
+"""dot_general with a recipe: fprop, dgrad and wgrad of y = x w, each a batched GEMM.
 
-Canonical:  X (B, M, K)   W (B, K, N)   G (B, M, N);   batch dimensions flattened row-major, free dimensions in
-increasing order, contracted dimensions in dimension_numbers' order.
+Canonical arrays:  X (B, M, K)   W (B, K, N)   G (B, M, N);   batch dimensions flattened row-major,
+free dimensions in increasing order, contracted dimensions in dimension_numbers' order.
 
     fprop  Y = X W      blocks along K
     dgrad  dX = G W^T   blocks along N
-    wgrad  dW = X^T G   blocks along M      16x16 tiles over the last two axes; amax over the whole operand, all batches
+    wgrad  dW = X^T G   blocks along M
+
+16x16 tiles lie over the last two axes; amax spans the whole operand, all batches.
 """
 
 import math
@@ -16,9 +18,10 @@ from .gemm import Bits, View, contract, enter, operands, residual
 
 
 def dot_general(x, w, g, dimension_numbers, recipe, bits: Bits | None = None) -> dict:
-    """y = lax.dot_general(x, w, dimension_numbers), and dx, dw for the cotangent g, quantized as recipe says.
+    """y = lax.dot_general(x, w, dimension_numbers), and dx, dw for the cotangent g, quantized.
 
-    Returns y, dx, dw (float64, in the layouts of lax.dot_general, x and w) and operands {role: Quantized or None}.
+    Returns y, dx, dw (float64, in the layouts of lax.dot_general, x and w) and
+    operands {role: Quantized or None}.
     """
     (x_contract, w_contract), (x_batch, w_batch) = dimension_numbers
     x_free = [d for d in range(x.ndim) if d not in (*x_contract, *x_batch)]
@@ -50,7 +53,7 @@ def dot_general(x, w, g, dimension_numbers, recipe, bits: Bits | None = None) ->
 
 
 def _flatten(a: np.ndarray, *groups) -> np.ndarray:
-    """Transpose to the groups of dimensions in turn and flatten each group row-major into one axis."""
+    """Transpose to the groups of dimensions in turn, flatten each group row-major into one axis."""
     order = [d for group in groups for d in group]
     return a.transpose(order).reshape([math.prod(a.shape[d] for d in group) for group in groups])
 

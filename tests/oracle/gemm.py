@@ -3,9 +3,9 @@
     acc = sum over the contracted index of (code x block scale)_a * (code x block scale)_b
     result = (acc * tensor_scale_a) * tensor_scale_b
 
-The products are exact and the sum is taken in float64. An operand whose spec is None enters as itself with scale 1.
-With RHT both operands are rotated by the same orthogonal R along the contracted axis, so R cancels:
-(a R)(b R)^T = a b^T.
+The products are exact and the sum is taken in float64. An operand whose spec is None enters as
+itself with scale 1. With RHT both operands are rotated by the same orthogonal R along the
+contracted axis, so R cancels: (a R)(b R)^T = a b^T.
 """
 
 from collections.abc import Callable
@@ -16,14 +16,18 @@ import numpy as np
 from .blocks import padded_shape
 from .nvfp4 import Quantized, quantize
 
-Bits = Callable[
-    [str, tuple[int, ...]], np.ndarray
-]  # bits(role, padded shape) -> random integers, e.g. role "dgrad.g"
+# bits(role, padded shape) -> random integers, e.g. role "dgrad.g"
+Bits = Callable[[str, tuple[int, ...]], np.ndarray]
 
 
 @dataclass
 class Operand:
-    """values float64 (code x block scale, or the array itself), scale (tensor scale, or 1), quantized (or None)."""
+    """What enters a GEMM.
+
+    values     float64, code x block scale, or the array itself
+    scale      the tensor scale, or 1
+    quantized  or None
+    """
 
     values: np.ndarray
     scale: float
@@ -36,7 +40,11 @@ class Operand:
 
 @dataclass
 class View:
-    """An array as one GEMM sees it: axis = the contracted axis, tile = the axes of 16x16 tiles (None: undefined)."""
+    """An array as one GEMM sees it.
+
+    axis  the contracted axis
+    tile  the axes of 16x16 tiles (None: undefined)
+    """
 
     array: np.ndarray
     axis: int
@@ -50,7 +58,8 @@ def enter(
     hadamard = [spec is not None and spec.hadamard for spec in specs]
     if hadamard[0] != hadamard[1]:
         raise ValueError(
-            f"{roles[0]} and {roles[1]} must both be rotated or both not: the RHT cancels only in pairs"
+            f"{roles[0]} and {roles[1]} must both be rotated or both not: "
+            "the RHT cancels only in pairs"
         )
     first, second = (_enter(*each, bits) for each in zip(roles, views, specs, strict=True))
     return first, second
@@ -75,7 +84,10 @@ def contract(equation: str, a: Operand, b: Operand) -> np.ndarray:
 
 
 def residual(operand: Operand, array: np.ndarray, recipe) -> np.ndarray:
-    """Where the backward pass starts: array, or (residuals="quantized") the dequantized forward operand, float32."""
+    """Where the backward pass starts.
+
+    array, or with residuals="quantized" the dequantized forward operand, float32.
+    """
     if recipe.residuals == "original" or operand.quantized is None:
         return array
     return operand.quantized.restore()

@@ -1,6 +1,7 @@
 """Random Hadamard transform (RHT) of 16, as TransformerEngine fixes it.
 
-y = x.reshape(-1, 16) @ R,   R = diag(s) H16 / 4,   R R^T = 1,   H16 = Sylvester's matrix, s = a fixed vector of signs.
+y = x.reshape(-1, 16) @ R,   R = diag(s) H16 / 4,   R R^T = 1,
+H16 = Sylvester's matrix, s = a fixed vector of signs.
 """
 
 import numpy as np
@@ -16,17 +17,18 @@ def _sylvester(n: int) -> np.ndarray:
     return h
 
 
-SIGNED_H16 = SIGNS[:, None] * _sylvester(
-    16
-)  # entries +-1; the 1/4 is applied to x, before any sum can overflow
+# Entries +-1; the 1/4 is applied to x, before any sum can overflow.
+SIGNED_H16 = SIGNS[:, None] * _sylvester(16)
 
 
 def _times(x: np.ndarray, matrix: np.ndarray, axis: int) -> np.ndarray:
-    """(x / 4) @ matrix on groups of 16 along axis: float32, summed in index order, rounded once to x's dtype."""
+    """(x / 4) @ matrix on groups of 16 along axis.
+
+    In float32, summed in index order, rounded once to x's dtype.
+    """
     groups = np.moveaxis(x, axis, -1)
-    quarter = groups.reshape(*groups.shape[:-1], groups.shape[-1] // 16, 16).astype(
-        np.float32
-    ) * np.float32(0.25)
+    split = groups.reshape(*groups.shape[:-1], groups.shape[-1] // 16, 16)
+    quarter = split.astype(np.float32) * np.float32(0.25)
     total = np.zeros_like(quarter)
     for i in range(16):
         total = total + quarter[..., i : i + 1] * matrix[i]

@@ -1,18 +1,20 @@
 """NVFP4 quantization with TransformerEngine's two-level arithmetic, one float32 rounding at a time.
 
-Source: numerics.md 1.1 column TE and 1.3. A = max|x| over the tensor, b = max|x| over a block, fl = one fp32 rounding:
+Source: numerics.md 1.1 column TE and 1.3.
+A = max|x| over the tensor, b = max|x| over a block, fl = one fp32 rounding:
 
-    S_enc = min(fl(bound / A), FLT_MAX), but 1 if A == 0 or S_enc == 0          S_dec = fl(1 / S_enc)
-    s     = e4m3(min(fl(b * fl(S_enc * sixth)), 448))                           block scale
-    E     = min(fl(1 / fl(s * S_dec)), FLT_MAX)                                 encode multiplier
+    S_enc = min(fl(bound / A), FLT_MAX), but 1 if A == 0 or S_enc == 0      S_dec = fl(1 / S_enc)
+    s     = e4m3(min(fl(b * fl(S_enc * sixth)), 448))                       block scale
+    E     = min(fl(1 / fl(s * S_dec)), FLT_MAX)                             encode multiplier
     code  = e2m1(clamp(fl(x * E), -6, 6))
 
     rounding             bound                sixth       random bits
     nearest              2688 = 6 * 448       fl(1/6)     -
     stochastic           2688                 fl(1/6)     8
-    stochastic_unbiased  fl(2688 * 16 / 17)   fl(17/96)   24      (head-room: no block maximum is clipped)
+    stochastic_unbiased  fl(2688 * 16 / 17)   fl(17/96)   24      (no block maximum is clipped)
 
-No special case for NaN or Inf: A = NaN makes every scale byte 0x7f and every code 0; A = inf makes S_enc = 1.
+No special case for NaN or Inf: A = NaN makes every scale byte 0xff and every code 0;
+A = inf makes S_enc = 1.
 """
 
 from dataclasses import dataclass
@@ -32,7 +34,7 @@ RANDOM_BITS = {"stochastic": 8, "stochastic_unbiased": 24}
 class Quantized:
     """One quantized array.
 
-    codes      uint8, one E2M1 code per element, x's axis order, block axes zero-padded to multiples of 16
+    codes      uint8, one E2M1 code per element, x's axis order, block axes zero-padded to 16
     scales_u8  uint8, E4M3 bytes, x's axis order, length ceil(n / 16) on each block axis
     amax       float32, A (after RHT if any)
     bound      float32, tensor scale = A / bound
@@ -56,11 +58,14 @@ class Quantized:
             return F32(self.amax / self.bound)
 
     def operand(self) -> np.ndarray:
-        """code x block scale, float32 and exact; x's shape, or with RHT the padded length in the rotated basis."""
+        """code x block scale, float32 and exact.
+
+        In x's shape, or with RHT the padded length in the rotated basis.
+        """
         return self._crop(e2m1_decode(self.codes) * expand(e4m3_decode(self.scales_u8), self.axes))
 
     def dequantize(self) -> np.ndarray:
-        """float32 fl(fl(fl(s * A) * fl(1 / bound)) * v), TransformerEngine's order; shape and basis as operand()."""
+        """float32 fl(fl(fl(s * A) * fl(1 / bound)) * v), shape and basis as operand()."""
         with np.errstate(all="ignore"):
             scale = (e4m3_decode(self.scales_u8) * self.amax) * (F32(1) / self.bound)
             return self._crop(expand(scale, self.axes) * e2m1_decode(self.codes))
@@ -153,11 +158,11 @@ def _round(scaled, spec, bits) -> np.ndarray:
 
 
 def _four_over_six(values, axes, amax, spec) -> tuple[np.ndarray, np.ndarray]:
-    """Scale bytes and codes: each block maps its maximum to 6 or to 4, whichever gives the smaller error (a tie: 6).
+    """Scale bytes and codes: each block maps its maximum to 6, or to 4 if that errs less.
 
     base = fl(fl(b / 6) * S_enc)        s6 = e4m3(base)        s4 = e4m3(min(448, fl(1.5 * base)))
-    error of an element = fl(fl(fl(v * s) * A) / bound) - x, squared (mse) or absolute (mae), summed by block_sum;
-    here bound is already 6 * 256 or 6 * 448
+    error of an element = fl(fl(fl(v * s) * A) / bound) - x, squared (mse) or absolute (mae),
+    summed by block_sum; here bound is already 6 * 256 or 6 * 448
     """
     bound = _bound(spec)
     base = (block_max(np.abs(values), axes) / F32(6)) * _encode_scale(amax, bound)

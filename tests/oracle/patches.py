@@ -4,7 +4,8 @@ In each spatial dimension row r reads through tap t the position
 
     p = (r * row_step + t * tap_step + offset) / divisor
 
-of the array, or zero where p is no integer or lies outside. Taps of several dimensions are flattened row-major.
+of the array, or zero where p is no integer or lies outside. Taps of several dimensions are
+flattened row-major.
 """
 
 from dataclasses import dataclass
@@ -47,7 +48,10 @@ def extract(x: np.ndarray, windows: list[Window]) -> np.ndarray:
 
 
 def scatter(patches: np.ndarray, windows: list[Window]) -> np.ndarray:
-    """The adjoint, (N, *rows, taps, ...) -> (N, *size, ...): every patch element is added to where it was read."""
+    """The adjoint, (N, *rows, taps, ...) -> (N, *size, ...).
+
+    Every patch element is added to where it was read.
+    """
     n = len(windows)
     x = np.zeros(
         (patches.shape[0], *(w.size + 1 for w in windows), *patches.shape[n + 2 :]), patches.dtype

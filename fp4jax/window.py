@@ -1,0 +1,272 @@
+"""The window of a strided convolution, and its three bilinear products.
+
+A window links a small grid (the output of a convolution, the input of a transposed one) with a
+large image, channels last: tap t of grid point q covers image point
+
+    i = q * stride + t * dilation - low
+
+With B (n, *image, c), A (n, *grid, o) and a kernel K (*taps, c / groups, o) the products are
+
+    gather   A = sum_t B[i] K[t]      a convolution
+    scatter  B[i] += A[q] K[t]^T      a transposed convolution; the input gradient of gather
+    kernel   K[t] = sum_q B[i]^T A[q] the kernel gradient of both
+
+On CPU, XLA's transposed convolutions and their kernel gradients are slow (see
+``benchmarks/README.md``), so scatter runs as one ordinary convolution per phase of the stride,
+and kernel gradients as one product per tap.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fp4jax.typing import Array, Shaped
+
+Sizes = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """Static geometry; every tuple has one entry per spatial dimension."""
+
+    image: Sizes
+    grid: Sizes
+    taps: Sizes
+    stride: Sizes
+    dilation: Sizes
+    low: Sizes
+    groups: int = 1
+
+    @property
+    def ndim(self) -> int:
+        return len(self.grid)
+
+    @property
+    def high(self) -> Sizes:
+        """Padding after the image that makes ``gather`` produce the grid; may be negative."""
+        return tuple(
+            (q - 1) * s + (t - 1) * d + 1 - i - lo if q else t * d - i - lo
+            for i, q, t, s, d, lo in zip(
+                self.image, self.grid, self.taps, self.stride, self.dilation, self.low, strict=True
+            )
+        )
+
+    @property
+    def grid_size(self) -> int:
+        return math.prod(self.grid)
+
+    @property
+    def number_of_taps(self) -> int:
+        return math.prod(self.taps)
+
+
+def _dimension_numbers(ndim: int) -> lax.ConvDimensionNumbers:
+    """Channels last: n, *space, c; kernels *taps, in, out."""
+    data = (0, ndim + 1, *range(1, ndim + 1))
+    return lax.ConvDimensionNumbers(data, (ndim + 1, ndim, *range(ndim)), data)
+
+
+def gather(
+    image: Shaped[Array, "n *image c"],
+    kernel: Shaped[Array, "*taps i o"],
+    *,
+    window: Window,
+    precision=None,
+    preferred_element_type=None,
+) -> Shaped[Array, "n *grid o"]:
+    """The convolution of the image."""
+    return lax.conv_general_dilated(
+        image,
+        kernel,
+        window.stride,
+        tuple(zip(window.low, window.high, strict=True)),
+        rhs_dilation=window.dilation,
+        dimension_numbers=_dimension_numbers(window.ndim),
+        feature_group_count=window.groups,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+    )
+
+
+def scatter(
+    grid: Shaped[Array, "n *grid o"],
+    kernel: Shaped[Array, "*taps i o"],
+    *,
+    window: Window,
+    precision=None,
+    preferred_element_type=None,
+) -> Shaped[Array, "n *image c"]:
+    """The transposed convolution of the grid: the adjoint of :func:`gather`."""
+    transposed = _swap_channels(kernel, window.groups)
+    if not on_cpu():
+        return _scatter_dilated(grid, transposed, window, precision, preferred_element_type)
+    phases = lambda phase: _phase(  # noqa: E731
+        grid, transposed, phase, window, precision, preferred_element_type
+    )
+    image = _interleave(phases, window.stride)
+    # Every phase has the size of the first, the largest: cut what is too much.
+    return lax.slice(image, (0,) * image.ndim, (image.shape[0], *window.image, image.shape[-1]))
+
+
+def kernel_gradient(
+    image: Shaped[Array, "n *image c"],
+    grid: Shaped[Array, "n *grid o"],
+    *,
+    window: Window,
+    precision=None,
+    preferred_element_type=None,
+) -> Shaped[Array, "*taps i o"]:
+    """The gradient of ``sum(gather(image, kernel) * grid)`` with respect to the kernel."""
+    convolve = lambda kernel: gather(  # noqa: E731
+        image,
+        kernel,
+        window=window,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+    )
+    shape = (*window.taps, image.shape[-1] // window.groups, grid.shape[-1])
+    (gradient,) = jax.linear_transpose(convolve, jax.ShapeDtypeStruct(shape, image.dtype))(
+        grid.astype(preferred_element_type or grid.dtype)
+    )
+    return gradient
+
+
+def map_taps(
+    function: Callable[[Array, Array], Array], image: Shaped[Array, "n *image c"], window: Window
+) -> Shaped[Array, "taps ..."]:
+    """``function(view, t)`` for each tap t, stacked; view (n, *grid, c) is what tap t covers.
+
+    On CPU one tap after the other, in a loop: a view fits in the cache, all of them together are
+    ``number_of_taps / prod(stride)`` times the image. On accelerators all taps at once.
+    """
+    config = (
+        (0, 0, 0),
+        *((lo, hi, 0) for lo, hi in zip(window.low, window.high, strict=True)),
+        (0, 0, 0),
+    )
+    padded = lax.pad(image, jnp.zeros((), image.dtype), config)
+    tap_index = jnp.arange(window.number_of_taps)
+    strides = (1, *window.stride, 1)
+    extent = tuple(max((q - 1) * s + 1, 0) for q, s in zip(window.grid, window.stride, strict=True))
+    size = (image.shape[0], *extent, image.shape[-1])
+
+    def view(t: Array) -> Array:
+        starts = []
+        for taps, dilation in zip(reversed(window.taps), reversed(window.dilation), strict=True):
+            starts.insert(0, (t % taps) * dilation)
+            t = t // taps
+        zero = jnp.zeros_like(starts[0])
+        covered = lax.dynamic_slice(padded, (zero, *starts, zero), size)
+        return lax.slice(covered, (0,) * covered.ndim, size, strides)
+
+    if on_cpu():
+        return lax.map(lambda t: function(view(t), t), tap_index)
+    return jax.vmap(function)(jnp.stack([view(t) for t in tap_index]), tap_index)
+
+
+def on_cpu() -> bool:
+    """True where XLA:CPU's convolutions have to be worked around."""
+    return jax.default_backend() == "cpu"
+
+
+def _swap_channels(kernel: Array, groups: int) -> Array:
+    """(*taps, c / groups, o) -> (*taps, o / groups, c): the kernel of the adjoint, not flipped."""
+    *taps, i, o = kernel.shape
+    grouped = kernel.reshape(*taps, i, groups, o // groups)
+    return jnp.moveaxis(grouped, (-3, -2, -1), (-1, -2, -3)).reshape(*taps, o // groups, groups * i)
+
+
+def _scatter_dilated(grid, transposed, window, precision, preferred_element_type):
+    """scatter as a convolution of the grid with zeros between its points."""
+    space = range(window.ndim)
+    low = [
+        (t - 1) * d - lo for t, d, lo in zip(window.taps, window.dilation, window.low, strict=True)
+    ]
+    padding = [
+        (
+            low[a],
+            window.image[a]
+            - low[a]
+            - (window.grid[a] - 1) * window.stride[a]
+            - 1
+            + (window.taps[a] - 1) * window.dilation[a],
+        )
+        for a in space
+    ]
+    return lax.conv_general_dilated(
+        grid,
+        lax.rev(transposed, tuple(space)),
+        (1,) * window.ndim,
+        padding,
+        lhs_dilation=window.stride,
+        rhs_dilation=window.dilation,
+        dimension_numbers=_dimension_numbers(window.ndim),
+        feature_group_count=window.groups,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+    )
+
+
+def _interleave(phases: Callable[[Sizes], Array], stride: Sizes, prefix: Sizes = ()) -> Array:
+    """Image whose points i with i mod stride = phase are ``phases(phase)``."""
+    axis = len(prefix)
+    if axis == len(stride):
+        return phases(prefix)
+    parts = [_interleave(phases, stride, (*prefix, r)) for r in range(stride[axis])]
+    if len(parts) == 1:
+        return parts[0]
+    stacked = jnp.stack(parts, axis + 2)
+    shape = list(parts[0].shape)
+    shape[axis + 1] *= len(parts)
+    return stacked.reshape(shape)
+
+
+def _phase(grid, transposed, phase, window, precision, preferred_element_type) -> Array:
+    """Image points p * stride + phase: a convolution of the grid with every stride-th tap.
+
+    Tap t reaches them from grid point p + (phase + low - t * dilation) / stride, which must be an
+    integer; among the taps for which it is, it falls by a constant, so their order is reversed.
+    """
+    starts, steps, dilations, padding = [], [], [], []
+    for a in range(window.ndim):
+        s, d = window.stride[a], window.dilation[a]
+        step = s // math.gcd(s, d)
+        offset = phase[a] + window.low[a]
+        start = next(
+            (t for t in range(min(step, window.taps[a])) if (offset - t * d) % s == 0), None
+        )
+        points = -(-window.image[a] // s)
+        if start is None:
+            return _no_tap(grid, transposed, window, preferred_element_type)
+        count = len(range(start, window.taps[a], step))
+        dilation = d // math.gcd(s, d)
+        first = (offset - (start + (count - 1) * step) * d) // s
+        reach = (count - 1) * dilation
+        starts.append(start)
+        steps.append(step)
+        dilations.append(dilation)
+        padding.append((-first, points + first + reach - window.grid[a]))
+    limits = (*window.taps, *transposed.shape[window.ndim :])
+    taps = lax.slice(transposed, (*starts, 0, 0), limits, (*steps, 1, 1))
+    return lax.conv_general_dilated(
+        grid,
+        lax.rev(taps, tuple(range(window.ndim))),
+        (1,) * window.ndim,
+        padding,
+        rhs_dilation=dilations,
+        dimension_numbers=_dimension_numbers(window.ndim),
+        feature_group_count=window.groups,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+    )
+
+
+def _no_tap(grid, transposed, window, preferred_element_type) -> Array:
+    """The zeros of a phase that no tap reaches (stride larger than the kernel)."""
+    points = (-(-i // s) for i, s in zip(window.image, window.stride, strict=True))
+    dtype = preferred_element_type or grid.dtype
+    return jnp.zeros((grid.shape[0], *points, transposed.shape[-1]), dtype)
