@@ -85,7 +85,7 @@ def residual(
     The array itself, or with ``residuals="quantized"`` Q(x) as in fprop: computed again from the
     same bits rather than stored, which the compiler may undo where memory allows.
     """
-    spec = dict(zip(ROLES, recipe.operands, strict=True))[role]
+    spec = recipe.operands[ROLES.index(role)]
     if recipe.residuals == "original" or spec is None:
         return x
     quantized = operand(x, spec, axes, role_key(key, role))

@@ -1,7 +1,7 @@
 """quantize(x, spec, axis, key) -> QTensor, and fake_quantize with a straight-through gradient."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -130,7 +130,7 @@ def encode(
     x: Array,
     spec: TensorSpec,
     axes: tuple[int, ...],
-    key: Array | None,
+    key: Any,
     amax_of_all: Float[Array, ""] | None = None,
 ) -> Encoded:
     """The quantizer itself, on checked input: rotate, cut into blocks, scale, round.

@@ -28,4 +28,4 @@ def automatic(function: Callable[..., Array], out_sharding: Any) -> Callable[...
     """``function`` with explicit mesh axes turned automatic inside; itself if there are none."""
     if out_sharding is None or not explicit_mesh():
         return function
-    return jax.sharding.auto_axes(function, out_sharding=out_sharding)
+    return jax.sharding.auto_axes(function, out_sharding=out_sharding)  # pyright: ignore

@@ -5,8 +5,6 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
-from hypothesis.extra import numpy as hnp
 
 from fp4jax import formats
 from tests.samples import assert_same_bits, eager_and_jit
@@ -35,13 +33,11 @@ def test_pack_puts_even_indices_in_the_low_nibble():
     assert packed.tolist() == [[0x21, 0x0F]]
 
 
-@given(
-    hnp.arrays(np.uint8, st.tuples(st.integers(0, 3), st.integers(0, 20).map(lambda n: 2 * n)),
-               elements=st.integers(0, 15))
-)  # fmt: skip
-def test_unpack_undoes_pack(codes):
+@pytest.mark.parametrize("shape", [(2,), (0, 16), (3, 0), (1, 256), (2, 3, 20)])
+def test_unpack_undoes_pack(shape):
+    codes = np.random.default_rng(0).integers(0, 16, shape).astype(np.uint8)
     packed = formats.pack(jnp.asarray(codes))
-    assert packed.shape == (codes.shape[0], codes.shape[1] // 2)
+    assert packed.shape == (*shape[:-1], shape[-1] // 2)
     assert_same_bits(formats.unpack(packed), codes)
 
 

@@ -1,0 +1,44 @@
+"""Flax Linen: quantized operations for ``dot_general_cls`` and ``conv_general_dilated_cls``.
+
+Example:
+    >>> import functools, jax, jax.numpy as jnp
+    >>> from flax import linen
+    >>> dot = functools.partial(DotGeneral, recipe="2d+rht+sr")
+    >>> layer = linen.Dense(8, dot_general_cls=dot)
+    >>> keys = {"params": jax.random.key(0), "rounding": jax.random.key(1)}
+    >>> variables = layer.init(keys, jnp.ones((2, 16)))
+    >>> layer.apply(variables, jnp.ones((2, 16)), rngs={"rounding": jax.random.key(2)}).shape
+    (2, 8)
+"""
+
+from typing import Any
+
+from flax import linen
+
+import fp4jax
+from fp4jax.recipe import Recipe, get_recipe
+from fp4jax.typing import Array
+
+
+class _Op(linen.Module):
+    """A recipe, and the key drawn from the RNG stream "rounding" if it is stochastic."""
+
+    recipe: str | int | Recipe
+
+    def _options(self) -> dict[str, Any]:
+        recipe = get_recipe(self.recipe)
+        return {"recipe": recipe, "key": self.make_rng("rounding") if recipe.stochastic else None}
+
+
+class DotGeneral(_Op):
+    """``fp4jax.dot_general`` as a Linen module."""
+
+    def __call__(self, *args, **kwargs) -> Array:
+        return fp4jax.dot_general(*args, **kwargs, **self._options())
+
+
+class ConvGeneralDilated(_Op):
+    """``fp4jax.conv_general_dilated`` as a Linen module."""
+
+    def __call__(self, *args, **kwargs) -> Array:
+        return fp4jax.conv_general_dilated(*args, **kwargs, **self._options())
