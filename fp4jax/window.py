@@ -11,12 +11,13 @@ With B (n, *image, c), A (n, *grid, o) and a kernel K (*taps, c / groups, o) the
     scatter  B[i] += A[q] K[t]^T      a transposed convolution; the input gradient of gather
     kernel   K[t] = sum_q B[i]^T A[q] the kernel gradient of both
 
-On CPU, XLA's transposed convolutions and their kernel gradients are slow (see
-``benchmarks/README.md``), so scatter runs as one ordinary convolution per phase of the stride,
-and kernel gradients as one product per tap.
+On CPU, XLA's transposed convolutions are slow (``benchmarks/README.md``), so scatter runs there as
+one ordinary convolution per phase of the stride; with few image channels, where convolutions are
+slow too, scatter and the kernel gradient are one matrix product with the columns of the image.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 
@@ -104,6 +105,10 @@ def scatter(
     transposed = _swap_channels(kernel, window.groups)
     if not on_cpu():
         return _scatter_dilated(grid, transposed, window, precision, preferred_element_type)
+    if _few_channels(window, kernel.shape):
+        channel = (((grid.ndim - 1,), (kernel.ndim - 1,)), ((), ()))
+        columns = lax.dot_general(grid, kernel, channel, precision, preferred_element_type)
+        return _overlap_add(columns, window)
     phases = lambda phase: _phase(  # noqa: E731
         grid, transposed, phase, window, precision, preferred_element_type
     )
@@ -121,6 +126,14 @@ def kernel_gradient(
     preferred_element_type=None,
 ) -> Shaped[Array, "*taps i o"]:
     """The gradient of ``sum(gather(image, kernel) * grid)`` with respect to the kernel."""
+    shape = (*window.taps, image.shape[-1] // window.groups, grid.shape[-1])
+    if on_cpu() and _few_channels(window, shape):
+        columns = _columns(image, window)
+        position = tuple(range(grid.ndim - 1))
+        dims = ((position, position), ((), ()))
+        return lax.dot_general(columns, grid, dims, precision, preferred_element_type).reshape(
+            shape
+        )
     convolve = lambda kernel: gather(  # noqa: E731
         image,
         kernel,
@@ -128,7 +141,6 @@ def kernel_gradient(
         precision=precision,
         preferred_element_type=preferred_element_type,
     )
-    shape = (*window.taps, image.shape[-1] // window.groups, grid.shape[-1])
     (gradient,) = jax.linear_transpose(convolve, jax.ShapeDtypeStruct(shape, image.dtype))(
         grid.astype(preferred_element_type or grid.dtype)
     )
@@ -143,12 +155,7 @@ def map_taps(
     On CPU one tap after the other, in a loop: a view fits in the cache, all of them together are
     ``number_of_taps / prod(stride)`` times the image. On accelerators all taps at once.
     """
-    config = (
-        (0, 0, 0),
-        *((lo, hi, 0) for lo, hi in zip(window.low, window.high, strict=True)),
-        (0, 0, 0),
-    )
-    padded = lax.pad(image, jnp.zeros((), image.dtype), config)
+    padded = _pad_image(image, window)
     tap_index = jnp.arange(window.number_of_taps)
     strides = (1, *window.stride, 1)
     extent = tuple(max((q - 1) * s + 1, 0) for q, s in zip(window.grid, window.stride, strict=True))
@@ -171,6 +178,54 @@ def map_taps(
 def on_cpu() -> bool:
     """True where XLA:CPU's convolutions have to be worked around."""
     return jax.default_backend() == "cpu"
+
+
+def _few_channels(window: Window, kernel_shape: Sizes) -> bool:
+    """True if the columns of the image, all taps of a position, are no larger than the grid."""
+    *_, i, o = kernel_shape
+    return window.groups == 1 and window.number_of_taps * i <= o
+
+
+def _pad_image(image: Array, window: Window) -> Array:
+    space = ((lo, hi, 0) for lo, hi in zip(window.low, window.high, strict=True))
+    return lax.pad(image, jnp.zeros((), image.dtype), ((0, 0, 0), *space, (0, 0, 0)))
+
+
+def _columns(image: Array, window: Window) -> Array:
+    """im2col: (n, *grid, taps * c), the views of all taps side by side."""
+    padded = _pad_image(image, window)
+    views = []
+    for tap in itertools.product(*map(range, window.taps)):
+        start = [t * d for t, d in zip(tap, window.dilation, strict=True)]
+        stop = [
+            max(b, b + (q - 1) * s + 1)
+            for b, q, s in zip(start, window.grid, window.stride, strict=True)
+        ]
+        views.append(
+            lax.slice(
+                padded,
+                (0, *start, 0),
+                (padded.shape[0], *stop, padded.shape[-1]),
+                (1, *window.stride, 1),
+            )
+        )
+    return jnp.concatenate(views, -1)
+
+
+def _overlap_add(columns: Array, window: Window) -> Array:
+    """The adjoint of :func:`_columns`: (n, *grid, *taps, c) -> (n, *image, c), axis by axis."""
+    first_tap_axis = window.ndim + 1
+    for a in range(window.ndim):
+        span = max((window.grid[a] - 1) * window.stride[a] + 1, 0)
+        padded = []
+        for t in range(window.taps[a]):
+            low = t * window.dilation[a] - window.low[a]
+            tap = lax.index_in_dim(columns, t, first_tap_axis, keepdims=False)
+            config = [(0, 0, 0)] * tap.ndim
+            config[a + 1] = (low, window.image[a] - low - span, window.stride[a] - 1)
+            padded.append(lax.pad(tap, jnp.zeros((), tap.dtype), config))
+        columns = sum(padded[1:], padded[0])
+    return columns
 
 
 def _swap_channels(kernel: Array, groups: int) -> Array:

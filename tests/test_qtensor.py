@@ -11,7 +11,6 @@ import fp4jax as fp4
 from fp4jax import TensorSpec
 from tests.oracle import nvfp4 as oracle
 from tests.samples import (
-    SPECS,
     assert_same_bits,
     on_grid,
     sample,
@@ -84,7 +83,11 @@ def test_layout_by_hand():
     assert q.dequantize().tolist() == [6, -3, 0.5]
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=spec_id)
+BOUNDS = [ROW, TILE, *(TensorSpec(rounding=r) for r in ("stochastic", "stochastic_unbiased"))]
+BOUNDS += [TensorSpec(scaling="four_over_six", four_over_six_bound=b) for b in (256, 448)]
+
+
+@pytest.mark.parametrize("spec", BOUNDS, ids=spec_id)
 def test_value_is_code_times_block_scale_times_tensor_scale(spec):
     q = fp4.quantize(jnp.asarray(sample("normal", (32, 48))), spec, key=jax.random.key(0))
     assert q.tensor_scale == q.amax / spec.bound
