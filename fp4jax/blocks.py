@@ -8,6 +8,7 @@ import dataclasses
 import math
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from fp4jax.typing import Array, Shaped
@@ -26,9 +27,9 @@ def normalize_axes(axis: Axis, block: tuple[int, int], ndim: int) -> tuple[int, 
         ValueError: for an axis out of range, or of the wrong kind for the block.
     """
     two_dimensional = block == (BLOCK, BLOCK)
-    if two_dimensional and isinstance(axis, int) and axis == -1:
-        axis = (-2, -1)
-    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    axes = (int(axis),) if isinstance(axis, int | np.integer) else tuple(axis)
+    if two_dimensional and axes == (-1,):
+        axes = (-2, -1)
     if len(axes) != (2 if two_dimensional else 1):
         raise ValueError(
             f"axis is {axis!r}; blocks of {block[0]}x{block[1]} take "

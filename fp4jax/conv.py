@@ -85,7 +85,7 @@ def conv_general_dilated(
         (1, 8, 8, 4)
     """
     recipe = get_recipe(recipe)
-    lhs, rhs = jnp.asarray(lhs), jnp.asarray(rhs)
+    lhs, rhs = gemm.checked("conv_general_dilated", lhs, rhs, recipe, key)
     product = functools.partial(
         lax.conv_general_dilated,
         window_strides=window_strides,
@@ -144,7 +144,7 @@ def conv_transpose(
         (1, 16, 16, 8)
     """
     recipe = get_recipe(recipe)
-    lhs, rhs = jnp.asarray(lhs), jnp.asarray(rhs)
+    lhs, rhs = gemm.checked("conv_transpose", lhs, rhs, recipe, key)
     product = functools.partial(
         lax.conv_transpose,
         strides=strides,
@@ -163,9 +163,6 @@ def conv_transpose(
 
 def _convolve(product, lhs, rhs, recipe, key, mirrored, out_sharding=None) -> Array:
     """Lets lax resolve the arguments, then runs the plan made from what it says."""
-    if recipe.quantizes:
-        name = "conv_transpose" if mirrored else "conv_general_dilated"
-        gemm.check_arguments(name, lhs, rhs, recipe, key)
     # Tracing lax itself checks all arguments and leaves no padding rule to repeat here.
     traced = jax.make_jaxpr(product)(lhs, rhs)
     (resolved,) = (e.params for e in traced.jaxpr.eqns if e.primitive is lax.conv_general_dilated_p)
@@ -182,7 +179,7 @@ def _convolve(product, lhs, rhs, recipe, key, mirrored, out_sharding=None) -> Ar
         out_dtype=out.dtype,
         out_sharding=out_sharding,
     )
-    return _conv(plan, lhs, rhs, key)
+    return _jitted(plan, lhs, rhs, key)
 
 
 def _window(lhs_shape, rhs_shape, out_shape, resolved: dict[str, Any], mirrored: bool) -> Window:
@@ -347,6 +344,9 @@ def _backward(plan: _Plan, saved, g: Array):
 
 
 _conv.defvjp(_forward, _backward)
+
+# Eager calls are one program, too, and traced once; inlined into a surrounding jit.
+_jitted = jax.jit(_conv, static_argnums=0, inline=True)
 
 
 def _wgrad(plan: _Plan, x: Array | gemm.Operand, g: Array, dtype, key: Array | None) -> Array:

@@ -12,7 +12,6 @@ import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 from fp4jax import gemm, sharding
@@ -72,7 +71,7 @@ def dot_general(
         (4, 8)
     """
     recipe = get_recipe(recipe)
-    lhs, rhs = jnp.asarray(lhs), jnp.asarray(rhs)
+    lhs, rhs = gemm.checked("dot_general", lhs, rhs, recipe, key)
     product = functools.partial(
         lax.dot_general,
         dimension_numbers=dimension_numbers,
@@ -82,10 +81,9 @@ def dot_general(
     )
     if not recipe.quantizes:
         return product(lhs, rhs)
-    gemm.check_arguments("dot_general", lhs, rhs, recipe, key)
     out = jax.eval_shape(product, lhs, rhs)
     plan = _Plan.make(lhs.shape, rhs.shape, dimension_numbers, recipe, precision, out)
-    return _dot(plan, lhs, rhs, key)
+    return _jitted(plan, lhs, rhs, key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,3 +195,6 @@ def _backward(plan: _Plan, saved, g: Array):
 
 
 _dot.defvjp(_forward, _backward)
+
+# Eager calls are one program, too, and traced once; inlined into a surrounding jit.
+_jitted = jax.jit(_dot, static_argnums=0, inline=True)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fp4jax.typing import Array, DTypeLike, Float, Shaped, UInt8
+from fp4jax.typing import Array, ArrayLike, DTypeLike, Float, Shaped, UInt8
 
 E2M1_MAX = np.float32(6)
 E4M3_MAX = np.float32(448)
@@ -96,10 +96,13 @@ def supported_float(dtype: DTypeLike) -> bool:
     return jnp.dtype(dtype) in (jnp.float32, jnp.bfloat16, jnp.float16)
 
 
-def check_float(name: str, x: Shaped[Array, "..."]) -> None:
-    """Raises ValueError unless ``x`` has a dtype that can be quantized."""
-    if not supported_float(x.dtype):
+def float_array(name: str, x: Shaped[ArrayLike, "..."]) -> Shaped[Array, "..."]:
+    """``x`` as a JAX array; ValueError unless it has a dtype that can be quantized."""
+    # JAX silently turns NumPy's float64 into float32: look at the dtype before it does.
+    dtype = getattr(x, "dtype", None) or jnp.asarray(x).dtype
+    if not supported_float(dtype):
         raise ValueError(
-            f"{name} has dtype {x.dtype}; NVFP4 quantizes float32, bfloat16 and float16. "
+            f"{name} has dtype {dtype}; NVFP4 quantizes float32, bfloat16 and float16. "
             f"Cast it first, for example {name}.astype(jnp.float32)."
         )
+    return jnp.asarray(x)

@@ -14,11 +14,11 @@ from jax import lax
 
 from fp4jax import exact, hadamard
 from fp4jax.blocks import BLOCK
-from fp4jax.formats import check_float
+from fp4jax.formats import float_array
 from fp4jax.quantize import encode
 from fp4jax.recipe import ROLES, Recipe
 from fp4jax.spec import TensorSpec
-from fp4jax.typing import Array, DTypeLike, Float, Shaped
+from fp4jax.typing import Array, ArrayLike, DTypeLike, Float, Shaped
 
 
 class Operand(NamedTuple):
@@ -119,15 +119,22 @@ def _spec_axes(spec: TensorSpec, axes: BlockAxes, ndim: int) -> tuple[int, ...]:
     return tuple(a % ndim for a in axes.tile)
 
 
-def check_arguments(name: str, lhs: Array, rhs: Array, recipe: Recipe, key: Array | None) -> None:
-    """Raises ValueError unless ``recipe`` can quantize these operands."""
-    check_float(f"lhs of {name}", lhs)
-    check_float(f"rhs of {name}", rhs)
+def checked(
+    name: str,
+    lhs: Shaped[ArrayLike, "..."],
+    rhs: Shaped[ArrayLike, "..."],
+    recipe: Recipe,
+    key: Array | None,
+) -> tuple[Array, Array]:
+    """The operands as arrays; ValueError unless ``recipe`` can quantize them."""
+    if not recipe.quantizes:
+        return jnp.asarray(lhs), jnp.asarray(rhs)
     if recipe.stochastic and key is None:
         raise ValueError(
             f"recipe {recipe.name!r} rounds stochastically but key is None; pass "
             f"key=jax.random.key(seed) to {name}, a different one for every step and layer."
         )
+    return float_array(f"lhs of {name}", lhs), float_array(f"rhs of {name}", rhs)
 
 
 def contract(

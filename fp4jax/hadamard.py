@@ -42,15 +42,14 @@ def random_hadamard(
         >>> y.shape, float((y**2).sum())
         ((2, 16), 32.0)
     """
-    matrix = _matrix(signs)
-    return _rotate(jnp.asarray(x), axis, matrix)
+    return _rotate(formats.float_array("x", x), axis, _matrix(signs))
 
 
 def inverse_random_hadamard(
     y: Shaped[ArrayLike, "..."], axis: int = -1, signs: Sequence[int] = DEFAULT_SIGNS
 ) -> Shaped[Array, "..."]:
     """Undoes :func:`random_hadamard` (up to rounding); a padded length stays padded."""
-    return _rotate(jnp.asarray(y), axis, _matrix(signs).T)
+    return _rotate(formats.float_array("y", y), axis, _matrix(signs).T)
 
 
 def _matrix(signs: Sequence[int]) -> np.ndarray:
@@ -65,7 +64,6 @@ def _matrix(signs: Sequence[int]) -> np.ndarray:
 
 
 def _rotate(x: Array, axis: int, matrix: np.ndarray) -> Array:
-    formats.check_float("x", x)
     (axis,) = normalize_axes(axis, (1, BLOCK), x.ndim)
     view = BlockView(x.shape, (axis,))
     blocked = view.split(x.astype(jnp.float32))

@@ -55,8 +55,13 @@ def quantize(
         >>> q.shape, q.nbytes, q.codes.dtype.name
         ((2, 16), 22, 'uint8')
     """
-    x = jnp.asarray(x)
-    axes = check_operand("x", x, spec, axis, key)
+    x, axes = _checked(x, spec, axis, key)
+    return _quantize(x, spec, axes, key)
+
+
+# Jitted so that eager calls are one fused program, too; inlined into a surrounding jit.
+@functools.partial(jax.jit, static_argnums=(1, 2), inline=True)
+def _quantize(x: Array, spec: TensorSpec, axes: tuple[int, ...], key: Array | None) -> QTensor:
     encoded = encode(x, spec, axes, key)
     view = encoded.view
     ndim = len(view.shape)
@@ -91,25 +96,26 @@ def fake_quantize(
         >>> jax.grad(lambda x: fake_quantize(x, TensorSpec()).sum())(x).tolist()
         [1.0, 1.0, 1.0, 1.0]
     """
-    x = jnp.asarray(x)
-    axes = check_operand("x", x, spec, axis, key)
+    x, axes = _checked(x, spec, axis, key)
     return _fake_quantize(x, spec, axes, key)
 
 
-def check_operand(
-    name: str, x: Array, spec: TensorSpec, axis: Axis, key: Array | None
-) -> tuple[int, ...]:
-    """Raises ValueError unless ``x`` can be quantized so; returns the axes, non-negative."""
-    if x.ndim == 0:
-        raise ValueError(f"{name} is a scalar; blocks need an axis: reshape it to (1,) or more.")
-    formats.check_float(name, x)
-    axes = normalize_axes(axis, spec.block, x.ndim)
+def _checked(
+    x: Shaped[ArrayLike, "..."], spec: TensorSpec, axis: Axis, key: Array | None
+) -> tuple[Array, tuple[int, ...]]:
+    """x as an array and its block axes, non-negative; ValueError unless it can be quantized so."""
+    if not isinstance(spec, TensorSpec):
+        raise ValueError(f"spec is {spec!r}; give a TensorSpec, for example TensorSpec().")
+    array = formats.float_array("x", x)
+    if array.ndim == 0:
+        raise ValueError("x is a scalar; blocks need an axis: reshape it to (1,) or more.")
+    axes = normalize_axes(axis, spec.block, array.ndim)
     if spec.stochastic and key is None:
         raise ValueError(
             f"rounding {spec.rounding!r} needs random bits but key is None; pass "
             "key=jax.random.key(seed), a different one for every step and tensor."
         )
-    return axes
+    return array, axes
 
 
 def tensor_amax(x: Array, spec: TensorSpec, axes: tuple[int, ...]) -> Float[Array, ""]:
@@ -155,7 +161,9 @@ def encode(
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def _fake_quantize(x: Array, spec: TensorSpec, axes: tuple[int, ...], key: Array | None) -> Array:
+def _straight_through(
+    x: Array, spec: TensorSpec, axes: tuple[int, ...], key: Array | None
+) -> Array:
     def compute(x: Array, key: Array | None) -> Array:
         encoded = encode(x, spec, axes, key)
         multiplier = scaling.decode_multiplier(encoded.scales, encoded.amax, spec.bound)
@@ -168,7 +176,10 @@ def _fake_quantize(x: Array, spec: TensorSpec, axes: tuple[int, ...], key: Array
     return sharding.automatic(compute, sharding.of(x))(x, key)
 
 
-@_fake_quantize.defjvp
-def _straight_through(spec, axes, primals, tangents):
+@_straight_through.defjvp
+def _identity_gradient(spec, axes, primals, tangents):
     x, key = primals
-    return _fake_quantize(x, spec, axes, key), tangents[0]
+    return _straight_through(x, spec, axes, key), tangents[0]
+
+
+_fake_quantize = jax.jit(_straight_through, static_argnums=(1, 2), inline=True)

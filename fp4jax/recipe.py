@@ -10,6 +10,7 @@ Blocks always run along the contracted axis, so a tensor is quantized once per G
 """
 
 import dataclasses
+import numbers
 
 from fp4jax.spec import TensorSpec
 
@@ -156,8 +157,9 @@ def get_recipe(recipe: str | int | Recipe) -> Recipe:
     """
     if isinstance(recipe, Recipe):
         return recipe
-    if isinstance(recipe, int) and not isinstance(recipe, bool) and 0 <= recipe < len(_PAPER):
-        return _PAPER[recipe]
+    is_id = isinstance(recipe, numbers.Integral) and not isinstance(recipe, bool)
+    if is_id and 0 <= int(recipe) < len(_PAPER):
+        return _PAPER[int(recipe)]
     if isinstance(recipe, str) and recipe in _BY_NAME:
         return _BY_NAME[recipe]
     raise ValueError(

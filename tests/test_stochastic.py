@@ -53,12 +53,12 @@ def confidence(kind, spec):
     x = tensor(kind)
     q = fp4.quantize(x, spec, key=jax.random.key(0))
     unit = np.repeat(np.asarray(q.block_scales, np.float64), 16, axis=1) * float(q.tensor_scale)
-    y = np.abs(x) / unit
+    applies = np.repeat(scale_bytes(q.block_scales) >= 0x08, 16, axis=1)
+    y = np.abs(x) / np.where(applies, unit, 1)
     step = np.where(y < 2, 0.5, np.where(y < 4, 1, 2))
     p = y / step % 1
     L = np.log(2 * x.size / PROBABILITY)
     bound = step * (np.sqrt(2 * p * (1 - p) * L / DRAWS) + L / (3 * DRAWS) + 2**-24)
-    applies = np.repeat(scale_bytes(q.block_scales) >= 0x08, 16, axis=1)
     return bound * unit + 1e-5 * np.abs(x), applies
 
 

@@ -111,7 +111,9 @@ def test_map_taps_shows_what_each_tap_covers(window):
     for q, t, i in covered(window):
         expected[*t, :, *q] = image[:, *i]
     views = windows.map_taps(lambda view, t: view, image, window)
-    np.testing.assert_array_equal(views, expected.reshape(-1, *expected.shape[window.ndim :]))
+    np.testing.assert_array_equal(
+        views, expected.reshape(window.number_of_taps, *expected.shape[window.ndim :])
+    )
     taps = windows.map_taps(lambda view, t: t, image, window)
     np.testing.assert_array_equal(taps, np.arange(window.number_of_taps))
 
