@@ -142,6 +142,11 @@ _BY_NAME = {recipe.name: recipe for recipe in _PAPER + _FURTHER}
 def recipes() -> tuple[str, ...]:
     """Names of all recipes: the paper's eight in the order of their ids, then further ones.
 
+    Recipe 7 exists in three readings. As the paper words it, RHT on the unquantized operands of
+    wgrad, it is recipe 2, since the rotation cancels: ``forward_only+rht_literal``. The flags in
+    the authors' code add 16x16 weights: ``forward_only+2d+rht``. Id 7, ``forward_only+rht``, is the
+    reading in which the rotation does something: RHT along K on x and w in the forward pass.
+
     Example:
         >>> recipes()[:3]
         ('baseline', 'full', 'forward_only')

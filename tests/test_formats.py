@@ -74,13 +74,23 @@ def test_round_e4m3_keeps_nan_as_byte_ff(way):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 def test_supported_floats(dtype):
     assert formats.supported_float(dtype)
-    formats.check_float("x", jnp.zeros(3, dtype))
+    for x in (np.zeros(3, dtype), jnp.zeros(3, dtype)):
+        array = formats.float_array("x", x)
+        assert isinstance(array, jax.Array)
+        assert array.dtype == dtype
 
 
 @pytest.mark.parametrize(
     "dtype", [np.float64, bool, np.int32, np.uint8, jnp.float8_e4m3fn, np.complex64]
 )
 def test_unsupported_dtypes(dtype):
+    """Of NumPy's arrays, too, whose float64 JAX would make float32."""
     assert not formats.supported_float(dtype)
-    with jax.enable_x64(True), pytest.raises(ValueError, match=r"w has dtype .* w\.astype"):
-        formats.check_float("w", jnp.zeros(3, dtype))
+    with pytest.raises(ValueError, match=r"w has dtype .* w\.astype"):
+        formats.float_array("w", np.zeros(3, dtype))
+
+
+def test_python_numbers():
+    assert formats.float_array("x", [0.5, 1.0]).dtype == jnp.float32
+    with pytest.raises(ValueError, match="x has dtype int32"):
+        formats.float_array("x", [1, 2])

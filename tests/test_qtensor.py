@@ -73,7 +73,7 @@ def test_layout(spec, shape, axis, codes, scales):
 
 
 def test_layout_by_hand():
-    q = fp4.quantize(jnp.array([6.0, -3.0, 0.5]), ROW)
+    q = jax.jit(lambda x: fp4.quantize(x, ROW))(jnp.array([6.0, -3.0, 0.5]))
     # codes 7, 13, 1: the low nibble is the even index
     assert q.codes.tolist() == [0xD7, 0x01, 0, 0, 0, 0, 0, 0]
     assert scale_bytes(q.block_scales).tolist() == [0x7E]
@@ -89,22 +89,24 @@ BOUNDS += [TensorSpec(scaling="four_over_six", four_over_six_bound=b) for b in (
 
 @pytest.mark.parametrize("spec", BOUNDS, ids=spec_id)
 def test_value_is_code_times_block_scale_times_tensor_scale(spec):
-    q = fp4.quantize(jnp.asarray(sample("normal", (32, 48))), spec, key=jax.random.key(0))
-    assert q.tensor_scale == q.amax / spec.bound
+    quantize = jax.jit(lambda x: fp4.quantize(x, spec, key=jax.random.key(0)))
+    q = quantize(sample("normal", (32, 48)))
+    _, _, codes, dequantized, tensor_scale = map(np.asarray, contents(q))
+    assert tensor_scale == q.amax / spec.bound
     magnitudes = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
-    codes = np.asarray(q.unpacked_codes())
     scales = np.repeat(np.asarray(q.block_scales, np.float64), 16, axis=1)
     scales = np.repeat(scales, 16, axis=0) if spec.block == (16, 16) else scales
-    values = np.where(codes < 8, 1, -1) * magnitudes[codes & 7] * scales * float(q.tensor_scale)
-    np.testing.assert_allclose(q.dequantize(), values, rtol=3e-7)
+    values = np.where(codes < 8, 1, -1) * magnitudes[codes & 7] * scales * float(tensor_scale)
+    np.testing.assert_allclose(dequantized, values, rtol=3e-7)
     assert values.any()
 
 
 def test_dequantize_dtype():
-    q = fp4.quantize(jnp.asarray(sample("normal", (3, 20))), ROW)
-    assert q.dequantize().dtype == jnp.float32
+    q = jax.jit(lambda x: fp4.quantize(x, ROW))(sample("normal", (3, 20)))
+    default = jax.jit(lambda q: q.dequantize())(q)
+    assert default.dtype == jnp.float32
     for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
-        assert_same_bits(q.dequantize(dtype), q.dequantize().astype(dtype))
+        assert_same_bits(jax.jit(lambda q, d=dtype: q.dequantize(d))(q), default.astype(dtype))
 
 
 BATCHED = {"row": (ROW, -1), "column": (ROW, 0), "hadamard": (RHT, 0), "tile": (TILE, (1, 0))}

@@ -157,8 +157,10 @@ def test_other_dtypes(function, dtype):
 
 
 @both
-def test_float64(function):
-    with jax.enable_x64(True), pytest.raises(ValueError, match="x has dtype float64"):
+@pytest.mark.parametrize("x64", [True, False])
+def test_float64(function, x64):
+    """Also where JAX would make it float32 without a word."""
+    with jax.enable_x64(x64), pytest.raises(ValueError, match="x has dtype float64"):
         function(np.zeros((4, 16), np.float64), ROW)
 
 

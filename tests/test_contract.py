@@ -1,0 +1,250 @@
+"""One contract for every recipe and every operation: what a new one gets tested for free.
+
+Data are small integers: rotating 16 of them is exact, in bfloat16 too. So two ways to compute the
+same thing find the same codes, and differ by the order of float32 sums only (TOLERANCE, of the
+maximum), while a single code that is rounded the other way shows (test_key_decides_the_bits).
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+
+import fp4jax as fp4
+from tests.checks import Results, assert_close, relative_error, three_gemms
+from tests.samples import assert_same_bits
+
+TOLERANCE = 2e-6
+KEY = jax.random.key(11)
+
+
+@dataclasses.dataclass(frozen=True)
+class Op:
+    """``call(x, w, recipe=, key=)``, and shapes; the first axis of x and of y is a batch."""
+
+    call: Callable[..., jax.Array]
+    x: tuple[int, ...]
+    w: tuple[int, ...]
+
+
+# Blocks of 16 end inside every axis, and cross the borders of eight shards of the batch.
+OPS = {
+    "dot_general": Op(
+        lambda x, w, **options: fp4.dot_general(x, w, (((2,), (0,)), ((), ())), **options),
+        (8, 3, 18),
+        (18, 20),
+    ),
+    "conv_general_dilated": Op(
+        lambda x, w, **options: fp4.conv_general_dilated(
+            x, w, (2, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), **options
+        ),
+        (8, 4, 3, 18),
+        (3, 2, 18, 20),
+    ),
+    "conv_transpose": Op(
+        lambda x, w, **options: fp4.conv_transpose(x, w, (2, 1), "SAME", **options),
+        (8, 2, 3, 18),
+        (4, 2, 18, 20),
+    ),
+}
+
+
+class Contract:
+    """One recipe with one operation."""
+
+    def __init__(self, op: Op, recipe: fp4.Recipe):
+        self.op, self.recipe = op, recipe
+        self.traces = 0
+        # compiled once, used by most tests; equal recipes must share it
+        self.compiled = jax.jit(self.run, static_argnames="recipe")
+
+    def run(self, x, w, g, key, recipe=None) -> Results:
+        """y, dx and dw."""
+        self.traces += 1
+        recipe = self.recipe if recipe is None else recipe
+        return three_gemms(lambda x, w: self.op.call(x, w, recipe=recipe, key=key))(x, w, g)
+
+    def __call__(self, x, w, g, key=KEY) -> Results:
+        return self.compiled(x, w, g, key, recipe=self.recipe)
+
+    def data(self, seed: int = 0, dtype=np.float32):
+        """x, w and g of small integers."""
+        y = jax.eval_shape(
+            lambda: self.op.call(jnp.zeros(self.op.x), jnp.zeros(self.op.w), recipe=0)
+        )
+        rng = np.random.default_rng(seed)
+        return [jnp.asarray(rng.integers(-7, 8, s), dtype) for s in (self.op.x, self.op.w, y.shape)]
+
+
+# The scope makes pytest run all tests of one contract together, so that they share its compilation.
+@pytest.fixture(
+    scope="module",
+    params=[(op, recipe) for op in OPS for recipe in fp4.recipes()],
+    ids=lambda param: "-".join(param),
+)
+def contract(request) -> Contract:
+    op, recipe = request.param
+    return Contract(OPS[op], fp4.get_recipe(recipe))
+
+
+def stack(lanes):
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *lanes)
+
+
+def assert_all_close(stacked: Results, one_by_one: list[Results]) -> None:
+    for lane, expected in enumerate(one_by_one):
+        assert_close(Results(*(result[lane] for result in stacked)), expected, TOLERANCE)
+
+
+def test_eager_is_jit(contract):
+    arguments = contract.data()
+    assert_close(contract.run(*arguments, KEY), contract(*arguments), TOLERANCE)
+
+
+def test_gradients_are_finite_and_typed(contract):
+    x, w, g = contract.data()
+    for result, primal in zip(contract(x, w, g), (g, x, w), strict=True):
+        assert (result.shape, result.dtype) == (primal.shape, primal.dtype)
+        assert jnp.isfinite(result).all()
+        assert result.any()
+
+
+def test_bfloat16(contract):
+    """Out comes what went in, and it is float32's result (which is exact in x, w, g) rounded."""
+    narrow, exact = contract(*contract.data(dtype=jnp.bfloat16)), contract(*contract.data())
+    for result, expected in zip(narrow, exact, strict=True):
+        assert result.dtype == jnp.bfloat16
+        error = np.abs(result.astype(np.float32) - expected)
+        assert (error <= 2**-8 * np.abs(expected) + TOLERANCE * np.abs(expected).max()).all()
+
+
+def test_vmap_over_operands(contract):
+    """Each lane has its own amax and its own key."""
+    lanes = [(*contract.data(seed), jax.random.fold_in(KEY, seed)) for seed in range(2)]
+    # One amax for both would show: powers of two but these change no code.
+    lanes[1] = tuple(3 * a if i < 3 else a for i, a in enumerate(lanes[1]))
+    batched = jax.jit(jax.vmap(contract.run))(*stack(lanes))
+    assert_all_close(batched, [contract(*lane) for lane in lanes])
+
+
+def test_vmap_over_keys(contract):
+    """One batch of operands, several draws of random bits, as seeds of one study have."""
+    if not contract.recipe.stochastic:
+        return
+    keys = jax.random.split(KEY, 2)
+    batched = jax.jit(jax.vmap(contract.run, in_axes=(None, None, None, 0)))
+    arguments = contract.data()
+    assert_all_close(batched(*arguments, keys), [contract(*arguments, key) for key in keys])
+
+
+def test_scan_is_a_loop(contract):
+    x, w, g = contract.data()
+
+    @jax.jit
+    def steps(x, w, g):
+        def step(w, i):
+            results = contract.run(x, w, g, jax.random.fold_in(KEY, i))
+            return w + jnp.sign(results.dw), results
+
+        return lax.scan(step, w, jnp.arange(3))[1]
+
+    scanned, looped = steps(x, w, g), []
+    for i in range(3):
+        looped.append(contract(x, w, g, jax.random.fold_in(KEY, i)))
+        w = w + jnp.sign(looped[-1].dw)
+    assert_all_close(scanned, looped)
+
+
+def test_remat_changes_nothing(contract):
+    def run(x, w, g):
+        call = lambda x, w, key: contract.op.call(x, w, recipe=contract.recipe, key=key)  # noqa: E731
+        return three_gemms(lambda x, w: jax.checkpoint(call)(x, w, KEY))(x, w, g)
+
+    arguments = contract.data()
+    assert_close(jax.jit(run)(*arguments), contract(*arguments), TOLERANCE)
+
+
+def test_key_decides_the_bits(contract):
+    """The same key gives the same bits, another one shows: if anything is drawn at all."""
+    arguments = contract.data()
+    first, again, other = (contract(*arguments, key) for key in (KEY, KEY, jax.random.key(12)))
+    drawn = [
+        any(spec is not None and spec.stochastic for spec in specs)
+        for specs in (contract.recipe.fprop, contract.recipe.dgrad, contract.recipe.wgrad)
+    ]
+    assert any(drawn) == contract.recipe.stochastic
+    for a, b, c, stochastic in zip(first, again, other, drawn, strict=True):
+        assert_same_bits(a, b)
+        if stochastic:
+            assert relative_error(c, a) > 1000 * TOLERANCE
+        else:
+            assert_same_bits(a, c)
+    if not any(drawn):
+        jax.eval_shape(lambda: contract.run(*arguments, None))
+
+
+def test_equal_recipe_is_not_compiled_again(contract, caplog):
+    arguments = contract.data()
+    contract(*arguments)
+    traces = contract.traces
+    equal = dataclasses.replace(contract.recipe)
+    assert equal is not contract.recipe
+    with jax.log_compiles(), caplog.at_level(logging.DEBUG):
+        contract.compiled(*arguments, KEY, recipe=equal)
+    assert contract.traces == traces
+    assert not caplog.records
+    contract.compiled.trace(*arguments, KEY, recipe=dataclasses.replace(equal, name="other"))
+    assert contract.traces == traces + 1
+
+
+def test_compilation_is_logged(caplog):
+    """What the test above relies on."""
+    with jax.log_compiles(), caplog.at_level(logging.DEBUG):
+        jax.jit(lambda x: x + 1)(1.0)
+    assert "Compiling" in caplog.text
+
+
+def test_zeros_stay_zeros(contract):
+    """Zero operands make zero products, and none of them is NaN."""
+    for zeros in ([0], [1], [2], [0, 1, 2]):
+        arguments = contract.data()
+        for i in zeros:
+            arguments[i] = jnp.zeros_like(arguments[i])
+        x, w, g = (bool(a.any()) for a in arguments)
+        for result, nonzero in zip(contract(*arguments), (x and w, g and w, x and g), strict=True):
+            assert jnp.isfinite(result).all()
+            assert bool(result.any()) == nonzero
+
+
+def test_nan_is_not_hidden(contract):
+    """A NaN reaches the two products its tensor enters, and not the third."""
+    for operand, reached in enumerate(((1, 0, 1), (1, 1, 0), (0, 1, 1))):
+        arguments = contract.data()
+        position = tuple(n // 2 for n in arguments[operand].shape)
+        arguments[operand] = arguments[operand].at[position].set(np.nan)
+        results = contract(*arguments)
+        assert [bool(jnp.isnan(result).any()) for result in results] == [bool(r) for r in reached]
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=lambda t: t.name)
+def test_sharded_is_unsharded(contract, axis_type):
+    """x, y and their gradients sharded over the batch, w replicated, on eight devices."""
+    arguments = contract.data()
+    expected = contract(*arguments)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(axis_type,))
+    shardings = [NamedSharding(mesh, spec) for spec in (P("data"), P(), P("data"))]
+    x, w, g = jax.device_put(arguments, shardings)
+    with jax.set_mesh(mesh):
+        results = jax.jit(contract.run)(x, w, g, KEY)
+    assert_close(results, expected, TOLERANCE)
+    for result, primal in zip(results, (g, x, w), strict=True):
+        assert len(result.devices()) == 8
+        if axis_type == AxisType.Explicit:
+            assert jax.typeof(result).sharding == jax.typeof(primal).sharding
+            assert result.sharding.is_equivalent_to(primal.sharding, result.ndim)
