@@ -5,6 +5,7 @@ significant bits). Products are accumulated in float32, then the accumulator is 
 the tensor scale of the first and of the second operand: what the Blackwell NVFP4 GEMM computes.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -148,22 +149,25 @@ def contract(
         return product(
             a.values, b.values, precision=precision, preferred_element_type=jnp.dtype(out_dtype)
         )
-    dtype = _compute_dtype(a, b)
-    accumulator = product(
-        a.values.astype(dtype),
-        b.values.astype(dtype),
-        precision=precision,
-        preferred_element_type=jnp.dtype(jnp.float32),
-    )
+    accumulator = _accumulate(a, b, functools.partial(product, precision=precision))
     for scale in (a.scale, b.scale):
         if scale is not None:
             accumulator = accumulator * scale
     return accumulator.astype(out_dtype)
 
 
-def _compute_dtype(a: Operand, b: Operand) -> DTypeLike:
-    """bfloat16 on accelerators where it is exact (their matrix units), else float32."""
+def _accumulate(a: Operand, b: Operand, product: Callable[..., Array]) -> Array:
+    """``product`` with float32 sums: of bfloat16 operands on accelerators where that is exact."""
+
+    def in_dtype(dtype: DTypeLike, x: Array, y: Array) -> Array:
+        return product(
+            x.astype(dtype), y.astype(dtype), preferred_element_type=jnp.dtype(jnp.float32)
+        )
+
+    in_float32 = functools.partial(in_dtype, jnp.float32)
     exact_in_bfloat16 = all(o.scale is not None or o.values.dtype == jnp.bfloat16 for o in (a, b))
-    if exact_in_bfloat16 and jax.default_backend() != "cpu":
-        return jnp.bfloat16
-    return jnp.float32
+    if jax.default_backend() == "cpu" or not exact_in_bfloat16:
+        return in_float32(a.values, b.values)
+    # XLA:CPU lacks such products, and a program may be placed on the CPU of a machine with a GPU.
+    in_bfloat16 = functools.partial(in_dtype, jnp.bfloat16)
+    return lax.platform_dependent(a.values, b.values, cpu=in_float32, default=in_bfloat16)

@@ -341,15 +341,16 @@ def test_options(name, strides, padding, options):
 
 
 @pytest.mark.parametrize("recipe", [None, "baseline", "2d+rht+sr"])
-@pytest.mark.parametrize("layout", [("NHWC", "HWIO", "NHWC"), ("NCHW", "OIHW", "NCHW")])
+@pytest.mark.parametrize("layout", [None, ("NHWC", "HWIO", "NHWC"), ("NCHW", "OIHW", "NCHW")])
 def test_transpose_kernel(layout, recipe):
     """The kernel is flipped and its channels are swapped: in lax, and here."""
     case = Case((2, 5, 4, 18), (4, 3, 18, 20), (2, 1), "SAME", (1, 1), transposed=True)
     x, w, _ = case.data()
-    if layout[0] == "NCHW":
+    # channels last by default, unlike lax.conv_general_dilated
+    taps, channels = (0, 1), (2, 3)
+    if layout == ("NCHW", "OIHW", "NCHW"):
         x, w = x.transpose(0, 3, 1, 2), w.transpose(3, 2, 0, 1)
-    numbers = lax.conv_dimension_numbers(x.shape, w.shape, layout)
-    taps, channels = numbers.rhs_spec[2:], numbers.rhs_spec[:2]
+        taps, channels = (2, 3), (0, 1)
     function = (fp4 if recipe else lax).conv_transpose
     options = {"recipe": recipe, "key": KEY} if recipe else {}
 

@@ -91,6 +91,6 @@ def test_unsupported_dtypes(dtype):
 
 
 def test_python_numbers():
-    assert formats.float_array("x", [0.5, 1.0]).dtype == jnp.float32
+    assert formats.float_array("x", 0.5).dtype == jnp.float32
     with pytest.raises(ValueError, match="x has dtype int32"):
-        formats.float_array("x", [1, 2])
+        formats.float_array("x", 1)
