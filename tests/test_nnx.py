@@ -1,6 +1,8 @@
 """The NNX adapters: Flax's layers with the baseline, what is quantized, and rounding keys."""
 
+import dataclasses
 import functools
+import textwrap
 import zlib
 
 import jax
@@ -17,6 +19,7 @@ from fp4jax import nnx as fp4nnx
 from fp4jax.nnx import RoundingKey, apply_recipe, refresh_keys, report
 from tests.checks import relative_error
 from tests.samples import assert_same_bits, sample
+from tests.test_package import run_python
 
 # float32 sums in another order; the gradient's own sums too
 TOLERANCE = 5e-6
@@ -148,3 +151,470 @@ def test_baseline_is_flax(make, shape):
     assert jax.tree.map(jnp.shape, quantized) == jax.tree.map(jnp.shape, theirs)
     assert _error(quantized[0], theirs[0]) > 0.01
     jax.tree.map(assert_same_bits, nnx.state(layer, nnx.Param), before)
+
+
+def test_half_precision_layers_keep_their_dtype():
+    """dtype and preferred_element_type reach the operation."""
+    x = jnp.asarray(sample("normal", (2, 5, 20)), jnp.bfloat16)
+    for make in (
+        functools.partial(nnx.Conv, 20, 18, (3,)),
+        functools.partial(nnx.ConvTranspose, 20, 18, (3,)),
+        functools.partial(nnx.Linear, 20, 18),
+    ):
+        options = {"dtype": jnp.bfloat16, "use_bias": False, "rngs": nnx.Rngs(0)}
+        assert apply(make(**options), "full")(x).dtype == jnp.bfloat16
+        wide = apply(make(**options, preferred_element_type=jnp.float32), "full")
+        assert wide(x).dtype == jnp.float32
+
+
+class Net(nnx.Module):
+    """Something of everything that is and that is not quantized."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.first = nnx.Conv(3, 18, (3, 3), rngs=rngs)
+        self.norm = nnx.LayerNorm(18, rngs=rngs)
+        self.blocks = nnx.List([nnx.Conv(18, 18, (2, 1), rngs=rngs) for _ in range(2)])
+        self.attention = nnx.MultiHeadAttention(2, 18, decode=False, rngs=rngs)
+        self.up = nnx.ConvTranspose(18, 8, (4, 4), 2, rngs=rngs)
+        self.head = nnx.Linear(8, 1, rngs=rngs)
+
+    def __call__(self, x):
+        x = self.norm(self.first(x))
+        for block in self.blocks:
+            x = x + nnx.relu(block(x))
+        flat = x.reshape(x.shape[0], -1, x.shape[-1])
+        x = x + self.attention(flat).reshape(x.shape)
+        return self.head(nnx.relu(self.up(x)))
+
+
+X = sample("normal", (2, 4, 4, 3))
+PATHS = [
+    "attention.key",
+    "attention.out",
+    "attention.query",
+    "attention.value",
+    "blocks.0",
+    "blocks.1",
+    "first",
+    "head",
+    "up",
+]
+
+
+def net(recipe=None, seed: int = 0, **options) -> Net:
+    model = Net(nnx.Rngs(seed))
+    return model if recipe is None else apply(model, recipe, **options)
+
+
+@nnx.jit
+def forward(model, x=X):
+    """Compiled once for all models of equal structure and recipe."""
+    return model(x)
+
+
+def precisions(model) -> dict[str, str]:
+    return {layer.path: layer.precision for layer in report(model).layers}
+
+
+def test_report():
+    result = report(net("2d+rht+sr", keep=["first", "head"]))
+    assert [layer.path for layer in result.layers] == PATHS
+    rows = {layer.path: layer for layer in result.layers}
+    assert (rows["up"].kind, rows["up"].kernel_shape) == ("ConvTranspose", (4, 4, 18, 8))
+    assert rows["attention.out"].kind == "LinearGeneral"
+    assert rows["attention.out"].kernel_shape == (2, 9, 18)
+    assert rows["blocks.0"].parameters == 2 * 18 * 18
+    high = [layer.path for layer in result.layers if layer.precision == "high precision"]
+    assert high == ["first", "head"]
+    assert {layer.precision for layer in result.quantized} == {"2d+rht+sr"}
+    assert len(result.quantized) == 7
+    # 4 projections, 2 blocks and up; biases, the norm, first and head are not
+    quantized = 4 * 18 * 18 + 2 * (2 * 18 * 18) + 16 * 18 * 8
+    assert sum(layer.parameters for layer in result.quantized) == quantized
+    assert result.parameters == quantized + 6 * 18 + 8 + (27 + 1) * 18 + 2 * 18 + 9
+    share = f"{quantized / result.parameters:.1%} of {result.parameters:,} parameters"
+    assert result.summary == (
+        f"2d+rht+sr: 7 of 9 layers quantized, {share}; high precision: first, head"
+    )
+    lines = str(result).splitlines()
+    assert lines[0].split() == ["layer", "kind", "kernel", "precision"]
+    assert lines[5].split() == ["blocks.0", "Conv", "2x1x18x18", "2d+rht+sr"]
+    assert lines[-1] == result.summary
+
+
+def test_report_without_recipe():
+    result = report(net())
+    assert result.summary.startswith("baseline: 0 of 9 layers quantized, 0.0% of ")
+    assert set(precisions(net()).values()) == {"high precision"}
+    assert precisions(net("baseline")) == precisions(net())
+    # a layer on its own
+    assert report(nnx.Linear(16, 4, rngs=nnx.Rngs(0))).layers[0].path == "(model)"
+
+
+def test_one_line_is_printed(capsys):
+    model = apply_recipe(net(), "full", keep="head")
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == (f"{report(model).summary}\n", "")
+    assert printed.out.startswith("full: 8 of 9 layers quantized, ")
+    assert printed.out.endswith("; high precision: head\n")
+    apply_recipe(model, "full", verbose=False)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("keep", "kept"),
+    [
+        ((), []),
+        ("head", ["head"]),
+        ("blocks", ["blocks.0", "blocks.1"]),
+        ([r"blocks\.1", "first"], ["blocks.1", "first"]),
+        (("attention.(key|query)$",), ["attention.key", "attention.query"]),
+        # from the start of the path
+        ("(?!.*up)", [path for path in PATHS if path != "up"]),
+    ],
+)
+def test_keep(keep, kept):
+    model = net("full", keep=keep)
+    assert [p for p, precision in precisions(model).items() if precision != "full"] == kept
+
+
+def test_kept_layers_are_computed_in_high_precision():
+    everything = net("full", keep=".*")
+    assert relative_error(forward(everything), forward(net())) < TOLERANCE
+    assert relative_error(forward(net("full", keep="up")), forward(net("full"))) > 0.001
+
+
+@pytest.mark.parametrize("keep", ["lock", ("head", "lock"), r"blocks\.2"])
+def test_keep_that_matches_nothing(keep):
+    model = net()
+    message = rf"matches no layer; the layers are: {', '.join(PATHS)}\."
+    with pytest.raises(ValueError, match=message):
+        apply(model, "full", keep=keep)
+    assert report(model).quantized == ()
+
+
+def test_keep_that_is_no_pattern():
+    with pytest.raises(ValueError, match=r"keep='\(' is no regular expression: "):
+        apply(net(), "full", keep="(")
+
+
+def test_another_recipe_replaces_the_first():
+    model = net("2d+rht+sr")
+    params = nnx.state(model, nnx.Param)
+    apply(model, "full", keep="up")
+    assert precisions(model) == precisions(net("full", keep="up"))
+    assert not jax.tree.leaves(nnx.state(model, RoundingKey))
+    assert_same_bits(forward(model), forward(net("full", keep="up")))
+    apply(model, "baseline")
+    assert not report(model).quantized
+    assert_same_bits(forward(model), forward(net("baseline")))
+    jax.tree.map(assert_same_bits, nnx.state(model, nnx.Param), params)
+
+
+def test_a_recipe_of_ones_own():
+    recipe = fp4.Recipe(name="weights only", fprop=(None, fp4.TensorSpec()))
+    model = net(recipe)
+    assert set(precisions(model).values()) == {"weights only"}
+    assert relative_error(forward(model), forward(net())) > 0.001
+
+
+def test_clones_are_independent():
+    model = net("full")
+    clone = apply(nnx.clone(model), "baseline")
+    assert len(report(model).quantized) == 9
+    assert not report(clone).quantized
+
+
+def test_parameters_and_their_names_stay():
+    """What optimizers and checkpoints of parameters see."""
+    before, after = (nnx.state(model, nnx.Param) for model in (net(), net("2d+rht+sr")))
+    assert jax.tree.structure(before) == jax.tree.structure(after)
+    jax.tree.map(assert_same_bits, before, after)
+
+
+def test_abstract_models():
+    """Shapes are enough, inside and outside eval_shape."""
+    inside = nnx.eval_shape(lambda: net("2d+rht+sr"))
+    outside = apply(nnx.eval_shape(net), "2d+rht+sr")
+    assert precisions(inside) == precisions(outside) == precisions(net("2d+rht+sr"))
+
+
+FOREIGN = {
+    "linear": lambda f: nnx.Linear(3, 4, dot_general=f, rngs=nnx.Rngs(0)),
+    "linear_general": lambda f: nnx.LinearGeneral(3, 4, dot_general=f, rngs=nnx.Rngs(0)),
+    "class": lambda f: nnx.LinearGeneral(3, 4, dot_general_cls=lambda: f, rngs=nnx.Rngs(0)),
+    "attention": lambda f: nnx.MultiHeadAttention(2, 4, out_dot_general=f, rngs=nnx.Rngs(0)),
+    "conv": lambda f: nnx.Conv(3, 4, (3,), conv_general_dilated=f, rngs=nnx.Rngs(0)),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_foreign_operations_are_refused(name):
+    """And the rest of the model is left as it was."""
+
+    def foreign(*args, **kwargs):
+        return lax.dot_general(*args, **kwargs)
+
+    model = nnx.Sequential(nnx.Linear(3, 3, rngs=nnx.Rngs(0)), FOREIGN[name](foreign))
+    slot = "conv_general_dilated" if name == "conv" else "dot_general"
+    with pytest.raises(ValueError, match=rf"layer 'layers\.1.*' has its own {slot}"):
+        apply(model, "full")
+    assert model.layers[0].dot_general is lax.dot_general
+    assert report(model).quantized == ()
+
+
+def test_transposed_convolutions_with_a_call_of_their_own():
+    """They are refused, unless they use fp4jax's slot."""
+
+    class Foreign(nnx.ConvTranspose):
+        def __call__(self, inputs):
+            return 2 * super().__call__(inputs)
+
+    class Ours(fp4nnx.ConvTranspose):
+        def __call__(self, inputs):
+            return 2 * super().__call__(inputs)
+
+    arguments, x = (20, 18, (3,)), jnp.asarray(sample("normal", (2, 5, 20)))
+    message = r"'' is a Foreign with a __call__ of its own; derive it from fp4jax.nnx.ConvTranspose"
+    with pytest.raises(ValueError, match=message):
+        apply(Foreign(*arguments, rngs=nnx.Rngs(0)), "full")
+    ours = apply(Ours(*arguments, rngs=nnx.Rngs(0)), "full")
+    theirs = apply(nnx.ConvTranspose(*arguments, rngs=nnx.Rngs(0)), "full")
+    assert_same_bits(ours(x), 2 * theirs(x))
+
+
+def test_transposed_convolutions_without_a_call_of_their_own():
+    """A subclass is refused or quantized, but not reported and left in high precision."""
+
+    class Named(nnx.ConvTranspose):
+        pass
+
+    layer, x = Named(20, 18, (3,), rngs=nnx.Rngs(0)), sample("normal", (2, 5, 20))
+    exact = layer(x)
+    try:
+        apply(layer, "full")
+    except ValueError:
+        return
+    assert relative_error(layer(x), exact) > 0.01
+
+
+def test_transposed_convolution_before_a_recipe():
+    """fp4jax's layer is Flax's as long as no recipe is applied."""
+    arguments, x = (20, 18, (3,)), jnp.asarray(sample("normal", (2, 5, 20)))
+    ours, theirs = (
+        cls(*arguments, rngs=nnx.Rngs(0)) for cls in (fp4nnx.ConvTranspose, nnx.ConvTranspose)
+    )
+    assert relative_error(ours(x), theirs(x)) < TOLERANCE
+
+
+def test_models_that_cannot_be_quantized():
+    with pytest.raises(ValueError, match="no layer of LayerNorm can be quantized; apply_recipe"):
+        apply(nnx.LayerNorm(3, rngs=nnx.Rngs(0)), "full")
+    with pytest.raises(ValueError, match="no recipe 'nvfp4'; known names: "):
+        apply(net(), "nvfp4")
+
+
+def test_what_is_no_model():
+    """In an interpreter of its own, where annotations are not checked first."""
+    code = """
+        from fp4jax import nnx
+        for call in (lambda m: nnx.apply_recipe(m, "full"), nnx.report):
+            try:
+                call({"kernel": 1})
+            except ValueError as error:
+                print(error)
+    """
+    message = "model is a dict; fp4jax.nnx takes a flax.nnx.Module.\n"
+    assert run_python(textwrap.dedent(code)) == 2 * message
+
+
+@pytest.mark.parametrize("make", [nnx.LSTMCell, nnx.GRUCell])
+def test_recurrent_cells(make):
+    """Baseline is Flax's; every projection is quantized, also inside nnx.RNN's scan."""
+    x = sample("normal", (2, 3, 20))
+
+    def rnn(recipe=None):
+        model = nnx.RNN(make(20, 18, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0))
+        return model if recipe is None else apply(model, recipe)
+
+    def gradient(model):
+        return nnx.jit(nnx.grad(lambda model: jnp.square(model(x)).sum()))(model)
+
+    assert_same(rnn("baseline")(x), rnn()(x))
+    assert_same(gradient(rnn("baseline")), gradient(rnn()))
+    quantized = rnn("2d+rht+sr")
+    assert len(report(quantized).quantized) == len(report(rnn()).layers) >= 2
+    assert relative_error(quantized(x), rnn()(x)) > 0.001
+    assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(gradient(quantized)))
+
+
+def keys(model) -> dict[str, tuple[int, ...]]:
+    """The rounding keys' data by layer."""
+    return {
+        ".".join(map(str, path[:-1])): tuple(jax.random.key_data(module.key.get_value()).tolist())
+        for path, module in nnx.iter_modules(model)
+        if isinstance(module, fp4nnx.Op) and module.key is not None
+    }
+
+
+def test_keys_are_a_function_of_seed_step_and_layer():
+    first = keys(refresh_keys(net("2d+rht+sr"), 7, 3))
+    assert list(first) == PATHS
+    for path in ("up", "blocks.1"):
+        expected = jax.random.fold_in(
+            jax.random.fold_in(jax.random.key(7), 3), zlib.crc32(path.encode())
+        )
+        assert first[path] == tuple(jax.random.key_data(expected).tolist())
+    # whatever was there before, whatever the parameters and the recipe
+    model = net("sr", seed=1)
+    for seed, step in ((1, 1), (7, 3)):
+        refreshed = keys(refresh_keys(model, seed, step))
+    assert refreshed == first
+    others = [keys(refresh_keys(net("sr"), *arguments)) for arguments in ((7, 4), (8, 3), (3, 7))]
+    assert len({key for each in (first, *others) for key in each.values()}) == 4 * len(PATHS)
+
+
+def test_keys_before_the_first_refresh():
+    """Different for each layer already, and only where they are needed."""
+    assert len(set(keys(net("sr")).values())) == len(PATHS)
+    assert list(keys(net("sr", keep="b"))) == [p for p in PATHS if not p.startswith("b")]
+    assert keys(net("full")) == {}
+
+
+def test_seeds_and_keys():
+    by_int = keys(refresh_keys(net("sr"), 7, 3))
+    for seed in (jax.random.key(7), jax.random.PRNGKey(7), jnp.int32(7), jnp.uint32(7)):
+        assert keys(refresh_keys(net("sr"), seed, jnp.int32(3))) == by_int
+
+
+def test_models_without_random_bits_are_left_alone():
+    model = net("full")
+    before = nnx.state(model)
+    assert refresh_keys(model, 0, 0) is model
+    jax.tree.map(assert_same_bits, nnx.state(model), before)
+    assert refresh_keys(net(), 0, 0)
+
+
+def small(recipe="2d+rht+sr") -> nnx.Module:
+    """Two layers that differ in everything but their class."""
+    rngs = nnx.Rngs(0)
+    layers = nnx.Linear(20, 18, rngs=rngs), nnx.relu, nnx.Linear(18, 5, rngs=rngs)
+    return apply(nnx.Sequential(*layers), recipe)
+
+
+ROWS = sample("normal", (24, 20))
+
+
+def gradients(graphdef, state, seed, step):
+    """Gradients of a model whose keys were refreshed, for use under transformations."""
+    model = nnx.merge(graphdef, state, copy=True)
+    refresh_keys(model, seed, step)
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    loss = lambda params: jnp.square(nnx.merge(graphdef, params, rest)(ROWS)).sum()  # noqa: E731
+    return jax.grad(loss)(params)
+
+
+def test_refreshing_under_transformations():
+    """Traced, vmapped and scanned seeds and steps give the gradients of Python numbers."""
+    graphdef, state = nnx.split(small())
+    of = jax.jit(functools.partial(gradients, graphdef, state))
+    one_by_one = [of(seed, 3) for seed in (0, 1)]
+    kernels = [each["layers"][0]["kernel"] for each in one_by_one]
+    assert relative_error(*kernels) > 0.001
+    jax.tree.map(assert_same_bits, of(jax.random.key(1), jnp.int32(3)), one_by_one[1])
+    for seeds in (jnp.arange(2), jax.vmap(jax.random.key)(jnp.arange(2))):
+        batched = jax.jit(jax.vmap(of, in_axes=(0, None)))(seeds, 3)
+        for lane, expected in enumerate(one_by_one):
+            assert_same(jax.tree.map(lambda g: g[lane], batched), expected)  # noqa: B023
+    _, scanned = jax.jit(lambda: lax.scan(lambda c, step: (c, of(1, step)), 0, jnp.arange(2, 4)))()
+    assert_same(jax.tree.map(lambda g: g[1], scanned), one_by_one[1])
+
+
+def test_train_step_is_traced_once():
+    """In several steps, with new keys each; and it learns."""
+    model, traces = small(), 0
+    optimizer = nnx.Optimizer(model, optax.sgd(0.02), wrt=nnx.Param)
+    target = jnp.asarray(ROWS[:, :5] > 0, jnp.float32)
+
+    @nnx.jit
+    def step(model, optimizer, i):
+        nonlocal traces
+        traces += 1
+        refresh_keys(model, 0, i)
+        loss, grads = nnx.value_and_grad(lambda m: jnp.square(m(ROWS) - target).mean())(model)
+        optimizer.update(model, grads)
+        return loss
+
+    losses, seen = [], set()
+    for i in range(20):
+        losses.append(float(step(model, optimizer, i)))
+        seen.add(keys(model)["layers.0"])
+    assert traces == 1
+    assert len(seen) == 20
+    assert losses[-1] < 0.8 * losses[0]
+    assert isinstance(model.layers[0].dot_general, fp4nnx.DotGeneral)
+
+
+def test_equal_models_share_a_trace():
+    traces = 0
+
+    @nnx.jit
+    def forward(model, x):
+        nonlocal traces
+        traces += 1
+        return model(x)
+
+    recipe = fp4.get_recipe("2d+rht+sr")
+    for seed, equal in enumerate((recipe, "2d+rht+sr", 5, dataclasses.replace(recipe))):
+        forward(refresh_keys(net(equal, seed=seed), seed, 0), X)
+    assert traces == 1
+    forward(net("2d+rht"), X)
+    assert traces == 2
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_graph_mode_and_tree_mode(graph):
+    """Splitting by nnx.Param and merging inside the loss works in both, with the same result."""
+    with nnx.set_graph_mode(graph):
+        model = small()
+        graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+
+        @jax.jit
+        def step(params, rest, i):
+            def loss(params):
+                model = nnx.merge(graphdef, params, rest, copy=True)
+                refresh_keys(model, 0, i)
+                return jnp.square(model(ROWS)).mean()
+
+            return jax.grad(loss)(params)
+
+        grads = step(params, rest, 1)
+        assert jax.tree.structure(grads) == jax.tree.structure(params)
+        everything = keys(refresh_keys(net("sr"), 0, 1))
+    assert everything == keys(refresh_keys(net("sr"), 0, 1))
+    model = refresh_keys(small(), 0, 1)
+    expected = nnx.jit(nnx.grad(lambda model: jnp.square(model(ROWS)).mean()))(model)
+    assert_same(grads, expected)
+
+
+def test_states_are_pytrees():
+    model = refresh_keys(net("2d+rht+sr"), 7, 3)
+    graphdef, state = nnx.split(model)
+    leaves, structure = jax.tree.flatten(state)
+    rebuilt = nnx.merge(graphdef, jax.tree.unflatten(structure, leaves))
+    assert keys(rebuilt) == keys(model)
+    assert str(report(rebuilt)) == str(report(model))
+    assert_same_bits(forward(rebuilt), model(X))
+
+
+def test_checkpoints(tmp_path):
+    """Orbax stores the whole state, rounding keys included."""
+    model = refresh_keys(net("2d+rht+sr"), 7, 3)
+    other = net("2d+rht+sr", seed=1)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "state", nnx.state(model))
+        checkpointer.wait_until_finished()
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, nnx.state(other))
+        nnx.update(other, checkpointer.restore(tmp_path / "state", abstract))
+    assert keys(other) == keys(model) != keys(net("2d+rht+sr"))
+    assert_same_bits(forward(other), model(X))

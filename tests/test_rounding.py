@@ -161,6 +161,15 @@ def test_neighbours_are_independent(width, lag):
         assert_independent(part[:-lag], part[lag:])
 
 
+def test_both_halves_of_the_key_matter():
+    counter, seed = jnp.arange(N, dtype=jnp.uint32), jnp.array([123, 456], jnp.uint32)
+    plain = np.asarray(rounding._hash(counter, seed)) >> 28
+    for other in ([124, 456], [123, 457], [123 + 2**31, 456], [123, 456 + 2**31]):
+        assert_independent(
+            plain, np.asarray(rounding._hash(counter, jnp.array(other, jnp.uint32))) >> 28
+        )
+
+
 @pytest.mark.parametrize("width", [8, 24])
 def test_keys_are_independent(width):
     """Of neighbouring seeds, and of keys folded from one as layers and steps do."""
