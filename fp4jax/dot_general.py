@@ -172,7 +172,7 @@ def _forward(plan: _Plan, lhs: Array, rhs: Array, key: Array | None):
     return _dot(plan, lhs, rhs, key), (lhs, rhs, key)
 
 
-def _backward(plan: _Plan, saved, g: Array):
+def _backward(plan: _Plan, saved, g):
     lhs, rhs, key = saved
 
     @jax.named_scope("fp4_dgrad")

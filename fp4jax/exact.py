@@ -6,6 +6,7 @@ with them codes. A division of two arrays of the same shape behind a barrier sta
 """
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from fp4jax.typing import Array, Float
@@ -16,6 +17,17 @@ barrier = lax.optimization_barrier
 def divide(x: Float[Array, "*shape"], divisor: float) -> Float[Array, "*shape"]:
     """``x / divisor`` with one rounding, for a constant divisor."""
     return x / barrier(jnp.full_like(x, divisor))
+
+
+def gradual_underflow(x: Float[Array, "*shape"], exponent: int) -> Float[Array, "*shape"]:
+    """Non-negative numbers in units of 2**-exponent, rounded as float32 rounds subnormals.
+
+    XLA:CPU flushes subnormals to zero. Scaled by 2**exponent they are normal numbers, and rounding
+    them to multiples of the scaled smallest subnormal, 2**-149, gives the bits of IEEE arithmetic.
+    """
+    unit = np.float32(2.0 ** (exponent - 149))
+    smallest_normal = np.float32(2.0 ** (exponent - 126))
+    return jnp.where(x < smallest_normal, jnp.round(x * (1 / unit)) * unit, x)
 
 
 def materialize(

@@ -83,6 +83,8 @@ def _rotate_blocks(
     The matrix holds 1/4, so that sums near FLT_MAX do not overflow. HIGHEST keeps float32 on GPUs.
     """
     highest = lax.Precision.HIGHEST
+    if blocked.size == 0:
+        return blocked
     if inner == blocked.ndim - 1:
         return lax.dot_general(
             blocked, jnp.asarray(matrix), (((inner,), (0,)), ((), ())), precision=highest

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,9 +33,13 @@ class QTensor:
     ``jit``, ``vmap`` and ``scan``, and stacked QTensors are a QTensor.
     """
 
-    codes: UInt8[Array, "*rows half"]
-    block_scales: Shaped[Array, "*rows blocks"]
-    amax: Float[Array, "*batch"]
+    # Any, not Array: pytrees also carry shapes, shardings and None through these fields.
+    # uint8 (*rows, n / 2)
+    codes: Any
+    # float8_e4m3fn (*rows, n / 16); for tiles one row for 16
+    block_scales: Any
+    # float32 (), or (*batch) for stacked QTensors
+    amax: Any
     axes: tuple[int, ...] = dataclasses.field(metadata={"static": True})
     lengths: tuple[int, ...] = dataclasses.field(metadata={"static": True})
     bound: float = dataclasses.field(default=2688.0, metadata={"static": True})

@@ -65,10 +65,10 @@ def largest(amax: Float[Array, " n"]) -> Float[Array, ""]:
 
 def find_scale(amax: Amax, spec: TensorSpec) -> Scale:
     """Block scales and encode multipliers for ``scaling="amax"``."""
-    encode_tensor, decode_tensor = _tensor_scales(amax.tensor, spec)
+    tensor = _tensor_scale(amax.tensor, spec)
     per_code = 17 / 96 if spec.rounding == "stochastic_unbiased" else 1 / 6
-    block = round_e4m3(amax.block * (encode_tensor * np.float32(per_code)))
-    return _with_encode(block, decode_tensor)
+    block = round_e4m3(amax.block * (tensor.encode * np.float32(per_code)))
+    return _with_encode(block, tensor)
 
 
 def choose_four_over_six(
@@ -80,11 +80,11 @@ def choose_four_over_six(
     summed in TransformerEngine's order; a tie goes to 6. Source: Cook et al., "Four Over Six"
     (arXiv 2512.02010), in TransformerEngine's arithmetic.
     """
-    encode_tensor, decode_tensor = _tensor_scales(amax.tensor, spec)
-    base = exact.divide(amax.block, 6.0) * encode_tensor
+    tensor = _tensor_scale(amax.tensor, spec)
+    base = exact.divide(amax.block, 6.0) * tensor.encode
     candidates = []
     for factor in (1.0, 1.5):
-        scale = _with_encode(round_e4m3(base * np.float32(factor)), decode_tensor)
+        scale = _with_encode(round_e4m3(base * np.float32(factor)), tensor)
         values = round_nearest(to_code_range(blocked, scale.encode))
         error = _block_error(blocked, values, scale.block, amax.tensor, spec, view)
         candidates.append((values, scale.block, error))
@@ -105,16 +105,35 @@ def decode_multiplier(
     return (block_scale * amax) * np.float32(np.float32(1) / bound)
 
 
-def _tensor_scales(amax: Float[Array, ""], spec: TensorSpec) -> tuple[Array, Array]:
-    """S_enc and S_dec = 1 / S_enc."""
+class _TensorScale(NamedTuple):
+    """S_enc, and S_dec = 1 / S_enc in units of 1 / ``unit``.
+
+    The unit is 1, or 2**-64 for tensors below 2**-100, whose S_dec may be subnormal.
+    """
+
+    encode: Float[Array, ""]
+    decode: Float[Array, ""]
+    unit: Float[Array, ""]
+
+
+_TINY_EXPONENT = 64
+
+
+def _tensor_scale(amax: Float[Array, ""], spec: TensorSpec) -> _TensorScale:
     encode = jnp.minimum(spec.bound / amax, FLT_MAX)
     encode = jnp.where(encode == 0, np.float32(1), encode)
-    return encode, np.float32(1) / encode
+    unit = jnp.where(amax < 2.0**-100, np.float32(2.0**_TINY_EXPONENT), np.float32(1))
+    return _TensorScale(encode, _underflow(unit / encode, unit), unit)
 
 
-def _with_encode(block: Float[Array, "..."], decode_tensor: Float[Array, ""]) -> Scale:
-    encode = jnp.minimum(np.float32(1) / (block * decode_tensor), FLT_MAX)
+def _with_encode(block: Float[Array, "..."], tensor: _TensorScale) -> Scale:
+    decode = _underflow(block * tensor.decode, tensor.unit)
+    encode = jnp.minimum(tensor.unit / decode, FLT_MAX)
     return Scale(exact.materialize(block, like=encode), encode)
+
+
+def _underflow(x: Float[Array, "..."], unit: Float[Array, ""]) -> Float[Array, "..."]:
+    return jnp.where(unit == 1, x, exact.gradual_underflow(x, _TINY_EXPONENT))
 
 
 def _block_error(
@@ -136,16 +155,13 @@ def _block_error(
 
 
 def _square(x: Array, amax: Array) -> Array:
-    """x * x with float32's gradual underflow, in units of 2**-120 for tensors below 1e-6.
+    """x * x, in units of 2**-120 for tensors below 1e-6, whose tiny errors have subnormal squares.
 
-    XLA:CPU flushes subnormals, so squares of tiny errors would all be zero. Scaled by 2**120 they
-    are normal numbers; rounding them to multiples of the scaled smallest subnormal, 2**-149, gives
-    the bits that IEEE arithmetic has. Only comparisons follow, so the unit does not matter.
+    Only comparisons follow, so the unit does not matter.
     """
     tiny = amax < np.float32(1e-6)
     square = jnp.square(x * jnp.where(tiny, np.float32(2.0**60), np.float32(1)))
-    subnormal = jnp.round(square * np.float32(2.0**29)) * np.float32(2.0**-29)
-    return jnp.where(tiny & (square < np.float32(2.0**-6)), subnormal, square)
+    return jnp.where(tiny, exact.gradual_underflow(square, 120), square)
 
 
 def _sum_rows(error: Array, row: int) -> Array:

@@ -203,6 +203,23 @@ def test_key_decides_the_bits():
     assert (first.dw != other.dw).any()
 
 
+@pytest.mark.parametrize(
+    ("spec", "shared"),
+    [
+        (TensorSpec(block=(16, 16)), True),
+        (TensorSpec(block=(16, 16), scaling="four_over_six"), True),
+        (TensorSpec(), False),
+    ],
+)
+def test_tiles_of_w_serve_fprop_and_dgrad(spec, shared):
+    """With x = g = 1: y = Q(w), dx = Q(w)^T; 1x16 blocks lie along k there and along n here."""
+    one, w = jnp.eye(32), jnp.asarray(sample("normal", (32, 32)))
+    recipe = Recipe(name="w", fprop=(None, spec), dgrad=(None, spec))
+    y, dx, _ = jax.jit(three_gemms(call(PLAIN[2], recipe)))(one, w, one)
+    assert (y != w).mean() > 0.9
+    assert (y == dx.T).all() == shared
+
+
 def test_dgrad_and_wgrad_draw_independently():
     """With x = w = 1 and equal maxima in all rows and columns of g, equal bits give dx = dw."""
     g = np.clip(sample("normal", (16, 16)), -5, 5)

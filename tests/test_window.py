@@ -46,12 +46,13 @@ def integers(seed: int, *shape: int) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).integers(-4, 5, shape), jnp.float32)
 
 
-def data(window: Window):
+def data(window: Window, channels=(IN, OUT)):
     """image, grid, kernel."""
+    image, grid = channels
     return (
-        integers(0, N, *window.image, IN),
-        integers(1, N, *window.grid, OUT),
-        integers(2, *window.taps, IN // window.groups, OUT),
+        integers(0, N, *window.image, image),
+        integers(1, N, *window.grid, grid),
+        integers(2, *window.taps, image // window.groups, grid),
     )
 
 
@@ -132,6 +133,25 @@ def test_products_are_adjoint(window):
 
 
 @every_window
+@pytest.mark.parametrize("channels", ["few", "wide"])
+def test_shortcuts_of_the_cpu(window, channels, monkeypatch):
+    """Few image channels or many grid channels go other ways than test_*_is_its_definition."""
+    if window.groups > 1:
+        pytest.skip("shortcuts are for one group")
+    pair = (2, 2 * window.number_of_taps) if channels == "few" else (7, 128)
+    image, grid, kernel = data(window, pair)
+    assert windows._few_channels(window, kernel.shape) == (channels == "few")
+    assert channels == "few" or windows._wide_grid(window, kernel.shape)
+    by_cpu, elsewhere = [], []
+    for back_end, results in (("cpu", by_cpu), ("gpu", elsewhere)):
+        monkeypatch.setattr(windows, "on_cpu", lambda back_end=back_end: back_end == "cpu")
+        results.append(windows.scatter(grid, kernel, window=window))
+        results.append(windows.kernel_gradient(image, grid, window=window))
+    for ours, theirs in zip(by_cpu, elsewhere, strict=True):
+        np.testing.assert_array_equal(ours, theirs, strict=True)
+
+
+@every_window
 def test_scatter_has_one_meaning(window):
     """The implementations for CPU and for accelerators, called directly, and their gradients."""
     image, grid, kernel = data(window)
@@ -149,9 +169,10 @@ def test_scatter_has_one_meaning(window):
 
 
 @pytest.mark.usefixtures("back_end")
-def test_preferred_element_type():
+@pytest.mark.parametrize("channels", [(IN, OUT), (1, 16), (7, 128)])
+def test_preferred_element_type(channels):
     window = WINDOWS["stride > kernel"]
-    image, grid, kernel = (a.astype(jnp.bfloat16) for a in data(window))
+    image, grid, kernel = (a.astype(jnp.bfloat16) for a in data(window, channels))
     for product, operands in (
         (windows.gather, (image, kernel)),
         (windows.scatter, (grid, kernel)),

@@ -1,0 +1,137 @@
+"""The Linen adapters: Flax's layers with the baseline, and a stream of random bits for the rest."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import errors, linen
+
+import fp4jax as fp4
+from fp4jax.linen import ConvGeneralDilated, DotGeneral
+from tests.checks import relative_error
+from tests.samples import assert_same_bits, sample
+
+TOLERANCE = 5e-6
+
+
+def dense(recipe=None) -> linen.Dense:
+    op = None if recipe is None else functools.partial(DotGeneral, recipe=recipe)
+    return linen.Dense(18, dot_general_cls=op)
+
+
+def conv(recipe=None) -> linen.Conv:
+    op = None if recipe is None else functools.partial(ConvGeneralDilated, recipe=recipe)
+    return linen.Conv(18, (3, 2), strides=2, conv_general_dilated_cls=op)
+
+
+LAYERS = {"dense": (dense, (3, 7, 20)), "conv": (conv, (2, 5, 6, 20))}
+layers = pytest.mark.parametrize("name", LAYERS)
+
+
+def gradients(layer, x, seed=None):
+    """Output, and gradients of the parameters and the input for a fixed cotangent."""
+    rngs = {} if seed is None else {"rounding": jax.random.key(seed)}
+    params = parameters(x, type(layer))
+
+    def run(params, x):
+        y, vjp = jax.vjp(lambda params, x: layer.apply(params, x, rngs=rngs), params, x)
+        return y, *vjp(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
+
+    return jax.jit(run)(params, x)
+
+
+def parameters(x, kind):
+    plain = dense() if kind is linen.Dense else conv()
+    return plain.init(jax.random.key(0), x)
+
+
+def case(name):
+    make, shape = LAYERS[name]
+    return make, jnp.asarray(sample("normal", shape))
+
+
+@layers
+def test_baseline_is_flax(name):
+    make, x = case(name)
+    ours, theirs = gradients(make("baseline"), x), gradients(make(), x)
+    assert max(jax.tree.leaves(jax.tree.map(relative_error, ours, theirs))) < TOLERANCE
+
+
+@layers
+@pytest.mark.parametrize("recipe", [1, "full", fp4.get_recipe("full")])
+def test_recipes(name, recipe):
+    """By id, name or value; without random bits they need no RNG."""
+    make, x = case(name)
+    y, dparams, dx = gradients(make(recipe), x)
+    exact = gradients(make(), x)
+    for ours, theirs in zip(*map(jax.tree.leaves, ((y, dx), (exact[0], exact[2]))), strict=True):
+        assert 0.01 < relative_error(ours, theirs) < 0.5
+    kernels = dparams["params"]["kernel"], exact[1]["params"]["kernel"]
+    assert 0.01 < relative_error(*kernels) < 0.5
+
+
+@layers
+def test_it_is_the_function(name):
+    """The same bits as fp4jax's function with the same arguments."""
+    make, x = case(name)
+    params = parameters(x, type(make()))
+    kernel, bias = params["params"]["kernel"], params["params"]["bias"]
+    if name == "dense":
+        y = fp4.dot_general(x, kernel, (((2,), (0,)), ((), ())), recipe="full")
+    else:
+        numbers = ("NHWC", "HWIO", "NHWC")
+        y = fp4.conv_general_dilated(
+            x, kernel, (2, 2), "SAME", dimension_numbers=numbers, recipe="full"
+        )
+    assert_same_bits(make("full").apply(params, x), y + bias.reshape((1,) * (y.ndim - 1) + (-1,)))
+
+
+@layers
+def test_random_bits_come_from_the_stream(name):
+    """One key of "rounding" decides them, and nothing else does."""
+    make, x = case(name)
+    first, again, other = (gradients(make("2d+rht+sr"), x, seed) for seed in (0, 0, 1))
+    jax.tree.map(assert_same_bits, first, again)
+    # stochastic rounding is for gradients only
+    assert_same_bits(first[0], other[0])
+    assert relative_error(first[2], other[2]) > 0.001
+    assert relative_error(first[1]["params"]["kernel"], other[1]["params"]["kernel"]) > 0.001
+
+
+def test_layers_of_one_model_draw_different_bits():
+    class Twice(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            op = functools.partial(DotGeneral, recipe=STOCHASTIC)
+            make = functools.partial(linen.Dense, 18, dot_general_cls=op)
+            kernel = np.random.default_rng(0).standard_normal((20, 18)).astype(np.float32)
+            init = lambda key, shape, dtype: jnp.asarray(kernel)  # noqa: E731
+            return make(kernel_init=init)(x), make(kernel_init=init)(x)
+
+    spec = fp4.TensorSpec(rounding="stochastic")
+    STOCHASTIC = fp4.Recipe(name="forward", fprop=(spec, spec))
+    _, x = case("dense")
+    keys = {"params": jax.random.key(0), "rounding": jax.random.key(1)}
+    (a, b), variables = Twice().init_with_output(keys, x)
+    assert (a != b).any()
+    again = Twice().apply(variables, x, rngs={"rounding": jax.random.key(1)})
+    assert again[0].shape == a.shape
+    # the adapters add no parameters
+    assert set(variables) == {"params"}
+    assert set(variables["params"]["Dense_0"]) == {"kernel", "bias"}
+
+
+@layers
+def test_missing_stream(name):
+    """Applying a stochastic recipe says which RNG it needs."""
+    make, x = case(name)
+    with pytest.raises(errors.InvalidRngError, match='needs PRNG for "rounding"'):
+        make("2d+rht+sr").apply(parameters(x, type(make())), x)
+
+
+def test_unknown_recipe():
+    _, x = case("dense")
+    with pytest.raises(ValueError, match="no recipe 'nvfp4'; known names: "):
+        dense("nvfp4").init(jax.random.key(0), x)
