@@ -6,13 +6,14 @@ cancels, while it spreads outliers over a block. Source: NVIDIA, "Pretraining LL
 (arXiv 2509.25149), section 4; the default signs are TransformerEngine's.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fp4jax import formats
+from fp4jax import formats, sharding
 from fp4jax.blocks import BLOCK, BlockView, normalize_axes
 from fp4jax.typing import Array, ArrayLike, Float, Shaped
 
@@ -65,6 +66,11 @@ def _matrix(signs: Sequence[int]) -> np.ndarray:
 
 def _rotate(x: Array, axis: int, matrix: np.ndarray) -> Array:
     (axis,) = normalize_axes(axis, (1, BLOCK), x.ndim)
+    rotate = functools.partial(_rotate_axis, axis=axis, matrix=matrix)
+    return sharding.automatic(rotate, sharding.with_whole_axis(x, axis))(x)
+
+
+def _rotate_axis(x: Array, axis: int, matrix: np.ndarray) -> Array:
     view = BlockView(x.shape, (axis,))
     blocked = view.split(x.astype(jnp.float32))
     rotated = _rotate_blocks(blocked, axis + 1, matrix).reshape(view.padded_shape)

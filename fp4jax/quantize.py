@@ -62,19 +62,35 @@ def quantize(
 # Jitted so that eager calls are one fused program, too; inlined into a surrounding jit.
 @functools.partial(jax.jit, static_argnums=(1, 2), inline=True)
 def _quantize(x: Array, spec: TensorSpec, axes: tuple[int, ...], key: Array | None) -> QTensor:
+    blocks = sharding.blocks_of(x, axes)
+    compute = functools.partial(_pack, spec=spec, axes=axes)
+    shardings = None if blocks is None else (blocks, blocks, sharding.replicated())
+    codes, block_scales, amax = sharding.automatic(compute, shardings)(x, key)
+    view = BlockView(x.shape, axes)
+    lengths = view.padded_shape if spec.hadamard else view.shape
+    return QTensor(
+        codes=codes,
+        block_scales=block_scales,
+        amax=amax,
+        axes=tuple(a - x.ndim for a in axes),
+        lengths=tuple(lengths[a] for a in axes),
+        bound=float(spec.bound),
+    )
+
+
+def _pack(
+    x: Array, key: Array | None, *, spec: TensorSpec, axes: tuple[int, ...]
+) -> tuple[Array, Array, Array]:
+    """Packed codes and block scales with the blocked axes moved last, and amax."""
     encoded = encode(x, spec, axes, key)
     view = encoded.view
-    ndim = len(view.shape)
     last = tuple(range(-len(axes), 0))
     codes = formats.encode_e2m1(encoded.values).reshape(view.padded_shape)
     scales = view.per_block(encoded.scales).astype(jnp.float8_e4m3fn)
-    return QTensor(
-        codes=formats.pack(jnp.moveaxis(codes, axes, last)),
-        block_scales=jnp.moveaxis(scales, axes, last),
-        amax=encoded.amax,
-        axes=tuple(a - ndim for a in axes),
-        lengths=tuple(view.shape[a] for a in axes),
-        bound=float(spec.bound),
+    return (
+        formats.pack(jnp.moveaxis(codes, axes, last)),
+        jnp.moveaxis(scales, axes, last),
+        encoded.amax,
     )
 
 

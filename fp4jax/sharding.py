@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.sharding import PartitionSpec
 
 from fp4jax.typing import Array
 
@@ -24,7 +25,29 @@ def of(x: Array) -> Any:
     return jax.typeof(x).sharding if explicit_mesh() else None
 
 
-def automatic(function: Callable[..., Array], out_sharding: Any) -> Callable[..., Array]:
+def blocks_of(x: Array, axes: tuple[int, ...]) -> Any:
+    """x's sharding with the given axes moved last and whole; None outside explicit meshes."""
+    if not explicit_mesh():
+        return None
+    spec = jax.typeof(x).sharding.spec
+    rest = [spec[a] for a in range(x.ndim) if a not in axes]
+    return PartitionSpec(*rest, *[None] * len(axes))
+
+
+def with_whole_axis(x: Array, axis: int) -> Any:
+    """x's sharding with one axis whole; None outside explicit meshes."""
+    if not explicit_mesh():
+        return None
+    spec = jax.typeof(x).sharding.spec
+    return PartitionSpec(*(None if a == axis else spec[a] for a in range(x.ndim)))
+
+
+def replicated() -> PartitionSpec:
+    """The sharding of a scalar."""
+    return PartitionSpec()
+
+
+def automatic(function: Callable[..., Any], out_sharding: Any) -> Callable[..., Any]:
     """``function`` with explicit mesh axes turned automatic inside; itself if there are none."""
     if out_sharding is None or not explicit_mesh():
         return function
