@@ -156,6 +156,8 @@ def conv_transpose(
         use_consistent_padding=use_consistent_padding,
     )
     if transpose_kernel:
+        if dimension_numbers is None:
+            dimension_numbers = windows.channels_last(lhs.ndim - 2)
         layout = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
         rhs = lax.rev(rhs, layout.rhs_spec[2:]).swapaxes(*layout.rhs_spec[:2])
     return _convolve(product, lhs, rhs, recipe, key, mirrored=True, out_sharding=out_sharding)
@@ -343,9 +345,8 @@ def _backward(plan: _Plan, saved, g):
     return dx, dw, None
 
 
-_conv.defvjp(_forward, _backward)
-
-# Eager calls are one program, too, and traced once; inlined into a surrounding jit.
+# Eager calls are one program each way, too, and traced once; inlined into a surrounding jit.
+_conv.defvjp(_forward, jax.jit(_backward, static_argnums=0, inline=True))
 _jitted = jax.jit(_conv, static_argnums=0, inline=True)
 
 

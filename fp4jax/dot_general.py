@@ -194,7 +194,6 @@ def _backward(plan: _Plan, saved, g):
     return dx, dw, None
 
 
-_dot.defvjp(_forward, _backward)
-
-# Eager calls are one program, too, and traced once; inlined into a surrounding jit.
+# Eager calls are one program each way, too, and traced once; inlined into a surrounding jit.
+_dot.defvjp(_forward, jax.jit(_backward, static_argnums=0, inline=True))
 _jitted = jax.jit(_dot, static_argnums=0, inline=True)

@@ -68,7 +68,7 @@ class ConvTranspose(nnx.ConvTranspose):
     :func:`apply_recipe` turns a model's layers into it. Same parameters, same result.
     """
 
-    conv_transpose: Any
+    conv_transpose: Any = staticmethod(lax.conv_transpose)
 
     def __call__(self, inputs: Array) -> Array:
         space = len(self.kernel_size)
@@ -118,7 +118,7 @@ _SLOTS: dict[type[nnx.Module], tuple[str, type[Op], Any]] = {
     nnx.Linear: ("dot_general", DotGeneral, lax.dot_general),
     nnx.LinearGeneral: ("dot_general", DotGeneral, None),
     nnx.Conv: ("conv_general_dilated", ConvGeneralDilated, lax.conv_general_dilated),
-    nnx.ConvTranspose: ("conv_transpose", ConvTransposeOp, None),
+    nnx.ConvTranspose: ("conv_transpose", ConvTransposeOp, lax.conv_transpose),
 }
 
 
@@ -336,13 +336,13 @@ def _check_slot(path: str, layer: Any) -> None:
             f"layer {path!r} has its own {name}, which a recipe would replace; reset it to "
             "Flax's default first."
         )
-    if isinstance(layer, nnx.ConvTranspose) and type(layer).__call__ not in (
-        nnx.ConvTranspose.__call__,
-        ConvTranspose.__call__,
-    ):
+    foreign_class = isinstance(layer, nnx.ConvTranspose) and not isinstance(layer, ConvTranspose)
+    if foreign_class and type(layer) is not nnx.ConvTranspose:
+        own_call = type(layer).__call__ is not nnx.ConvTranspose.__call__
         raise ValueError(
-            f"layer {path!r} is a {type(layer).__name__} with a __call__ of its own; derive it "
-            "from fp4jax.nnx.ConvTranspose and call self.conv_transpose there."
+            f"layer {path!r} is a {type(layer).__name__}"
+            f"{' with a __call__ of its own' if own_call else ''}; derive it from "
+            "fp4jax.nnx.ConvTranspose, whose __call__ uses self.conv_transpose."
         )
 
 

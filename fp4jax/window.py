@@ -51,7 +51,7 @@ class Window:
     def high(self) -> Sizes:
         """Padding after the image that makes ``gather`` produce the grid; may be negative."""
         return tuple(
-            (q - 1) * s + (t - 1) * d + 1 - i - lo if q else t * d - i - lo
+            (q - 1) * s + (t - 1) * d + 1 - i - lo
             for i, q, t, s, d, lo in zip(
                 self.image, self.grid, self.taps, self.stride, self.dilation, self.low, strict=True
             )
@@ -66,7 +66,7 @@ class Window:
         return math.prod(self.taps)
 
 
-def _dimension_numbers(ndim: int) -> lax.ConvDimensionNumbers:
+def channels_last(ndim: int) -> lax.ConvDimensionNumbers:
     """Channels last: n, *space, c; kernels *taps, in, out."""
     data = (0, ndim + 1, *range(1, ndim + 1))
     return lax.ConvDimensionNumbers(data, (ndim + 1, ndim, *range(ndim)), data)
@@ -87,7 +87,7 @@ def gather(
         window.stride,
         tuple(zip(window.low, window.high, strict=True)),
         rhs_dilation=window.dilation,
-        dimension_numbers=_dimension_numbers(window.ndim),
+        dimension_numbers=channels_last(window.ndim),
         feature_group_count=window.groups,
         precision=precision,
         preferred_element_type=preferred_element_type,
@@ -127,6 +127,8 @@ def kernel_gradient(
     preferred_element_type=None,
 ) -> Shaped[Array, "*taps i o"]:
     """The gradient of ``sum(gather(image, kernel) * grid)`` with respect to the kernel."""
+    if preferred_element_type is not None:
+        image, grid = (a.astype(preferred_element_type) for a in (image, grid))
     shape = (*window.taps, image.shape[-1] // window.groups, grid.shape[-1])
 
     def over_positions(view: Array) -> Array:
@@ -145,9 +147,7 @@ def kernel_gradient(
         precision=precision,
         preferred_element_type=preferred_element_type,
     )
-    (gradient,) = jax.linear_transpose(convolve, jax.ShapeDtypeStruct(shape, image.dtype))(
-        grid.astype(preferred_element_type or grid.dtype)
-    )
+    (gradient,) = jax.linear_transpose(convolve, jax.ShapeDtypeStruct(shape, image.dtype))(grid)
     return gradient
 
 
@@ -269,7 +269,7 @@ def _scatter_dilated(grid, transposed, window, precision, preferred_element_type
         padding,
         lhs_dilation=window.stride,
         rhs_dilation=window.dilation,
-        dimension_numbers=_dimension_numbers(window.ndim),
+        dimension_numbers=channels_last(window.ndim),
         feature_group_count=window.groups,
         precision=precision,
         preferred_element_type=preferred_element_type,
@@ -323,7 +323,7 @@ def _phase(grid, transposed, phase, window, precision, preferred_element_type) -
         (1,) * window.ndim,
         padding,
         rhs_dilation=dilations,
-        dimension_numbers=_dimension_numbers(window.ndim),
+        dimension_numbers=channels_last(window.ndim),
         feature_group_count=window.groups,
         precision=precision,
         preferred_element_type=preferred_element_type,

@@ -85,8 +85,12 @@ class Contract:
 # The scope makes pytest run all tests of one contract together, so that they share its compilation.
 @pytest.fixture(
     scope="module",
-    params=[(op, recipe) for op in OPS for recipe in fp4.recipes()],
-    ids=lambda param: "-".join(param),
+    params=[
+        # The paper's eight every time, the further ones (most of them variants) with test-slow.
+        pytest.param((op, recipe), id=f"{op}-{recipe}", marks=[pytest.mark.slow] * (i >= 8))
+        for op in OPS
+        for i, recipe in enumerate(fp4.recipes())
+    ],
 )
 def contract(request) -> Contract:
     op, recipe = request.param

@@ -80,16 +80,11 @@ def test_inf_is_not_hidden(spec, sign):
     assert not np.isfinite(fake).any()
 
 
-SUBNORMAL_INSIDE = pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="below amax = 3e-35 S_dec = 1 / S_enc is subnormal, which XLA on CPU flushes to zero",
-)
 MAGNITUDES = [1e-34, 1e-30, 1e-20, 1.0, 1e20, 1e30, 6e37]
 
 
 @all_specs
-@pytest.mark.parametrize("magnitude", [pytest.param(1e-36, marks=SUBNORMAL_INSIDE), *MAGNITUDES])
+@pytest.mark.parametrize("magnitude", MAGNITUDES)
 def test_any_magnitude_equals_the_oracle(spec, magnitude):
     """Above 7.6e35 TransformerEngine's dequantize overflows to Inf, and so does this."""
     x = rotation_safe(spec, sample("normal", SHAPE))
@@ -102,6 +97,20 @@ def test_any_magnitude_equals_the_oracle(spec, magnitude):
     np.testing.assert_array_equal(scales, expected.scales_u8)
     np.testing.assert_array_equal(amax, expected.amax)
     np.testing.assert_array_equal(values, expected.dequantize())
+
+
+@pytest.mark.parametrize("block", [(1, 16), (16, 16)])
+@pytest.mark.parametrize("magnitude", [1e-35, 1e-36])
+def test_subnormal_tensor_scale_equals_the_oracle(block, magnitude):
+    """Below amax = 3e-35 S_dec = 1 / S_enc is subnormal; its bits still count."""
+    spec = fp4.TensorSpec(block=block)
+    x = sample("normal", SHAPE) * np.float32(magnitude)
+    x[np.abs(x) < np.finfo(np.float32).tiny] = 0
+    codes, scales, *_ = results(spec, x)
+    expected = oracle.quantize(x, spec, -1 if block == (1, 16) else (-2, -1))
+    assert expected.codes.any()
+    np.testing.assert_array_equal(codes, unsigned_zero(expected.codes))
+    np.testing.assert_array_equal(scales, expected.scales_u8)
 
 
 @all_specs
