@@ -146,9 +146,16 @@ def contract(
     ``product(a, b, precision=, preferred_element_type=)`` is bilinear: a dot or a convolution.
     """
     if a.scale is None and b.scale is None:
-        return product(
-            a.values, b.values, precision=precision, preferred_element_type=jnp.dtype(out_dtype)
+        # A float32 cotangent may meet bfloat16 operands; convolutions want one dtype.
+        same = a.values.dtype == b.values.dtype
+        dtype = a.values.dtype if same else jnp.dtype(jnp.float32)
+        y = product(
+            a.values.astype(dtype),
+            b.values.astype(dtype),
+            precision=precision,
+            preferred_element_type=jnp.dtype(out_dtype) if same else dtype,
         )
+        return y.astype(out_dtype)
     accumulator = _accumulate(a, b, functools.partial(product, precision=precision))
     for scale in (a.scale, b.scale):
         if scale is not None:

@@ -1,6 +1,7 @@
 """Convolutions with a recipe: against the oracle, and everything else against lax."""
 
 import dataclasses
+import functools
 import inspect
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 import fp4jax as fp4
 from fp4jax import TensorSpec, gemm, rounding, window as windows
@@ -533,6 +535,28 @@ def error_of(f) -> Exception:
     except Exception as error:
         return error
     raise AssertionError("nothing was raised")
+
+
+@pytest.mark.parametrize("recipe", ["baseline", "2d+rht+sr"])
+@BOTH
+def test_out_sharding(name, recipe):
+    """Kernels sharded over output channels; lax refuses these without being told y's sharding."""
+    mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
+    x, w = (on_grid(sample("normal", s)) for s in ((2, 6, 18), (3, 18, 20)))
+    g = on_grid(sample("normal", (2, 6, 20), 1))
+
+    def run(x, w, g, **options):
+        function = functools.partial(getattr(fp4, name), dimension_numbers=channels_last(1))
+        f = lambda x, w: function(x, w, (1,), "SAME", recipe=recipe, key=KEY, **options)  # noqa: E731
+        return jax.jit(three_gemms(f))(x, w, g)
+
+    specs = P("data"), P(None, None, "model"), P("data", None, "model")
+    with jax.set_mesh(mesh):
+        sharded = jax.device_put([x, w, g], [NamedSharding(mesh, spec) for spec in specs])
+        results = run(*sharded, out_sharding=specs[2])
+    for result, spec in zip(results, (specs[2], specs[0], specs[1]), strict=True):
+        assert result.sharding.is_equivalent_to(NamedSharding(mesh, spec), result.ndim)
+    assert_close(results, run(x, w, g), TOLERANCE)
 
 
 def random_configuration(seed: int):

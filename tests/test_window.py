@@ -28,6 +28,7 @@ WINDOWS = {
     "image not covered": Window((12,), (2,), (2,), (2,), (1,), (3,)),
     "one point": Window((1,), (1,), (1,), (1,), (1,), (0,)),
     "empty grid": Window((2,), (0,), (4,), (1,), (1,), (0,)),
+    "empty grid, stride > kernel": Window((2,), (0,), (1,), (2,), (1,), (-1,)),
     "empty image": Window((0,), (3,), (2,), (1,), (1,), (2,)),
 }
 N, IN, OUT = 2, 4, 6
