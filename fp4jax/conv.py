@@ -14,6 +14,7 @@ all pixels that a tap reads.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -259,7 +260,7 @@ class _Plan:
 
     def image_product(self, product, data: Array, w: Array, **options) -> Array:
         """``product`` (gather or scatter) of split data and kernel values."""
-        merged = data.reshape(*data.shape[:-2], -1)
+        merged = _merge(data)
         if product is windows.gather:
             merged = self.dilate(merged)
         y = product(merged, self.as_kernel(w), window=self.window, **options)
@@ -355,7 +356,7 @@ def _wgrad(plan: _Plan, x: Array | gemm.Operand, g: Array, dtype, key: Array | N
     if plan.recipe.wgrad == (None, None):
 
         def product(x, g, **options):
-            x, g = (a.reshape(*a.shape[:-2], -1) for a in (x, g))
+            x, g = _merge(x), _merge(g)
             image, grid = (g, x) if plan.mirrored else (plan.dilate(x), g)
             return windows.kernel_gradient(image, grid, window=plan.window, **options)
 
@@ -384,7 +385,7 @@ def _wgrad_by_taps(plan: _Plan, x: Array, g: Array, dtype, key: Array | None) ->
             (x, x_spec, x_key),
             (g, g_spec, g_key),
         )
-    image = plan.dilate(image.reshape(*image.shape[:-2], -1))
+    image = plan.dilate(_merge(image))
     grid_operand = gemm.operand(_positions(grid), grid_spec, _POSITIONS, grid_key)
     split_view = lambda view: _positions(plan.split(view))  # noqa: E731
     amax = None
@@ -408,7 +409,12 @@ def _wgrad_by_taps(plan: _Plan, x: Array, g: Array, dtype, key: Array | None) ->
 
 def _positions(split: Array) -> Array:
     """(n, *space, group, c) -> (position, group, c)."""
-    return split.reshape(-1, *split.shape[-2:])
+    return split.reshape(math.prod(split.shape[:-2]), *split.shape[-2:])
+
+
+def _merge(split: Array) -> Array:
+    """(n, *space, group, c) -> (n, *space, group * c)."""
+    return split.reshape(*split.shape[:-2], split.shape[-2] * split.shape[-1])
 
 
 def _position_product(x: Array, g: Array, **options) -> Array:
