@@ -167,7 +167,11 @@ def conv_transpose(
 def _convolve(product, lhs, rhs, recipe, key, mirrored, out_sharding=None) -> Array:
     """Lets lax resolve the arguments, then runs the plan made from what it says."""
     # Tracing lax itself checks all arguments and leaves no padding rule to repeat here.
-    traced = jax.make_jaxpr(product)(lhs, rhs)
+    operands = lhs, rhs
+    if out_sharding is not None:
+        # lax.conv_transpose cannot be told y's sharding, so it must not have to infer one.
+        operands = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in operands)
+    traced = jax.make_jaxpr(product)(*operands)
     (resolved,) = (e.params for e in traced.jaxpr.eqns if e.primitive is lax.conv_general_dilated_p)
     (out,) = traced.out_avals
     if out_sharding is None and sharding.explicit_mesh():

@@ -48,13 +48,23 @@ class Window:
         return len(self.grid)
 
     @property
+    def span(self) -> Sizes:
+        """Image points between the first and the last that one tap covers, both included."""
+        return tuple(
+            (q - 1) * s + 1 if q else 0 for q, s in zip(self.grid, self.stride, strict=True)
+        )
+
+    @property
+    def reach(self) -> Sizes:
+        """Image points from the first tap to the last."""
+        return tuple((t - 1) * d for t, d in zip(self.taps, self.dilation, strict=True))
+
+    @property
     def high(self) -> Sizes:
         """Padding after the image that makes ``gather`` produce the grid; may be negative."""
         return tuple(
-            (q - 1) * s + (t - 1) * d + 1 - i - lo
-            for i, q, t, s, d, lo in zip(
-                self.image, self.grid, self.taps, self.stride, self.dilation, self.low, strict=True
-            )
+            span + reach - i - lo
+            for i, span, reach, lo in zip(self.image, self.span, self.reach, self.low, strict=True)
         )
 
     @property
@@ -162,8 +172,7 @@ def map_taps(
     padded = _pad_image(image, window)
     tap_index = jnp.arange(window.number_of_taps)
     strides = (1, *window.stride, 1)
-    extent = tuple(max((q - 1) * s + 1, 0) for q, s in zip(window.grid, window.stride, strict=True))
-    size = (image.shape[0], *extent, image.shape[-1])
+    size = (image.shape[0], *window.span, image.shape[-1])
 
     def view(t: Array) -> Array:
         starts = []
@@ -207,10 +216,7 @@ def _columns(image: Array, window: Window) -> Array:
     views = []
     for tap in itertools.product(*map(range, window.taps)):
         start = [t * d for t, d in zip(tap, window.dilation, strict=True)]
-        stop = [
-            max(b, b + (q - 1) * s + 1)
-            for b, q, s in zip(start, window.grid, window.stride, strict=True)
-        ]
+        stop = [b + span for b, span in zip(start, window.span, strict=True)]
         views.append(
             lax.slice(
                 padded,
@@ -226,13 +232,12 @@ def _overlap_add(columns: Array, window: Window) -> Array:
     """The adjoint of :func:`_columns`: (n, *grid, *taps, c) -> (n, *image, c), axis by axis."""
     first_tap_axis = window.ndim + 1
     for a in range(window.ndim):
-        span = max((window.grid[a] - 1) * window.stride[a] + 1, 0)
         padded = []
         for t in range(window.taps[a]):
             low = t * window.dilation[a] - window.low[a]
             tap = lax.index_in_dim(columns, t, first_tap_axis, keepdims=False)
             config = [(0, 0, 0)] * tap.ndim
-            config[a + 1] = (low, window.image[a] - low - span, window.stride[a] - 1)
+            config[a + 1] = (low, window.image[a] - low - window.span[a], window.stride[a] - 1)
             padded.append(lax.pad(tap, jnp.zeros((), tap.dtype), config))
         columns = sum(padded[1:], padded[0])
     return columns
@@ -247,24 +252,15 @@ def _swap_channels(kernel: Array, groups: int) -> Array:
 
 def _scatter_dilated(grid, transposed, window, precision, preferred_element_type):
     """scatter as a convolution of the grid with zeros between its points."""
-    space = range(window.ndim)
-    low = [
-        (t - 1) * d - lo for t, d, lo in zip(window.taps, window.dilation, window.low, strict=True)
-    ]
     padding = [
-        (
-            low[a],
-            window.image[a]
-            - low[a]
-            - (window.grid[a] - 1) * window.stride[a]
-            - 1
-            + (window.taps[a] - 1) * window.dilation[a],
+        (reach - low, image + low - span)
+        for image, low, span, reach in zip(
+            window.image, window.low, window.span, window.reach, strict=True
         )
-        for a in space
     ]
     return lax.conv_general_dilated(
         grid,
-        lax.rev(transposed, tuple(space)),
+        lax.rev(transposed, tuple(range(window.ndim))),
         (1,) * window.ndim,
         padding,
         lhs_dilation=window.stride,
