@@ -1,0 +1,261 @@
+"""The LGG MRI segmentation set (Kaggle ``mateuszbuda/lgg-mri-segmentation``) from its TIFF files.
+
+Layout: one folder per patient with ``<patient>_<slice>.tif`` (uint8, h x w x 3: pre-contrast,
+FLAIR, post-contrast) and ``<patient>_<slice>_mask.tif`` (uint8, h x w, 0 or 255). Slices are
+numbered from 1 without padding. Source: M. Buda, A. Saha, M. A. Mazurowski, "Association of
+genomic subtypes of lower-grade gliomas with shape features automatically extracted by a deep
+learning algorithm", Computers in Biology and Medicine 109 (2019). The images are CC BY-NC-SA 4.0.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import itertools
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fp4jax.data.cohort import Cohort
+from fp4jax.data.progress import track
+from fp4jax.data.resize import resize_images, resize_masks
+
+# Counts of the complete set, for fp4jax.data.verify.
+LGG_EXPECTED = {
+    "patients": 110,
+    "slices": 3929,
+    "positive_slices": 1373,
+    "shape": [256, 256, 3],
+}
+
+CHANNELS = {
+    "rgb": ("pre-contrast", "FLAIR", "post-contrast"),
+    "ref_bgr": ("post-contrast", "FLAIR", "pre-contrast"),
+}
+
+_SLICE = re.compile(r"(?P<patient>.+)_(?P<slice>\d+)(?P<mask>_mask)?", re.IGNORECASE)
+_SECOND_COPIES = ("kaggle_3m", "lgg-mri-segmentation")
+_SHOWN = 10
+_THREADS = 4
+_HELP = (
+    "Unpack the archive again (kaggle datasets download -d mateuszbuda/lgg-mri-segmentation), or "
+    'repair or remove these files, or pass on_error="skip" to leave them out.'
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """The image and the mask file of one slice."""
+
+    patient: str
+    slice: int
+    image: Path
+    mask: Path
+
+
+def load(
+    root: str | os.PathLike,
+    *,
+    image_size: int | None = None,
+    channel_order: str = "rgb",
+    on_error: str = "raise",
+) -> Cohort:
+    """The whole set as a :class:`Cohort`, patients in order of their ids, slices by number.
+
+    Args:
+        root: the folder ``kaggle_3m`` or one that contains it. One copy is read, even where the
+            archive's second copy (``lgg-mri-segmentation/kaggle_3m``) lies beside it.
+        image_size: height and width in pixels to resize to; None keeps 256 x 256 as stored.
+        channel_order: ``"rgb"``, the stored order (pre-contrast, FLAIR, post-contrast), which is
+            the order that the ImageNet constants of ``normalize`` are in; or ``"ref_bgr"``, the
+            reversed order that the reference's networks see, for comparisons with it.
+        on_error: ``"raise"``, or ``"skip"`` to leave out slices that cannot be used with a warning.
+
+    Raises:
+        ValueError: files that are missing, damaged or not as described; all are looked at, and one
+            message lists the first ten.
+
+    Needs tifffile (and imagecodecs for compressed files).
+    """
+    if channel_order not in CHANNELS:
+        raise ValueError(f"channel_order is {channel_order!r}; {' and '.join(CHANNELS)} exist.")
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f'on_error is {on_error!r}; "raise" and "skip" are allowed.')
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"image_size is {image_size}; use a number of pixels, or None for all.")
+    folder = find_folder(root)
+    pairs, problems = find_pairs(folder)
+    if not pairs:
+        _report(folder, problems or ["no pair of image and mask"], "raise")
+    native = _common_shape(pairs)
+    size = native[:2] if image_size is None else (image_size, image_size)
+    n = len(pairs)
+    # Filled in place: a list of slices and its stack would need twice the memory.
+    images, masks = np.empty((n, *size, 3), np.uint8), np.empty((n, *size), np.uint8)
+
+    def read(i: int) -> str | None:
+        image, mask, problem = _read_pair(pairs[i], native)
+        if problem:
+            return problem
+        image = image[..., ::-1] if channel_order == "ref_bgr" else image
+        images[i] = image if image.shape[:2] == size else resize_images(image[None], size)[0]
+        masks[i] = mask if mask.shape == size else resize_masks(mask[None], size)[0]
+        return None
+
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        found = list(track(pool.map(read, range(n)), "Reading LGG", total=n))
+    problems += [problem for problem in found if problem]
+    good = [i for i, problem in enumerate(found) if not problem]
+    if problems:
+        _report(folder, problems, on_error if good else "raise")
+    for new, old in enumerate(good):
+        if new != old:
+            images[new], masks[new] = images[old], masks[old]
+    return Cohort(
+        images=images[: len(good)],
+        masks=masks[: len(good)],
+        patient_ids=np.array([pairs[i].patient for i in good]),
+        slice_index=np.array([pairs[i].slice for i in good], np.int32),
+        name="lgg",
+        channels=CHANNELS[channel_order],
+    )
+
+
+def find_folder(root: str | os.PathLike) -> Path:
+    """The one folder of patient folders at or below ``root``.
+
+    Raises:
+        ValueError: there is none.
+    """
+    root = Path(root)
+    candidates = (root, root / "kaggle_3m", root / "lgg-mri-segmentation" / "kaggle_3m")
+    for folder in candidates:
+        if any(_tiffs(patient) for patient in _patient_folders(folder)):
+            return folder
+    raise ValueError(
+        f"No LGG data in {root}: no folder with .tif files in it, nor in its kaggle_3m. Give the "
+        "folder kaggle_3m of the unpacked Kaggle set mateuszbuda/lgg-mri-segmentation, or its "
+        "parent."
+    )
+
+
+def find_pairs(folder: Path) -> tuple[list[Pair], list[str]]:
+    """All pairs of image and mask by patient and slice number, and what does not fit.
+
+    A file belongs to the patient whose folder it is in, and is a mask if its own name ends in
+    ``_mask``; names of parent folders do not matter.
+    """
+    pairs, problems = [], []
+    patients = _patient_folders(folder)
+    names = {patient.name for patient in patients}
+    for patient in patients:
+        files: dict[tuple[int, bool], list[Path]] = collections.defaultdict(list)
+        tiffs = _tiffs(patient)
+        if not tiffs:
+            problems.append(f"{patient.name}: a patient without slices")
+        for path in tiffs:
+            match = _SLICE.fullmatch(path.stem)
+            is_mask = "mask" in path.name.lower()
+            if match is None or is_mask != bool(match["mask"]):
+                problems.append(
+                    f"{_short(path)}: unknown name, not <patient>_<slice>.tif or "
+                    "<patient>_<slice>_mask.tif"
+                )
+            elif match["patient"] != patient.name and match["patient"] in names:
+                problems.append(f"{_short(path)}: a slice of another patient")
+            else:
+                files[int(match["slice"]), is_mask].append(path)
+        for number in sorted({number for number, _ in files}):
+            image, mask = files.get((number, False), []), files.get((number, True), [])
+            if len(image) == len(mask) == 1:
+                pairs.append(Pair(patient.name, number, image[0], mask[0]))
+            elif len(image) > 1 or len(mask) > 1:
+                twice = ", ".join(path.name for path in image + mask)
+                problems.append(f"{patient.name}: slice {number} occurs more than once ({twice})")
+            else:
+                lacks = "mask" if image else "image"
+                problems.append(f"{_short((image or mask)[0])}: its {lacks} is missing")
+    return pairs, problems
+
+
+def _patient_folders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    ignored = ("__MACOSX", *_SECOND_COPIES)
+    return sorted(
+        (
+            entry
+            for entry in folder.iterdir()
+            if entry.is_dir() and not entry.name.startswith(".") and entry.name not in ignored
+        ),
+        key=lambda entry: entry.name,
+    )
+
+
+def _tiffs(folder: Path) -> list[Path]:
+    """TIFF files of a folder, without the ``._*`` files that macOS adds to archives."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in (".tif", ".tiff") and not path.name.startswith(".")
+    )
+
+
+def _common_shape(pairs: Sequence[Pair]) -> tuple[int, ...]:
+    """The shape of most patients' first readable image; others are then the problem."""
+    shapes: collections.Counter[tuple[int, ...]] = collections.Counter()
+    for _, slices in itertools.groupby(pairs, key=lambda pair: pair.patient):
+        for pair in slices:
+            image = _read(pair.image)
+            if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3:
+                shapes[image.shape] += 1
+                break
+    return shapes.most_common(1)[0][0] if shapes else (256, 256, 3)
+
+
+def _read_pair(pair: Pair, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, str | None]:
+    """The image, the mask as 0/1, and what is wrong with them, if anything."""
+    none = np.empty(0, np.uint8)
+    image = _read(pair.image)
+    if isinstance(image, str):
+        return none, none, f"{_short(pair.image)}: {image}"
+    if image.shape != shape or image.dtype != np.uint8:
+        nan = " with NaN" if image.dtype.kind == "f" and np.isnan(image).any() else ""
+        found = f"{image.dtype} {image.shape}{nan}"
+        return none, none, f"{_short(pair.image)}: the image is {found}, not uint8 {shape}"
+    mask = _read(pair.mask)
+    if isinstance(mask, str):
+        return none, none, f"{_short(pair.mask)}: {mask}"
+    if mask.shape != shape[:2] or mask.dtype != np.uint8:
+        found = f"{mask.dtype} {mask.shape}"
+        return none, none, f"{_short(pair.mask)}: the mask is {found}, not uint8 {shape[:2]}"
+    if not ((mask == 0) | (mask == 255)).all():
+        values = np.setdiff1d(mask, [0, 255])[:3].tolist()
+        return none, none, f"{_short(pair.mask)}: the mask has values {values}, not only 0 and 255"
+    return image, mask >> 7, None
+
+
+def _read(path: Path) -> np.ndarray | str:
+    """The array of a TIFF file, or why there is none."""
+    import tifffile
+
+    try:
+        return np.asarray(tifffile.imread(path))
+    except Exception as error:  # a damaged file can fail anywhere in the reader; it is reported
+        return f"cannot be read, truncated or not a TIFF file ({type(error).__name__}: {error})"
+
+
+def _short(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
+
+
+def _report(folder: Path, problems: list[str], on_error: str) -> None:
+    shown = "".join(f"\n  {problem}" for problem in problems[:_SHOWN])
+    more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    count = f"{len(problems)} problem{'s' * (len(problems) != 1)} in {folder}:"
+    if on_error == "raise":
+        raise ValueError(f"{count}{shown}{more}\n{_HELP}")
+    warnings.warn(f"Slices are left out. {count}{shown}{more}", stacklevel=3)
