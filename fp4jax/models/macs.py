@@ -1,0 +1,108 @@
+"""Multiply-adds of a model per image, counted from one abstract call."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+# Marks what a layer computes, which is counted from its shapes and not from its products: those
+# of a transposed convolution contain zeros, and those of a quantized layer are cut into pieces.
+_LAYER = "macs_of_layer"
+
+
+def macs(model: nnx.Module, image_size: int | tuple[int, ...]) -> dict[str, int]:
+    """Multiply-adds per image of every Linear, convolution and product of activations.
+
+    A convolution counts output positions x kernel weights, a transposed one input positions x
+    kernel weights. Products outside layers, such as q k^T and p v, count under the name of their
+    ``jax.named_scope`` ("blocks.0.attn.qk"). Norms, activations and resizing are not counted.
+
+    Args:
+        model: with an attribute ``in_channels``; a recipe may have been applied, the numbers are
+            the same. Nothing is computed and the model is not changed.
+        image_size: pixels per side, or the size along each axis.
+
+    Returns:
+        Multiply-adds by path, layers first; floating-point operations are twice as many.
+
+    Raises:
+        ValueError: for an image size that the model does not take.
+
+    Example:
+        >>> from fp4jax.models.cnn import CNN
+        >>> model = CNN(stages=2, channels=16, image_size=16, rngs=nnx.Rngs(0))
+        >>> macs(model, 16)["encoders.0"]  # 8 x 8 positions x 4 x 4 x 3 x 16 weights
+        49152
+    """
+    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    images = jax.ShapeDtypeStruct((1, *size, getattr(model, "in_channels")), jnp.float32)  # noqa: B009
+    counts: Counter[str] = Counter()
+    graph, state = nnx.split(model)
+
+    def call(x):
+        # A copy: what happens to it stays in this trace.
+        copy = nnx.merge(graph, state)
+        copy.eval()
+        for path, layer in list(nnx.iter_modules(copy)):
+            if isinstance(layer, (nnx.Linear, nnx.Conv, nnx.ConvTranspose)):
+                _count_calls(layer, ".".join(map(str, path)), counts)
+        return copy(x)
+
+    jaxpr = jax.make_jaxpr(call)(images)
+    products: Counter[str] = Counter()
+    for scope, equation in _products(jaxpr.jaxpr, ()):
+        if _LAYER not in scope:
+            products[".".join(scope) or "(model)"] += _product_macs(equation)
+    return {**counts, **products}
+
+
+def _count_calls(layer: Any, path: str, counts: Counter[str]) -> None:
+    """Makes a layer add its multiply-adds to ``counts`` when it is called."""
+    kind = type(layer)
+
+    def __call__(self, x, *args, **kwargs):  # noqa: N807
+        with jax.named_scope(_LAYER):
+            y = kind.__call__(self, x, *args, **kwargs)
+        if isinstance(self, nnx.ConvTranspose):
+            positions = x.size // x.shape[-1]
+        else:
+            positions = y.size // y.shape[-1]
+        counts[path] += positions * math.prod(self.kernel.get_value().shape)
+        return y
+
+    layer.__class__ = type(kind.__name__, (kind,), {"__call__": __call__})
+
+
+def _products(jaxpr: Any, scope: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """All matrix products and convolutions of a program, with the named scopes around them."""
+    for equation in jaxpr.eqns:
+        inner = (*scope, *_names(equation))
+        if equation.primitive in (lax.dot_general_p, lax.conv_general_dilated_p):
+            yield inner, equation
+        for value in equation.params.values():
+            for sub in value if isinstance(value, (tuple, list)) else (value,):
+                sub = getattr(sub, "jaxpr", sub)
+                if hasattr(sub, "eqns"):
+                    yield from _products(sub, inner)
+
+
+def _names(equation: Any) -> list[str]:
+    """Named scopes around an equation, without those that jnp.einsum opens for its formula."""
+    names = str(equation.source_info.name_stack).split("/")
+    return [name for name in names if name and "->" not in name]
+
+
+def _product_macs(equation: Any) -> int:
+    """Size of the result x length of the contraction."""
+    lhs, rhs = (v.aval.shape for v in equation.invars[:2])
+    out = equation.outvars[0].aval.size
+    if equation.primitive is lax.dot_general_p:
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        return out * math.prod(lhs[d] for d in contracted)
+    features = equation.params["dimension_numbers"].rhs_spec[0]
+    return out * math.prod(rhs) // rhs[features]

@@ -1,0 +1,162 @@
+"""Weights to and from torch: names and layouts of parameters, by type of layer.
+
+A module's path in the Flax model is its torch name (``blocks.0.attn.qkv``). A model that differs
+has an attribute ``torch_names``: pairs (regular expression, replacement) that turn the dotted path
+of a variable into its torch name, applied in order with ``re.sub``.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+
+class Rule(NamedTuple):
+    """One variable of a layer: its torch name and how torch lays it out."""
+
+    torch_name: str
+    to_torch: Callable[[np.ndarray, Any], np.ndarray] = lambda a, layer: a
+    from_torch: Callable[[np.ndarray, Any], np.ndarray] = lambda a, layer: a
+
+
+def _taps(a: np.ndarray) -> tuple[int, ...]:
+    return tuple(range(a.ndim - 2))
+
+
+def _conv_to_torch(a: np.ndarray, layer: Any) -> np.ndarray:
+    """(*taps, in, out) -> (out, in, *taps)."""
+    return a.transpose(-1, -2, *_taps(a))
+
+
+def _conv_from_torch(a: np.ndarray, layer: Any) -> np.ndarray:
+    return a.transpose(*range(2, a.ndim), 1, 0)
+
+
+def _transposed_to_torch(a: np.ndarray, layer: Any) -> np.ndarray:
+    """(*taps, in, out), flipped, -> (in, out, *taps); Flax with transpose_kernel has torch's."""
+    if layer.transpose_kernel:
+        return a.transpose(-1, -2, *_taps(a))
+    return np.flip(a, _taps(a)).transpose(-2, -1, *_taps(a))
+
+
+def _transposed_from_torch(a: np.ndarray, layer: Any) -> np.ndarray:
+    if layer.transpose_kernel:
+        return a.transpose(*range(2, a.ndim), 1, 0)
+    a = a.transpose(*range(2, a.ndim), 0, 1)
+    return np.flip(a, _taps(a))
+
+
+def _swap(a: np.ndarray, layer: Any) -> np.ndarray:
+    return a.T
+
+
+_BIAS = Rule("bias")
+_NORM = {"scale": Rule("weight"), "bias": _BIAS}
+
+#: Variables by type of layer; the first type that fits counts. Variables without a rule, such as
+#: a model's own tables, have the same name and layout on both sides.
+RULES: dict[type[nnx.Module], dict[str, Rule]] = {
+    nnx.Linear: {"kernel": Rule("weight", _swap, _swap), "bias": _BIAS},
+    nnx.Conv: {"kernel": Rule("weight", _conv_to_torch, _conv_from_torch), "bias": _BIAS},
+    nnx.ConvTranspose: {
+        "kernel": Rule("weight", _transposed_to_torch, _transposed_from_torch),
+        "bias": _BIAS,
+    },
+    nnx.BatchNorm: {**_NORM, "mean": Rule("running_mean"), "var": Rule("running_var")},
+    nnx.LayerNorm: _NORM,
+    nnx.GroupNorm: _NORM,
+    nnx.InstanceNorm: _NORM,
+}
+
+# Buffers of torch modules that are no weights: counters and tables derived from the geometry.
+_DERIVED = ("num_batches_tracked", "relative_position_index", "attn_mask")
+
+
+def load_torch(model: nnx.Module, params: Mapping[str, Any]) -> nnx.Module:
+    """Sets all parameters and batch-norm statistics from arrays under their torch names.
+
+    Args:
+        model: changed in place. A recipe may have been applied to it.
+        params: arrays in torch's layout: Linear (out, in), Conv (out, in, *taps), ConvTranspose
+            (in, out, *taps); ``running_mean`` and ``running_var`` among them. Names without
+            "param." or "module." in front. Torch's counters of batches and index tables are
+            ignored.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: if names are missing, unexpected, or have another shape; lists all of them,
+            and the model is as it was.
+
+    Example:
+        >>> from flax import nnx
+        >>> layer = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+        >>> load_torch(layer, {"weight": np.ones((3, 2)), "bias": np.zeros(3)}).kernel.shape
+        (2, 3)
+    """
+    slots = {slot.name: slot for slot in _slots(model)}
+    given = {k: np.asarray(v) for k, v in params.items() if k.rpartition(".")[2] not in _DERIVED}
+    problems = [f"missing: {name}" for name in slots if name not in given]
+    problems += [f"unexpected: {name}" for name in given if name not in slots]
+    for name in slots.keys() & given.keys():
+        expected, got = slots[name].torch_shape, given[name].shape
+        if expected != got:
+            problems.append(f"{name} has shape {got}, the model needs {expected}")
+    if problems:
+        raise ValueError(
+            f"these weights do not fit {type(model).__name__} (create the model with the sizes "
+            f"they were trained with, and strip prefixes of names): {'; '.join(sorted(problems))}."
+        )
+    for name, slot in slots.items():
+        variable = slot.variable
+        values = slot.rule.from_torch(given[name], slot.layer)
+        variable.set_value(jnp.asarray(values, variable.get_value().dtype))
+    return model
+
+
+def to_torch(model: nnx.Module) -> dict[str, np.ndarray]:
+    """The inverse of :func:`load_torch`: all parameters and statistics under their torch names.
+
+    Example:
+        >>> from flax import nnx
+        >>> list(to_torch(nnx.LayerNorm(4, rngs=nnx.Rngs(0))))
+        ['bias', 'weight']
+    """
+    return {
+        slot.name: np.ascontiguousarray(
+            slot.rule.to_torch(np.asarray(slot.variable.get_value()), slot.layer)
+        )
+        for slot in _slots(model)
+    }
+
+
+class _Slot(NamedTuple):
+    name: str
+    variable: Any
+    rule: Rule
+    layer: Any
+
+    @property
+    def torch_shape(self) -> tuple[int, ...]:
+        # An array without memory that only has a shape.
+        empty = np.broadcast_to(np.float32(0), self.variable.get_value().shape)
+        return self.rule.to_torch(empty, self.layer).shape
+
+
+def _slots(model: nnx.Module) -> Iterator[_Slot]:
+    """All parameters and statistics, with the layer that each belongs to."""
+    renames = getattr(model, "torch_names", ())
+    for path, layer in nnx.iter_modules(model):
+        rules = next((r for kind, r in RULES.items() if isinstance(layer, kind)), {})
+        for leaf, variable in sorted(vars(layer).items()):
+            if not isinstance(variable, (nnx.Param, nnx.BatchStat)):
+                continue
+            rule = rules.get(leaf, Rule(leaf))
+            name = ".".join((*map(str, path), rule.torch_name))
+            for pattern, replacement in renames:
+                name = re.sub(pattern, replacement, name)
+            yield _Slot(name, variable, rule, layer)
