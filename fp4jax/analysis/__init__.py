@@ -1,0 +1,1 @@
+"""Pictures, statistics and reports of finished runs."""

@@ -1,0 +1,1 @@
+"""Training: configurations, compiled steps, the loop, checkpoints, run folders."""

@@ -1,0 +1,131 @@
+"""The configuration of one training run, and the id that follows from it."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import fp4jax
+from fp4jax.recipe import get_recipe
+from fp4jax.train.optimizer import DEFAULTS
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """One run: a model, a recipe, the data of one split, one seed.
+
+    Two runs with equal configuration and equal data have the same id, whatever folder the data
+    lie in. Runs that differ in the recipe alone start from the same weights and see the same
+    images in the same order.
+
+    Example:
+        >>> run = RunConfig(arch="cnn", recipe="5").resolved()
+        >>> run.recipe, run.optimizer, run.learning_rate
+        ('2d+rht+sr', 'adamax', 0.0005)
+    """
+
+    # architecture: cnn, vit or swin
+    arch: str = "swin"
+    # size of the model: 500k, 4m or 15m
+    scale: str = "500k"
+    # QAT recipe, by name or by the paper's id (0 to 7)
+    recipe: str = "baseline"
+    # layers that stay in high precision, as regular expressions of their paths; default: the model's
+    keep: tuple[str, ...] | None = None
+    # further options of the model, for example {"init": "ref"}
+    model_options: dict[str, str | int | float | bool] = dataclasses.field(default_factory=dict)
+
+    # cohort: phantom or lgg
+    data: str = "phantom"
+    # side of the images in pixels
+    image_size: int = 256
+    # "holdout", or "fold0", "fold1", ... of a cross-validation with `folds` folds
+    split: str = "holdout"
+    folds: int = 5
+    split_seed: int = 2026
+
+    # seed of weights, order of the images, augmentation, dropout and rounding
+    seed: int = 2026
+    # at most this many epochs
+    epochs: int = 100
+    batch_size: int = 32
+    # adamw or adamax; default: the architecture's
+    optimizer: str | None = None
+    # default: the architecture's
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    # gradients are scaled down to this global norm
+    clip: float = 1.0
+    # plateau: halve the rate when the validation loss stalls (plateau_ref: with the reference's
+    # defect); onecycle: warm up, then anneal to zero over all epochs, for short runs; constant
+    schedule: Literal["plateau", "plateau_ref", "onecycle", "constant"] = "plateau"
+    # ref: the reference's, which counts patience during warm-up and needs steps of 0.001
+    early_stopping: Literal["fixed", "ref", "none"] = "fixed"
+    patience: int = 20
+    warmup_epochs: int = 40
+    # name of a loss of fp4jax.losses
+    loss: str = "bce_tversky"
+    # flips, brightness and contrast, shifts, scales and rotations
+    augment: bool = True
+    # dtype of the computation; parameters are always float32
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self):
+        object.__setattr__(self, "recipe", get_recipe(_number(self.recipe)).name)
+        for name in ("image_size", "epochs", "batch_size", "folds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        for name in ("patience", "warmup_epochs"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative.")
+        for name in ("learning_rate", "clip"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} is {value}; it must be positive.")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is {self.seed}; it must lie in 0 .. 2**32 - 1.")
+        if self.fold is None and self.split != "holdout":
+            raise ValueError(f"split is {self.split!r}; use 'holdout' or 'fold0', 'fold1', ...")
+        if self.fold is not None and self.fold >= self.folds:
+            raise ValueError(f"split is {self.split!r}, but there are {self.folds} folds.")
+
+    @property
+    def fold(self) -> int | None:
+        """Number of the fold, None for the holdout split."""
+        number = self.split.removeprefix("fold")
+        return int(number) if number != self.split and number.isdecimal() else None
+
+    def resolved(self) -> "RunConfig":
+        """With the defaults of the architecture filled in."""
+        defaults = dataclasses.asdict(DEFAULTS.get(self.arch, DEFAULTS["swin"]))
+        missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        return dataclasses.replace(self, **missing)
+
+    def identity(self, digest: str) -> dict[str, Any]:
+        """All that the numbers of a run depend on; ``digest`` is that of the cohort's arrays."""
+        return {**dataclasses.asdict(self.resolved()), "digest": digest, **_versions()}
+
+    def id(self, digest: str) -> str:
+        """Readable start, then 10 hexadecimal digits of the hash of :meth:`identity`."""
+        text = json.dumps(self.identity(digest), sort_keys=True)
+        recipe = self.recipe.replace("+", "-")
+        hashed = hashlib.sha256(text.encode()).hexdigest()[:10]
+        return f"{self.arch}_{self.scale}_{recipe}_{self.data}_{self.split}_s{self.seed}_{hashed}"
+
+
+def from_json(record: Mapping[str, Any]) -> RunConfig:
+    """The configuration in a ``config.json``; keys that are none of its fields are left out."""
+    names = {field.name for field in dataclasses.fields(RunConfig)}
+    values = {name: value for name, value in record.items() if name in names}
+    if values.get("keep") is not None:
+        values["keep"] = tuple(values["keep"])
+    return RunConfig(**values)
+
+
+def _number(recipe: str) -> str | int:
+    return int(recipe) if recipe.isdecimal() else recipe
+
+
+def _versions() -> dict[str, str]:
+    return {"fp4jax": fp4jax.__version__}

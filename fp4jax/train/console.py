@@ -1,0 +1,56 @@
+"""What people see of a run on a terminal: a progress bar with the time left, a line per epoch.
+
+Nothing is drawn where standard error is no terminal; the lines are then left out too.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+
+class Silent:
+    """Tells nobody."""
+
+    def steps(self, done: int) -> None: ...
+
+    def epoch(self, run: str, record: dict[str, Any]) -> None: ...
+
+
+class _Bar(Silent):
+    def __init__(self, progress, task):
+        self._progress, self._task = progress, task
+
+    def steps(self, done: int) -> None:
+        self._progress.advance(self._task, done)
+
+    def epoch(self, run: str, record: dict[str, Any]) -> None:
+        self._progress.update(
+            self._task,
+            description=(
+                f"{run}: epoch {record['epoch']}, loss {record['train_loss']:.3f}, "
+                f"validation {record['val_loss']:.3f}, AUPRC {record['val_auprc']:.3f}"
+            ),
+        )
+
+
+@contextlib.contextmanager
+def progress_bar(description: str, steps: int, done: int = 0) -> Iterator[Silent]:
+    """A listener for ``fp4jax.train.loop.Fit`` that draws ``steps`` steps, ``done`` of them done."""
+    try:
+        from rich import console, progress
+    except ImportError:
+        yield Silent()
+        return
+    terminal = console.Console(stderr=True)
+    if not terminal.is_terminal:
+        yield Silent()
+        return
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=terminal, transient=True) as bar:
+        yield _Bar(bar, bar.add_task(description, total=steps, completed=done))

@@ -1,0 +1,311 @@
+"""Training: epochs, validation, early stopping, checkpoints; resumes where a killed run was.
+
+The order of images in epoch e, and every random number, follow from the seed and e alone, and a
+checkpoint is written after each epoch. So a run that is killed and repeated ends with the same
+bits as one that never stopped (on CPU, whose sums are always taken in the same order).
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fp4jax import metrics
+from fp4jax.data import Cohort, Split
+from fp4jax.train.checkpoint import Checkpoints
+from fp4jax.train.early_stopping import EarlyStopping
+from fp4jax.train.folder import RunFolder
+from fp4jax.train.plateau import Plateau
+from fp4jax.train.program import Program
+from fp4jax.train.state import Batch, TrainState
+
+# How often the host looks at the losses of an epoch on CPU, in steps.
+_CHECK_EVERY = 50
+
+
+class Diverged(RuntimeError):
+    """A loss or gradient that is not finite."""
+
+
+class Progress(Protocol):
+    """Where the loop tells what it does; see ``fp4jax.train.console``."""
+
+    def steps(self, done: int) -> None:
+        """So many steps were taken."""
+
+    def epoch(self, run: str, record: dict[str, Any]) -> None:
+        """An epoch of a run ended."""
+
+
+@dataclasses.dataclass
+class Arrays:
+    """A cohort as the steps take it: on the accelerator, or in the memory of the host for CPU."""
+
+    images: Any
+    masks: Any
+
+    @classmethod
+    def of(cls, cohort: Cohort) -> "Arrays":
+        if jax.default_backend() == "cpu":
+            return cls(cohort.images, cohort.masks)
+        return cls(jnp.asarray(cohort.images), jnp.asarray(cohort.masks))
+
+
+def places(cohort: Cohort, patients: Sequence[str]) -> np.ndarray:
+    """Places of the slices of these patients in the cohort, int32."""
+    return np.flatnonzero(np.isin(cohort.patient_ids, patients)).astype(np.int32)
+
+
+def steps_per_epoch(slices: int, batch_size: int) -> int:
+    """The last batch is filled up with images from the start of the epoch's order."""
+    return -(-slices // batch_size)
+
+
+def epoch_order(slices: np.ndarray, seed: int, epoch: int, batch_size: int) -> np.ndarray:
+    """(steps, batch) places in the cohort, shuffled by seed and epoch."""
+    order = np.random.default_rng([seed, epoch]).permutation(slices)
+    steps = steps_per_epoch(len(slices), batch_size)
+    return np.resize(order, (steps, batch_size))
+
+
+def padded_batches(slices: np.ndarray, batch_size: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(places, weights) of batches in order; the last one is padded by images of weight 0."""
+    count = steps_per_epoch(len(slices), batch_size) * batch_size
+    order = np.resize(slices, count).reshape(-1, batch_size)
+    weights = (np.arange(count) < len(slices)).astype(np.float32).reshape(-1, batch_size)
+    return list(zip(order, weights, strict=True))
+
+
+@dataclasses.dataclass
+class Run:
+    """One run of a group: its folder and all that is decided on the host, after each epoch."""
+
+    name: str
+    seed: int
+    folder: RunFolder
+    checkpoints: Checkpoints
+    plateau: Plateau
+    stopping: EarlyStopping
+    epoch: int = 0
+    seconds: float = 0.0
+    # why it takes no further steps: "", "early stopping", or what went wrong
+    ended: str = ""
+    failed: bool = False
+
+    def progress(self) -> dict[str, Any]:
+        """As a checkpoint keeps it."""
+        return {
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "ended": self.ended,
+            "plateau": self.plateau.to_dict(),
+            "early_stopping": self.stopping.to_dict(),
+        }
+
+    def load(self, progress: dict[str, Any]) -> None:
+        self.epoch, self.seconds = progress["epoch"], progress["seconds"]
+        self.ended = progress["ended"]
+        self.plateau = Plateau.from_dict(progress["plateau"])
+        self.stopping = EarlyStopping.from_dict(progress["early_stopping"])
+
+
+class Fit:
+    """Trains a group of runs that differ in their seed alone; one run without lanes.
+
+    Args:
+        program: its ``lanes`` is the number of runs, or None for one.
+        arrays: images and masks of the cohort.
+        train, val: places of the slices.
+        runs: of the group.
+        listener: is told about steps and epochs.
+    """
+
+    def __init__(self, program, arrays, train, val, runs: Sequence[Run], listener: Progress):
+        self.program: Program = program
+        self.arrays: Arrays = arrays
+        self.train, self.val = train, val
+        self.runs = list(runs)
+        self.listener = listener
+
+    def __call__(self) -> list[Any]:
+        """Trains, or goes on; returns (params, stats) of the best epoch of each run.
+
+        Raises:
+            Diverged: a loss that is not finite; the other runs of the group end first.
+        """
+        config = self.program.config
+        state, best = self._start()
+        first = min((run.epoch for run in self.runs if not run.ended), default=config.epochs)
+        for run in self.runs:
+            run.folder.start_history(run.epoch)
+        for epoch in range(first + 1, config.epochs + 1):
+            active = np.array([not run.ended for run in self.runs])
+            if not active.any():
+                break
+            began = time.perf_counter()
+            state, values = self._train(state, epoch, active)
+            records = self._summarize(state, values)
+            seconds = time.perf_counter() - began
+            improved = [
+                on and self._end_epoch(run, epoch, record, seconds)
+                for on, run, record in zip(active, self.runs, records, strict=True)
+            ]
+            best = self._keep(improved, (state.params, state.stats), best)
+            scales = self._array([run.plateau.scale for run in self.runs], jnp.float32)
+            state = dataclasses.replace(state, scale=scales)
+            for i, run in enumerate(self.runs):
+                if active[i] and not run.failed:
+                    run.checkpoints.save(
+                        epoch, self._one(state, i), self._one(best, i), run.progress()
+                    )
+        failed = [run for run in self.runs if run.failed]
+        if failed:
+            raise Diverged("; ".join(f"{run.name}: {run.ended}" for run in failed))
+        return [self._one(best, i) for i in range(len(self.runs))]
+
+    def _start(self) -> tuple[TrainState, Any]:
+        """The state and best parameters that all runs have checkpoints of, or new ones."""
+        seeds = self._array([run.seed for run in self.runs], jnp.uint32)
+        state = self.program.init(seeds)
+        best = jax.tree.map(jnp.copy, (state.params, state.stats))
+        found = [run.checkpoints.epochs() for run in self.runs]
+        if not all(found):
+            for run in self.runs:
+                run.checkpoints.forget_after(0)
+            return state, best
+        common = min(epochs[-1] for epochs in found)
+        pairs = []
+        for i, (run, epochs) in enumerate(zip(self.runs, found, strict=True)):
+            like = self._one(state, i), self._one(best, i)
+            last, best_of_run, progress = run.checkpoints.restore(epochs[-1], *like)
+            run.load(progress)
+            if not run.ended and run.epoch > common:
+                # Killed between the checkpoints of two lanes: this one repeats an epoch.
+                last, best_of_run, progress = run.checkpoints.restore(common, *like)
+                run.load(progress)
+                run.checkpoints.forget_after(common)
+            pairs.append((last, best_of_run))
+        if self.program.lanes is None:
+            return pairs[0]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *pairs)
+
+    def _train(self, state: TrainState, epoch: int, active: np.ndarray):
+        """One epoch; values of each step as arrays with a leading axis of runs."""
+        size = self.program.config.batch_size
+        orders = [epoch_order(self.train, run.seed, epoch, size) for run in self.runs]
+        number = jnp.asarray(epoch, jnp.int32)
+        if jax.default_backend() != "cpu":
+            order, on = self._array(orders, jnp.int32), self._array(active, jnp.bool_)
+            images, masks = self.arrays.images, self.arrays.masks
+            state, values = self.program.epoch(state, images, masks, order, number, on)
+            values = jax.tree.map(self._runs_first, values)
+            self._check_finite(values, epoch, 0)
+            self.listener.steps(len(orders[0]))
+            return state, values
+        (order,) = orders
+        rows = []
+        for i, index in enumerate(order):
+            batch = Batch(
+                self.arrays.images[index], self.arrays.masks[index], jnp.asarray(index), number
+            )
+            state, row = self.program.step(state, batch)
+            rows.append(row)
+            if (i + 1) % _CHECK_EVERY == 0 or i + 1 == len(order):
+                first = i // _CHECK_EVERY * _CHECK_EVERY
+                self._check_finite(_columns(rows[first:]), epoch, first)
+            self.listener.steps(1)
+            if self.runs[0].failed:
+                break
+        return state, _columns(rows)
+
+    def _check_finite(self, values: dict[str, np.ndarray], epoch: int, first: int) -> None:
+        """Ends the runs of which a value is not finite."""
+        for i, run in enumerate(self.runs):
+            bad = {
+                name: int(np.flatnonzero(~np.isfinite(column[i]))[0])
+                for name, column in values.items()
+                if not np.isfinite(column[i]).all()
+            }
+            if bad and not run.ended:
+                name = min(bad, key=lambda name: (bad[name], name != "loss"))
+                steps = steps_per_epoch(len(self.train), self.program.config.batch_size)
+                step = (epoch - 1) * steps + first + bad[name]
+                run.failed = True
+                run.ended = (
+                    f"{name} is {values[name][i, bad[name]]} at step {step} (epoch {epoch}); "
+                    "the last checkpoint before it is kept. Lower the learning rate, or use "
+                    "another recipe or seed."
+                )
+
+    def _summarize(self, state: TrainState, values) -> list[dict[str, float]]:
+        """Means of the epoch's values, and the metrics of the validation slices, of each run."""
+        if all(run.ended for run in self.runs):
+            return [{} for _ in self.runs]
+        params, stats = state.params, state.stats
+        sums = self.program.zero_sums()
+        for index, weights in padded_batches(self.val, self.program.config.batch_size):
+            batch = self.arrays.images[index], self.arrays.masks[index], jnp.asarray(weights)
+            sums = self.program.accumulate(sums, params, stats, *batch)
+        records = []
+        for i in range(len(self.runs)):
+            train = {f"train_{name}": float(column[i].mean()) for name, column in values.items()}
+            train["learning_rate"] = float(values["learning_rate"][i, -1])
+            train["grad_norm"] = train.pop("train_grad_norm")
+            del train["train_learning_rate"]
+            scores = self.program.summarize(self._one(sums, i))
+            records.append(train | {f"val_{name}": value for name, value in scores.items()})
+        return records
+
+    def _end_epoch(self, run: Run, epoch: int, record: dict[str, float], seconds: float) -> bool:
+        """Decides on the rate, the best epoch and the end; True if this epoch is the best."""
+        if run.failed:
+            return False
+        value = record["val_loss"]
+        if not np.isfinite(value):
+            run.failed, run.ended = True, f"val_loss is {value} after epoch {epoch}."
+            return False
+        run.epoch, run.seconds = epoch, run.seconds + seconds
+        if self.program.config.schedule.startswith("plateau"):
+            run.plateau = run.plateau.update(value)
+        run.stopping = run.stopping.update(value)
+        if run.stopping.stopped:
+            run.ended = "early stopping"
+        line = {"epoch": epoch, **record, "best_epoch": run.stopping.best_epoch}
+        run.folder.append(line | {"seconds": round(seconds, 3)})
+        self.listener.epoch(run.name, line)
+        return run.stopping.is_best
+
+    def _keep(self, improved: list[bool], new: Any, old: Any) -> Any:
+        """The new tree for the runs that improved, the old one for the others."""
+        if self.program.lanes is None:
+            # A copy: the step donates the state's arrays.
+            return jax.tree.map(jnp.copy, new) if improved[0] else old
+        on = jnp.asarray(improved)
+
+        def select(a, b):
+            return jnp.where(on.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
+
+        return jax.tree.map(select, new, old)
+
+    def _one(self, tree: Any, i: int) -> Any:
+        """The tree of run i."""
+        return tree if self.program.lanes is None else jax.tree.map(lambda a: a[i], tree)
+
+    def _array(self, values: Sequence[Any], dtype: Any):
+        """A value per run, as the program takes it."""
+        (one, *_) = values
+        return jnp.asarray(one if self.program.lanes is None else np.stack(values), dtype)
+
+    def _runs_first(self, column) -> np.ndarray:
+        column = np.asarray(column)
+        return column if self.program.lanes is not None else column[None]
+
+
+def _columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Values of single steps of one run -> (1, steps) arrays."""
+    rows = jax.device_get(rows)
+    return {name: np.array([[row[name] for row in rows]]) for name in rows[0]}

@@ -1,0 +1,156 @@
+"""The compiled steps of a run: ``train_step(state, batch) -> (state, metrics)`` and evaluation.
+
+One :class:`Program` serves all seeds and folds of a configuration, because the seed lies in the
+state. On accelerators the steps of an epoch are one ``lax.scan`` over a cohort that stays on the
+device, and several seeds are lanes of a ``vmap``. On CPU the host calls one jitted, donated step:
+XLA's weight gradients are many times slower inside a loop there, and batched kernels too.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from fp4jax import losses, metrics, models, nnx as fp4nnx
+from fp4jax.data import augment
+from fp4jax.train import optimizer as optimizers
+from fp4jax.train.config import RunConfig
+from fp4jax.train.state import Batch, TrainState
+from fp4jax.typing import Array
+
+# Streams of keys from a run's seed; the numbers of the epochs are those of the augmentation.
+_DROPOUT, _ROUNDING = 2**32 - 1, 2**32 - 2
+
+
+def build(config: RunConfig, channels: int, seed: int | Array) -> nnx.Module:
+    """The model of a run with its recipe applied, in training mode, freshly initialised."""
+    model = models.create(
+        config.arch,
+        config.scale,
+        in_channels=channels,
+        image_size=config.image_size,
+        rngs=nnx.Rngs(jax.random.key(seed)),
+        dtype=None if config.dtype == "float32" else jnp.dtype(config.dtype),
+        **config.model_options,
+    )
+    keep = model.high_precision if config.keep is None else config.keep
+    model = fp4nnx.apply_recipe(model, config.recipe, keep=keep, verbose=False)
+    model.train()
+    return model
+
+
+class Program:
+    """The steps of ``config`` for images with ``channels`` channels.
+
+    Args:
+        config: its seed plays no part.
+        channels: of the images.
+        steps: of the whole training, for schedules that know their end.
+        lanes: None for one run; a number of runs that go side by side (``vmap``), whose states and
+            batch indices have a leading axis.
+    """
+
+    def __init__(self, config: RunConfig, channels: int, steps: int, lanes: int | None = None):
+        self.config = config = config.resolved()
+        self.channels = channels
+        self.lanes = lanes
+        self.loss = losses.get_loss(config.loss)
+        self.optimizer = optimizers.optimizer(
+            config.optimizer,  # pyright: ignore
+            config.weight_decay,  # pyright: ignore
+            clip=config.clip,
+        )
+        self.rate = optimizers.schedule(
+            config.schedule,
+            config.learning_rate,  # pyright: ignore
+            steps,
+        )
+        # Abstract: parameters come from init, rounding keys are refilled in every step.
+        model = nnx.eval_shape(lambda: build(config, channels, 0))
+        self._train_graph, *_, self._rest = _split(model)
+        model.eval()
+        self._eval_graph, *_ = _split(model)
+
+        def lanewise(function: Callable, axes: tuple, donate: tuple[int, ...] = ()) -> Callable:
+            if lanes is not None:
+                function = jax.vmap(function, in_axes=axes)
+            return jax.jit(function, donate_argnums=donate)
+
+        self.init = lanewise(self._init, (0,))
+        self.step = lanewise(self.train_step, (0, _BATCH_OF_LANES), donate=(0,))
+        self.epoch = lanewise(self._epoch, (0, None, None, 0, None, 0), donate=(0,))
+        self.accumulate = lanewise(self._accumulate, (0, 0, 0, None, None, None), donate=(0,))
+        self.predict = lanewise(self._predict, (0, 0, None))
+
+    def _init(self, seed: Array) -> TrainState:
+        _, params, stats, _ = _split(build(self.config, self.channels, seed))
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            seed=seed,
+            params=params,
+            stats=stats,
+            opt_state=self.optimizer.init(params),
+            scale=jnp.ones((), jnp.float32),
+        )
+
+    def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        """One step of gradient descent; pure."""
+        key = jax.random.key(state.seed)
+        images, masks = batch.images, batch.masks
+        if self.config.augment:
+            keys = augment.keys(state.seed, batch.epoch, batch.index)
+            images, masks = augment.augment(images, masks, keys)
+        images = augment.normalize(images)
+
+        def loss_of(params):
+            model = _merge(self._train_graph, params, state.stats, self._rest)
+            fp4nnx.refresh_keys(model, jax.random.fold_in(key, _ROUNDING), state.step)
+            dropout = jax.random.fold_in(jax.random.fold_in(key, _DROPOUT), state.step)
+            logits = model(images, rngs=nnx.Rngs(dropout=dropout))
+            loss, parts = self.loss.with_components(logits, masks)
+            return loss, (parts, nnx.state(model, nnx.BatchStat))
+
+        (loss, (parts, stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+        rate = self.rate(state.step) * state.scale
+        params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+        new = dataclasses.replace(
+            state, step=state.step + 1, params=params, stats=stats, opt_state=opt_state
+        )
+        norm = optax.tree.norm(grads)
+        return new, {"loss": loss, **parts, "grad_norm": norm, "learning_rate": rate}
+
+    def _epoch(self, state, images, masks, order, epoch, active):
+        """All steps of an epoch, (steps, b) places in the cohort; a lane not active is frozen."""
+
+        def body(state, index):
+            batch = Batch(images[index], masks[index], index, epoch)
+            return self.train_step(state, batch)
+
+        new, values = jax.lax.scan(body, state, order)
+        return jax.tree.map(lambda a, b: jnp.where(active, a, b), new, state), values
+
+    def _predict(self, params, stats, images: Array) -> Array:
+        """Logits (n, h, w) of images as stored, in evaluation mode."""
+        model = _merge(self._eval_graph, params, stats, self._rest)
+        return model(augment.normalize(images))[..., 0]
+
+    def _accumulate(self, sums, params, stats, images, masks, weights):
+        return metrics.accumulate(sums, self._predict(params, stats, images), masks, weights)
+
+
+_BATCH_OF_LANES = Batch(images=0, masks=0, index=0, epoch=None)  # pyright: ignore
+
+
+def _merge(graph: Any, *states: Any) -> Any:
+    # A copy: what the model changes belongs to the trace it is called in.
+    return nnx.merge(graph, *jax.tree.map(lambda leaf: leaf, states))
+
+
+def _split(model: nnx.Module) -> tuple[Any, Any, Any, Any]:
+    """(graph, parameters, statistics of batch norm, rounding keys)."""
+    return nnx.split(model, nnx.Param, nnx.BatchStat, ...)

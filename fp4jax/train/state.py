@@ -1,0 +1,45 @@
+"""What a training run carries from step to step: one pytree."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from fp4jax.typing import Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class TrainState:
+    """Everything that a step changes or depends on; with lanes, every leaf has a leading axis.
+
+    Nothing random is stored: the keys of dropout, rounding and augmentation follow from ``seed``
+    and ``step``, or from the epoch and the index of an image.
+    """
+
+    # number of finished steps, int32
+    step: Array
+    # seed of the run, uint32
+    seed: Array
+    # trainable parameters, float32
+    params: Any
+    # running statistics of batch norm
+    stats: Any
+    opt_state: Any
+    # the plateau schedule's factor on the learning rate, float32
+    scale: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Batch:
+    """Images of one step, as stored: uint8, masks 0 or 1."""
+
+    # (b, h, w, c)
+    images: Array
+    # (b, h, w)
+    masks: Array
+    # (b,) places of the images in the cohort; with seed and epoch they give the augmentation's keys
+    index: Array
+    # () number of the epoch
+    epoch: Array
