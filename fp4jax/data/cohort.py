@@ -13,7 +13,6 @@ import shutil
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 
@@ -123,14 +122,14 @@ class Cohort:
     @functools.cached_property
     def positive(self) -> np.ndarray:
         """bool (n,): whether the mask of the slice has any pixel."""
-        return self.masks.any(axis=(1, 2))
+        return np.asarray(self.masks.any(axis=(1, 2)))
 
     @property
     def nbytes(self) -> int:
         """Bytes of the four arrays."""
         return sum(getattr(self, field).nbytes for field in _ARRAYS)
 
-    def select(self, patients: Iterable[str]) -> Self:
+    def select(self, patients: Iterable[str]) -> "Cohort":
         """The slices of these patients, in the order they have here (a copy).
 
         Raises:
@@ -145,12 +144,12 @@ class Cohort:
             )
         return self._take(np.isin(self.patient_ids, np.asarray(wanted, np.str_)))
 
-    def _take(self, which: np.ndarray) -> Self:
+    def _take(self, which: np.ndarray) -> "Cohort":
         return dataclasses.replace(
             self, **{field: getattr(self, field)[which] for field in _ARRAYS}
         )
 
-    def resize(self, size: int | tuple[int, int]) -> Self:
+    def resize(self, size: int | tuple[int, int]) -> "Cohort":
         """The cohort at another size (or height and width) in pixels.
 
         Bilinear images and nearest-neighbour masks (:mod:`fp4jax.data.resize`).
@@ -202,7 +201,7 @@ class Cohort:
         return target
 
     @classmethod
-    def open(cls, folder: str | os.PathLike) -> Self:
+    def open(cls, folder: str | os.PathLike) -> "Cohort":
         """The cohort that :meth:`save` wrote, its images and masks mapped into memory.
 
         Raises:

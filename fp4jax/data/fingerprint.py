@@ -48,9 +48,9 @@ def fingerprint(cohort: Cohort) -> dict[str, Any]:
         positive_pixels += int(np.count_nonzero(mask))
         patient, number = str(cohort.patient_ids[i]), int(cohort.slice_index[i])
         sha256.update(f"{patient} {number}".encode())
-        sha256.update(image)
-        sha256.update(mask)
-        crc32[patient][str(number)] = f"{zlib.crc32(mask, zlib.crc32(image)):08x}"
+        pixels = image.tobytes() + mask.tobytes()
+        sha256.update(pixels)
+        crc32[patient][str(number)] = f"{zlib.crc32(pixels):08x}"
     return {
         "name": cohort.name,
         "channels": list(cohort.channels),

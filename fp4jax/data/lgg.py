@@ -44,6 +44,10 @@ _HELP = (
     "Unpack the archive again (kaggle datasets download -d mateuszbuda/lgg-mri-segmentation), or "
     'repair or remove these files, or pass on_error="skip" to leave them out.'
 )
+_HELP_ROOT = (
+    "Give the folder kaggle_3m of the unpacked Kaggle set mateuszbuda/lgg-mri-segmentation, or its "
+    "parent."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,13 +89,17 @@ def load(
     if on_error not in ("raise", "skip"):
         raise ValueError(f'on_error is {on_error!r}; "raise" and "skip" are allowed.')
     if image_size is not None and image_size < 1:
-        raise ValueError(f"image_size is {image_size}; use a number of pixels, or None for all.")
+        raise ValueError(
+            f"image_size is {image_size}; use a number of pixels, or None to keep the stored size."
+        )
     folder = find_folder(root)
     pairs, problems = find_pairs(folder)
     if not pairs:
         _report(folder, problems or ["no pair of image and mask"], "raise")
     native = _common_shape(pairs)
-    size = native[:2] if image_size is None else (image_size, image_size)
+    size = native[0], native[1]
+    if image_size is not None:
+        size = image_size, image_size
     n = len(pairs)
     # Filled in place: a list of slices and its stack would need twice the memory.
     images, masks = np.empty((n, *size, 3), np.uint8), np.empty((n, *size), np.uint8)
@@ -135,10 +143,11 @@ def find_folder(root: str | os.PathLike) -> Path:
     for folder in candidates:
         if any(_tiffs(patient) for patient in _patient_folders(folder)):
             return folder
+    if not root.is_dir():
+        raise ValueError(f"{root} is not a folder. {_HELP_ROOT}")
     raise ValueError(
-        f"No LGG data in {root}: no folder with .tif files in it, nor in its kaggle_3m. Give the "
-        "folder kaggle_3m of the unpacked Kaggle set mateuszbuda/lgg-mri-segmentation, or its "
-        "parent."
+        f"No LGG data in {root}: no folder with .tif files in it, nor in its kaggle_3m. "
+        f"{_HELP_ROOT}"
     )
 
 

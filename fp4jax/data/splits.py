@@ -6,6 +6,7 @@ Splitting patients, never slices, keeps neighbouring slices of one tumour on one
 
 import dataclasses
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -108,15 +109,16 @@ def patient_kfold(
         parts = list(splitter.split(patients, bins))
     for i, (train, held_out) in enumerate(parts):
         val, test = _divide(patients[held_out].tolist(), strata, 0.5, seed + i)
-        splits.append(Split(patients[train], val, test, f"fold{i}"))
+        rest = tuple(patients[train].tolist())
+        splits.append(Split(rest, val, test, f"fold{i}"))
         if cross_fit:
-            splits.append(Split(patients[train], test, val, f"fold{i}_swapped"))
+            splits.append(Split(rest, test, val, f"fold{i}_swapped"))
     return tuple(splits)
 
 
 def _divide(
-    patients: list[str], strata: dict[str, int], share: float, seed: int
-) -> tuple[list[str], list[str]]:
+    patients: Sequence[str], strata: dict[str, int], share: float, seed: int
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The patients without and with the given share, stratified if every stratum allows it."""
     from sklearn.model_selection import train_test_split
 
@@ -127,4 +129,4 @@ def _divide(
     first, second = train_test_split(
         patients, test_size=share, random_state=seed, stratify=bins if possible else None
     )
-    return first, second
+    return tuple(first), tuple(second)
