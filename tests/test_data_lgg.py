@@ -1,6 +1,9 @@
 """The LGG loader: real patients, and synthetic folders with every kind of damage."""
 
+import os
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -216,3 +219,27 @@ def test_expected_counts_are_those_of_the_reference(shared):
     assert lgg.LGG_EXPECTED["patients"] == len(rows)
     assert lgg.LGG_EXPECTED["slices"] == rows[:, 1].astype(int).sum()
     assert lgg.LGG_EXPECTED["positive_slices"] == rows[:, 2].astype(int).sum()
+
+
+_WHOLE = """
+import resource, sys, time
+from fp4jax import data
+start = time.monotonic()
+cohort = data.load("lgg", sys.argv[1])
+seconds = time.monotonic() - start
+data.verify(cohort, data.LGG_EXPECTED)
+print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+@pytest.mark.slow
+def test_whole_set():
+    root = os.environ.get("FP4JAX_LGG")
+    if not root:
+        pytest.skip("FP4JAX_LGG, the folder of the whole LGG set, is not set")
+    run = subprocess.run(
+        [sys.executable, "-c", _WHOLE, root], capture_output=True, text=True, check=True
+    )
+    seconds, gibibytes = map(float, run.stdout.split())
+    assert seconds < 60
+    assert gibibytes < 2.2

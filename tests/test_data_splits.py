@@ -107,3 +107,16 @@ def test_refuses():
 
 def test_split_sorts():
     assert Split(("b", "a"), (), ("c",)).train == ("a", "b")
+
+
+def test_strata_equal_pandas():
+    pandas = pytest.importorskip("pandas")
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        slices = rng.integers(2, 40, rng.integers(4, 60))
+        positive = rng.integers(0, 4, slices.size).clip(max=slices)
+        counts = {f"p{i:02}": pair for i, pair in enumerate(zip(slices, positive, strict=True))}
+        expected = pandas.qcut(positive / slices, 3, labels=False, duplicates="drop")
+        # pandas leaves patients out when all burdens are equal.
+        expected = np.nan_to_num(expected).astype(int)
+        assert list(burden_strata(cohort_of(counts)).values()) == expected.tolist()

@@ -50,7 +50,7 @@ def burden_strata(cohort: Cohort) -> dict[str, int]:
     patients, which = np.unique(cohort.patient_ids, return_inverse=True)
     slices = np.bincount(which, minlength=len(patients))
     burden = np.bincount(which, cohort.positive, minlength=len(patients)) / slices
-    edges = np.unique(np.percentile(burden, np.linspace(0, 1, STRATA + 1) * 100))
+    edges = np.unique(np.quantile(burden, np.linspace(0, 1, STRATA + 1)))
     strata = np.searchsorted(edges[1:-1], burden, side="left")
     return dict(zip(patients.tolist(), strata.tolist(), strict=True))
 
