@@ -1,0 +1,34 @@
+"""Segmentation metrics: exact on whole splits, or streamed on the device with stated bounds.
+
+``evaluate`` gives all metrics of a split. During training ``zeros``, ``accumulate`` and
+``summarize`` give the same names from batches, without keeping pixels.
+"""
+
+from fp4jax.metrics.accumulate import (
+    Accumulated as Accumulated,
+    accumulate as accumulate,
+    summarize as summarize,
+    zeros as zeros,
+)
+from fp4jax.metrics.calibration import (
+    expected_calibration_error as expected_calibration_error,
+    kl_from_baseline as kl_from_baseline,
+)
+from fp4jax.metrics.histogram import Bounds as Bounds, Histogram as Histogram
+from fp4jax.metrics.overlap import (
+    ImageSums as ImageSums,
+    mean_of_batch_means as mean_of_batch_means,
+)
+from fp4jax.metrics.ranking import (
+    Curve as Curve,
+    Ranking as Ranking,
+    average_precision as average_precision,
+    roc_auc as roc_auc,
+)
+from fp4jax.metrics.report import evaluate as evaluate, probabilities as probabilities
+from fp4jax.metrics.sweep import (
+    THRESHOLDS as THRESHOLDS,
+    Sweep as Sweep,
+    mean_sweep as mean_sweep,
+    threshold_sweep as threshold_sweep,
+)
