@@ -274,6 +274,7 @@ def test_dice_per_slice_positive_slice_and_patient():
     assert report["hard_dice_positive"] == pytest.approx((2 / 3 + 0) / 2)
     # x: tp 1, predicted 1, true 3; y: tp 0, predicted 1, true 0.
     assert report["hard_dice_patient"] == pytest.approx((2 / 4 + 0) / 2)
+    assert metrics.patient_dice(p, masks, ["x", "x", "y", "y"]) == {"x": 0.5, "y": 0.0}
     assert report["hard_dice_global"] == pytest.approx(2 / 5)
     soft = [2 * 1.0 / (1.2 + 2), 2 * 0.1 / (0.4 + 1)]
     assert report["dice_positive"] == pytest.approx(np.mean(soft), abs=1e-5)

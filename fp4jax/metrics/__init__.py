@@ -25,7 +25,11 @@ from fp4jax.metrics.ranking import (
     average_precision as average_precision,
     roc_auc as roc_auc,
 )
-from fp4jax.metrics.report import evaluate as evaluate, probabilities as probabilities
+from fp4jax.metrics.report import (
+    evaluate as evaluate,
+    patient_dice as patient_dice,
+    probabilities as probabilities,
+)
 from fp4jax.metrics.sweep import (
     THRESHOLDS as THRESHOLDS,
     Sweep as Sweep,

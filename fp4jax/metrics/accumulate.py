@@ -35,7 +35,8 @@ def zeros(images: int, bins: int = BINS) -> Accumulated:
 
     Args:
         images: how many will be accumulated, at most.
-        bins: of the histogram: a power of two. 2**14 take 128 KiB.
+        bins: of the histogram: a power of two. 2**14 take 128 KiB and bounded the AUPRC of 24
+            million pixels to 1e-4, 2**16 to 2e-5 (the estimates were off by less than 1e-6).
 
     Raises:
         ValueError: if ``images`` is negative or ``bins`` is not a power of two.

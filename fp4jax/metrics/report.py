@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -14,6 +15,8 @@ from fp4jax.metrics.sweep import SweepCounts
 from fp4jax.typing import ArrayLike
 
 KINDS = ("logits", "probabilities")
+
+_add = jax.jit(Histogram.add, donate_argnums=0)
 
 
 def evaluate(
@@ -76,18 +79,7 @@ def evaluate(
         >>> report["auprc"], report["hard_dice_patient"], report["tp"]
         (1.0, 1.0, 2.0)
     """
-    scores, masks = np.asarray(scores), np.asarray(masks)
-    if scores.ndim == masks.ndim + 1 and scores.shape[-1] == 1:
-        scores = scores[..., 0]
-    if scores.shape != masks.shape or masks.ndim < 2 or not masks.size:
-        raise ValueError(
-            f"scores of shape {scores.shape} do not fit masks of shape {masks.shape}; give scores "
-            "(n, *space) or (n, *space, 1) and masks (n, *space), with at least one pixel."
-        )
-    if kind not in KINDS:
-        raise ValueError(f"kind is {kind!r}; allowed: {', '.join(KINDS)}.")
-    if not 0 < threshold < 1:
-        raise ValueError(f"threshold is {threshold!r}; give a probability between 0 and 1.")
+    scores, masks = _fitting(scores, masks, kind, threshold)
     overlap, calibration, sweep = [], Calibration(), SweepCounts()
     ranking = _Scores(masks) if exact else None
     histogram = Histogram.zeros()
@@ -97,8 +89,7 @@ def evaluate(
         calibration.add(p, y)
         sweep.add(p, y)
         if ranking is None:
-            z = np.log(p / (1 - p))
-            histogram = histogram.add(jnp.asarray(z), jnp.asarray(y))
+            histogram = _add(histogram, jnp.asarray(np.log(p / (1 - p))), jnp.asarray(y))
         else:
             ranking.add(p, y)
     report = ImageSums.concatenate(overlap).report(patient_ids, ref_batch_size=ref_batch_size)
@@ -110,6 +101,30 @@ def evaluate(
     report |= calibration.report()
     best = sweep.sweep()
     return report | {"best_threshold": best.best_threshold, "best_f2_score": best.best_f2}
+
+
+def patient_dice(
+    scores: ArrayLike,
+    masks: ArrayLike,
+    patient_ids: Sequence[str] | np.ndarray,
+    threshold: float = 0.5,
+    *,
+    kind: str = "probabilities",
+) -> dict[str, float]:
+    """Hard Dice of each patient's volume, by patient in sorted order.
+
+    Their mean is ``hard_dice_patient`` of :func:`evaluate`, which see for the arguments.
+
+    Example:
+        >>> import numpy as np
+        >>> p, masks = np.array([[0.9, 0.2], [0.8, 0.1]]), np.array([[1, 0], [0, 0]])
+        >>> patient_dice(p, masks, ["a", "b"])
+        {'a': 1.0, 'b': 0.0}
+    """
+    scores, masks = _fitting(scores, masks, kind, threshold)
+    parts = [ImageSums.of(p, y, threshold) for p, y in _chunks(scores, masks, kind)]
+    dice = ImageSums.concatenate(parts).by_patient(patient_ids).hard_dice()
+    return dict(zip(np.unique(np.asarray(patient_ids)).tolist(), dice.tolist(), strict=True))
 
 
 def probabilities(scores: ArrayLike, kind: str = "logits") -> np.ndarray:
@@ -131,6 +146,23 @@ def probabilities(scores: ArrayLike, kind: str = "logits") -> np.ndarray:
     # exp of -|z| alone, which cannot overflow.
     e = np.exp(-np.abs(z))
     return np.where(z >= 0, np.float32(1), e) / (1 + e)
+
+
+def _fitting(scores, masks, kind: str, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and masks as arrays of one shape; a ValueError if they or the options are wrong."""
+    scores, masks = np.asarray(scores), np.asarray(masks)
+    if scores.ndim == masks.ndim + 1 and scores.shape[-1] == 1:
+        scores = scores[..., 0]
+    if scores.shape != masks.shape or masks.ndim < 2 or not masks.size:
+        raise ValueError(
+            f"scores of shape {scores.shape} do not fit masks of shape {masks.shape}; give scores "
+            "(n, *space) or (n, *space, 1) and masks (n, *space), with at least one pixel."
+        )
+    if kind not in KINDS:
+        raise ValueError(f"kind is {kind!r}; allowed: {', '.join(KINDS)}.")
+    if not 0 < threshold < 1:
+        raise ValueError(f"threshold is {threshold!r}; give a probability between 0 and 1.")
+    return scores, masks
 
 
 def _chunks(scores, masks, kind) -> Iterator[tuple[np.ndarray, np.ndarray]]:
