@@ -54,7 +54,9 @@ class Augmentation:
     angle: Array
 
 
-def keys(seed: int, epoch: int | Array, indices: Integer[Array, " b"]) -> Shaped[Array, " b"]:
+def keys(
+    seed: int | Array, epoch: int | Array, indices: Integer[Array, " b"]
+) -> Shaped[Array, " b"]:
     """One key per image: ``fold_in(fold_in(key(seed), epoch), index)``.
 
     Args:

@@ -1,1 +1,7 @@
 """Training: configurations, compiled steps, the loop, checkpoints, run folders."""
+
+from fp4jax.train.config import RunConfig as RunConfig
+from fp4jax.train.loop import DivergedError as DivergedError
+from fp4jax.train.program import Program as Program
+from fp4jax.train.run import split_of as split_of, train as train
+from fp4jax.train.state import Batch as Batch, TrainState as TrainState

@@ -55,7 +55,7 @@ class Checkpoints:
     def restore(self, epoch: int, last: Any, best: Any) -> tuple[Any, Any, dict[str, Any]]:
         """(last, best, progress) of that epoch; the arguments give structure, shapes and dtypes."""
         with _storage_errors(self.folder, "read"):
-            items = self._manager.restore(
+            items: Any = self._manager.restore(
                 epoch,
                 args=ocp.args.Composite(
                     last=ocp.args.StandardRestore(_like(last)),  # pyright: ignore
@@ -84,7 +84,7 @@ def flatten(tree: Any) -> dict[str, np.ndarray]:
     }
 
 
-def _like(tree: Any) -> dict[str, jax.ShapeDtypeStruct]:
+def _like(tree: Any) -> dict[str, np.ndarray]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): np.zeros(leaf.shape, leaf.dtype)

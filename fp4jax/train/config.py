@@ -31,7 +31,8 @@ class RunConfig:
     scale: str = "500k"
     # QAT recipe, by name or by the paper's id (0 to 7)
     recipe: str = "baseline"
-    # layers that stay in high precision, as regular expressions of their paths; default: the model's
+    # layers that stay in high precision, as regular expressions of their paths; default: those
+    # that the model names
     keep: tuple[str, ...] | None = None
     # further options of the model, for example {"init": "ref"}
     model_options: dict[str, str | int | float | bool] = dataclasses.field(default_factory=dict)

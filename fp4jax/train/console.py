@@ -35,7 +35,7 @@ class _Bar(Silent):
 
 @contextlib.contextmanager
 def progress_bar(description: str, steps: int, done: int = 0) -> Iterator[Silent]:
-    """A listener for ``fp4jax.train.loop.Fit`` that draws ``steps`` steps, ``done`` of them done."""
+    """A listener for ``fp4jax.train.loop.Fit`` that draws ``done`` of ``steps`` steps."""
     try:
         from rich import console, progress
     except ImportError:

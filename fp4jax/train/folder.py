@@ -73,7 +73,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
     try:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON: {error}. Delete it and repeat the command.") from error
+        raise ValueError(
+            f"{path} is no JSON: {error}. Delete it and repeat the command."
+        ) from error
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
@@ -85,7 +87,9 @@ def write_json(path: Path, record: dict[str, Any]) -> None:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that becomes it when the block ends without an error."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    descriptor, name = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix
+    )
     os.close(descriptor)
     temporary = Path(name)
     try:

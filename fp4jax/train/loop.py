@@ -7,27 +7,40 @@ bits as one that never stopped (on CPU, whose sums are always taken in the same 
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fp4jax import metrics
 from fp4jax.data import Cohort, Split
 from fp4jax.train.checkpoint import Checkpoints
+from fp4jax.train.config import RunConfig
 from fp4jax.train.early_stopping import EarlyStopping
 from fp4jax.train.folder import RunFolder
 from fp4jax.train.plateau import Plateau
 from fp4jax.train.program import Program
 from fp4jax.train.state import Batch, TrainState
 
+# Of the validation slices, after every epoch.
+VALIDATION = (
+    "loss",
+    "auprc",
+    "recall",
+    "precision",
+    "f2_score",
+    "dice",
+    "hard_recall",
+    "hard_f2_score",
+    "hard_dice_patient",
+    "ece",
+)
 # How often the host looks at the losses of an epoch on CPU, in steps.
 _CHECK_EVERY = 50
 
 
-class Diverged(RuntimeError):
+class DivergedError(RuntimeError):
     """A loss or gradient that is not finite."""
 
 
@@ -96,6 +109,18 @@ class Run:
     ended: str = ""
     failed: bool = False
 
+    @classmethod
+    def of(cls, config: RunConfig, folder: RunFolder) -> "Run":
+        """A run that has not begun, or that has and goes on when :class:`Fit` loads it."""
+        stopping = EarlyStopping(
+            patience=None if config.early_stopping == "none" else config.patience,
+            warmup=config.warmup_epochs,
+            ref=config.early_stopping == "ref",
+        )
+        plateau = Plateau(ref=config.schedule == "plateau_ref")
+        checkpoints = Checkpoints(folder.checkpoints)
+        return cls(folder.path.name, config.seed, folder, checkpoints, plateau, stopping)
+
     def progress(self) -> dict[str, Any]:
         """As a checkpoint keeps it."""
         return {
@@ -118,16 +143,24 @@ class Fit:
 
     Args:
         program: its ``lanes`` is the number of runs, or None for one.
-        arrays: images and masks of the cohort.
-        train, val: places of the slices.
+        cohort: the slices.
+        split: which patients to train on and which to validate with.
         runs: of the group.
         listener: is told about steps and epochs.
     """
 
-    def __init__(self, program, arrays, train, val, runs: Sequence[Run], listener: Progress):
-        self.program: Program = program
-        self.arrays: Arrays = arrays
-        self.train, self.val = train, val
+    def __init__(
+        self,
+        program: Program,
+        cohort: Cohort,
+        split: Split,
+        runs: Sequence["Run"],
+        listener: Progress,
+    ):
+        self.program = program
+        self.arrays = Arrays.of(cohort)
+        self.train, self.val = places(cohort, split.train), places(cohort, split.val)
+        self.val_patients = cohort.patient_ids[self.val]
         self.runs = list(runs)
         self.listener = listener
 
@@ -135,7 +168,7 @@ class Fit:
         """Trains, or goes on; returns (params, stats) of the best epoch of each run.
 
         Raises:
-            Diverged: a loss that is not finite; the other runs of the group end first.
+            DivergedError: a loss that is not finite; the other runs of the group end first.
         """
         config = self.program.config
         state, best = self._start()
@@ -164,7 +197,7 @@ class Fit:
                     )
         failed = [run for run in self.runs if run.failed]
         if failed:
-            raise Diverged("; ".join(f"{run.name}: {run.ended}" for run in failed))
+            raise DivergedError("; ".join(f"{run.name}: {run.ended}" for run in failed))
         return [self._one(best, i) for i in range(len(self.runs))]
 
     def _start(self) -> tuple[TrainState, Any]:
@@ -199,7 +232,7 @@ class Fit:
         orders = [epoch_order(self.train, run.seed, epoch, size) for run in self.runs]
         number = jnp.asarray(epoch, jnp.int32)
         if jax.default_backend() != "cpu":
-            order, on = self._array(orders, jnp.int32), self._array(active, jnp.bool_)
+            order, on = self._array(orders, jnp.int32), self._array(list(active), jnp.bool_)
             images, masks = self.arrays.images, self.arrays.masks
             state, values = self.program.epoch(state, images, masks, order, number, on)
             values = jax.tree.map(self._runs_first, values)
@@ -246,7 +279,7 @@ class Fit:
         if all(run.ended for run in self.runs):
             return [{} for _ in self.runs]
         params, stats = state.params, state.stats
-        sums = self.program.zero_sums()
+        sums = self.program.zero_sums(len(self.val))
         for index, weights in padded_batches(self.val, self.program.config.batch_size):
             batch = self.arrays.images[index], self.arrays.masks[index], jnp.asarray(weights)
             sums = self.program.accumulate(sums, params, stats, *batch)
@@ -256,8 +289,8 @@ class Fit:
             train["learning_rate"] = float(values["learning_rate"][i, -1])
             train["grad_norm"] = train.pop("train_grad_norm")
             del train["train_learning_rate"]
-            scores = self.program.summarize(self._one(sums, i))
-            records.append(train | {f"val_{name}": value for name, value in scores.items()})
+            scores = self._one(sums, i).summarize(self.val_patients)
+            records.append(train | {f"val_{name}": scores[name] for name in VALIDATION})
         return records
 
     def _end_epoch(self, run: Run, epoch: int, record: dict[str, float], seconds: float) -> bool:

@@ -7,11 +7,12 @@ XLA's weight gradients are many times slower inside a loop there, and batched ke
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -28,14 +29,15 @@ _DROPOUT, _ROUNDING = 2**32 - 1, 2**32 - 2
 
 def build(config: RunConfig, channels: int, seed: int | Array) -> nnx.Module:
     """The model of a run with its recipe applied, in training mode, freshly initialised."""
-    model = models.create(
+    options: dict[str, Any] = dict(config.model_options)
+    model: Any = models.create(
         config.arch,
         config.scale,
         in_channels=channels,
         image_size=config.image_size,
         rngs=nnx.Rngs(jax.random.key(seed)),
         dtype=None if config.dtype == "float32" else jnp.dtype(config.dtype),
-        **config.model_options,
+        **options,
     )
     keep = model.high_precision if config.keep is None else config.keep
     model = fp4nnx.apply_recipe(model, config.recipe, keep=keep, verbose=False)
@@ -59,16 +61,11 @@ class Program:
         self.channels = channels
         self.lanes = lanes
         self.loss = losses.get_loss(config.loss)
+        constants: Any = config
         self.optimizer = optimizers.optimizer(
-            config.optimizer,  # pyright: ignore
-            config.weight_decay,  # pyright: ignore
-            clip=config.clip,
+            constants.optimizer, constants.weight_decay, clip=config.clip
         )
-        self.rate = optimizers.schedule(
-            config.schedule,
-            config.learning_rate,  # pyright: ignore
-            steps,
-        )
+        self.rate = optimizers.schedule(config.schedule, constants.learning_rate, steps)
         # Abstract: parameters come from init, rounding keys are refilled in every step.
         model = nnx.eval_shape(lambda: build(config, channels, 0))
         self._train_graph, *_, self._rest = _split(model)
@@ -80,11 +77,13 @@ class Program:
                 function = jax.vmap(function, in_axes=axes)
             return jax.jit(function, donate_argnums=donate)
 
+        of_lanes = Batch(images=0, masks=0, index=0, epoch=None)  # pyright: ignore
         self.init = lanewise(self._init, (0,))
-        self.step = lanewise(self.train_step, (0, _BATCH_OF_LANES), donate=(0,))
+        self.step = lanewise(self.train_step, (0, of_lanes), donate=(0,))
         self.epoch = lanewise(self._epoch, (0, None, None, 0, None, 0), donate=(0,))
         self.accumulate = lanewise(self._accumulate, (0, 0, 0, None, None, None), donate=(0,))
-        self.predict = lanewise(self._predict, (0, 0, None))
+        # of one run, lanes or not
+        self.predict = jax.jit(self._predict)
 
     def _init(self, seed: Array) -> TrainState:
         _, params, stats, _ = _split(build(self.config, self.channels, seed))
@@ -137,13 +136,41 @@ class Program:
     def _predict(self, params, stats, images: Array) -> Array:
         """Logits (n, h, w) of images as stored, in evaluation mode."""
         model = _merge(self._eval_graph, params, stats, self._rest)
+        # The forward pass rounds to nearest, but stochastic operations want some key.
+        fp4nnx.refresh_keys(model, 0, 0)
         return model(augment.normalize(images))[..., 0]
 
-    def _accumulate(self, sums, params, stats, images, masks, weights):
-        return metrics.accumulate(sums, self._predict(params, stats, images), masks, weights)
+    def _accumulate(self, sums: "Sums", params, stats, images, masks, weights) -> "Sums":
+        logits = self._predict(params, stats, images)
+        loss = self.loss(logits, masks, weights)
+        return Sums(
+            metrics=metrics.accumulate(sums.metrics, logits, masks, weights),
+            loss=sums.loss + loss * weights.sum(),
+            weight=sums.weight + weights.sum(),
+        )
+
+    def zero_sums(self, images: int) -> "Sums":
+        """The sums before the first batch of ``images`` images."""
+        sums = Sums(metrics.zeros(images), jnp.zeros(()), jnp.zeros(()))
+        if self.lanes is None:
+            return sums
+        return jax.tree.map(lambda a: jnp.broadcast_to(a, (self.lanes, *a.shape)), sums)
 
 
-_BATCH_OF_LANES = Batch(images=0, masks=0, index=0, epoch=None)  # pyright: ignore
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Sums:
+    """What the batches of a part of the cohort add up to."""
+
+    metrics: metrics.Accumulated
+    # sums over images of their loss, and of their weights
+    loss: Array
+    weight: Array
+
+    def summarize(self, patient_ids: Sequence[str] | np.ndarray) -> dict[str, float]:
+        """The metrics of :func:`fp4jax.metrics.summarize`, and the mean ``loss`` of an image."""
+        report = metrics.summarize(self.metrics, patient_ids)
+        return {"loss": float(self.loss) / float(self.weight), **report}
 
 
 def _merge(graph: Any, *states: Any) -> Any:
@@ -153,4 +180,5 @@ def _merge(graph: Any, *states: Any) -> Any:
 
 def _split(model: nnx.Module) -> tuple[Any, Any, Any, Any]:
     """(graph, parameters, statistics of batch norm, rounding keys)."""
-    return nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+    graph, params, stats, rest = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+    return graph, params, stats, rest

@@ -1,23 +1,23 @@
-"""Runs from start to end: folder, training, evaluation of the best epoch, summary, pictures."""
+"""Runs from start to end: folder, training, evaluation of the best epoch, summary."""
 
 import dataclasses
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from fp4jax import metrics
 from fp4jax.data import Cohort, Split, fingerprint, patient_holdout, patient_kfold
-from fp4jax.train.checkpoint import Checkpoints
 from fp4jax.train.config import RunConfig
 from fp4jax.train.console import progress_bar
+from fp4jax.train.evaluation import evaluate
 from fp4jax.train.folder import RunFolder
-from fp4jax.train.loop import Arrays, Fit, Run, padded_batches, places, steps_per_epoch
+from fp4jax.train.loop import Fit, Run, places, steps_per_epoch
 from fp4jax.train.program import Program
+
+# of summary.json
+SCHEMA = 1
+
 
 def split_of(config: RunConfig, cohort: Cohort) -> Split:
     """The patients of a run's training, validation and test part."""
@@ -28,8 +28,8 @@ def split_of(config: RunConfig, cohort: Cohort) -> Split:
 
 def train(
     config: RunConfig, cohort: Cohort, out: Path, seeds: Sequence[int] | None = None
-) -> list[dict[str, Any]]:
-    """Trains a run per seed, evaluates each, and returns their summaries.
+) -> list[RunFolder]:
+    """Trains a run per seed and evaluates it; returns the folders, which have a summary each.
 
     Finished runs are not repeated, unfinished ones go on from their last checkpoint. All seeds
     share one compilation; on accelerators they are lanes of one ``vmap``.
@@ -42,7 +42,7 @@ def train(
 
     Raises:
         ValueError: images of another size, or a folder that holds another run.
-        fp4jax.train.loop.Diverged: a loss that is not finite.
+        fp4jax.train.DivergedError: a loss that is not finite.
         OSError: a disk that is full or read-only.
     """
     _check_size(config, cohort)
@@ -55,13 +55,57 @@ def train(
     # Which runs share a vmap follows from the command alone, not from what is left to do.
     together = jax.default_backend() != "cpu" and len(configs) > 1
     groups = [range(len(configs))] if together else [[i] for i in range(len(configs))]
+    steps = config.epochs * steps_per_epoch(len(places(cohort, split.train)), config.batch_size)
     program = None
     for group in groups:
         if all(folders[i].summary() for i in group):
             continue
-        steps = steps_per_epoch(len(places(cohort, split.train)), config.batch_size)
-        program = program or Program(
-            config, len(cohort.channels), steps * config.epochs, len(group) if together else None
+        lanes = len(group) if together else None
+        program = program or Program(config, len(cohort.channels), steps, lanes)
+        members = [(configs[i], folders[i]) for i in group]
+        _train_group(program, cohort, split, members)
+    return folders
+
+
+def _train_group(
+    program: Program,
+    cohort: Cohort,
+    split: Split,
+    members: Sequence[tuple[RunConfig, RunFolder]],
+) -> None:
+    config = program.config
+    runs = [Run.of(c, folder) for c, folder in members]
+    try:
+        per_epoch = steps_per_epoch(len(places(cohort, split.train)), config.batch_size)
+        done = min(max(run.checkpoints.epochs(), default=0) for run in runs)
+        name = f"{config.arch} {config.scale} {config.recipe}"
+        with progress_bar(name, config.epochs * per_epoch, done * per_epoch) as listener:
+            best = Fit(program, cohort, split, runs, listener)()
+        for (c, folder), run, (params, stats) in zip(members, runs, best, strict=True):
+            scores = evaluate(program, params, stats, cohort, split, folder)
+            folder.write_summary(
+                {
+                    "schema": SCHEMA,
+                    **dataclasses.asdict(c.resolved()),
+                    "parameters": sum(int(np.size(p)) for p in jax.tree.leaves(params)),
+                    "best_epoch": run.stopping.best_epoch,
+                    "epochs_run": run.epoch,
+                    "ended": run.ended or "last epoch",
+                    "train_seconds": round(run.seconds, 3),
+                    "lanes": len(runs),
+                    "device": jax.devices()[0].device_kind,
+                    **scores,
+                }
+            )
+    finally:
+        for run in runs:
+            run.checkpoints.close()
+
+
+def _check_size(config: RunConfig, cohort: Cohort) -> None:
+    height, width = cohort.images.shape[1:3]
+    if (height, width) != (config.image_size, config.image_size):
+        raise ValueError(
+            f"the cohort's images have {height}x{width} pixels, image_size is "
+            f"{config.image_size}; use cohort.resize({config.image_size}) or another image_size."
         )
-        _train_group(program, cohort, split, [configs[i] for i in group], [folders[i] for i in group])
-    return [folder.summary() or {} for folder in folders]
