@@ -34,36 +34,42 @@ class RunConfig:
     # layers that stay in high precision, as regular expressions of their paths; default: those
     # that the model names
     keep: tuple[str, ...] | None = None
-    # further options of the model, for example {"init": "ref"}
+    # further options of the model, by name and value: init ref
     model_options: dict[str, str | int | float | bool] = dataclasses.field(default_factory=dict)
 
     # cohort: phantom or lgg
     data: str = "phantom"
     # side of the images in pixels
     image_size: int = 256
-    # "holdout", or "fold0", "fold1", ... of a cross-validation with `folds` folds
+    # holdout, or one part of a cross-validation: fold0, fold1, ...
     split: str = "holdout"
+    # number of parts of the cross-validation
     folds: int = 5
+    # seed of the split, the same for all seeds of training
     split_seed: int = 2026
 
     # seed of weights, order of the images, augmentation, dropout and rounding
     seed: int = 2026
     # at most this many epochs
     epochs: int = 100
+    # images of a step
     batch_size: int = 32
     # adamw or adamax; default: the architecture's
     optimizer: str | None = None
-    # default: the architecture's
+    # highest learning rate; default: the architecture's
     learning_rate: float | None = None
+    # decoupled, in units of the learning rate; default: the architecture's
     weight_decay: float | None = None
     # gradients are scaled down to this global norm
     clip: float = 1.0
     # plateau: halve the rate when the validation loss stalls (plateau_ref: with the reference's
     # defect); onecycle: warm up, then anneal to zero over all epochs, for short runs; constant
     schedule: Literal["plateau", "plateau_ref", "onecycle", "constant"] = "plateau"
-    # ref: the reference's, which counts patience during warm-up and needs steps of 0.001
+    # ref: the reference's, which counts patience during warm-up and keeps the last clear progress
     early_stopping: Literal["fixed", "ref", "none"] = "fixed"
+    # epochs without progress after which a run stops
     patience: int = 20
+    # epochs during which it does not stop
     warmup_epochs: int = 40
     # name of a loss of fp4jax.losses
     loss: str = "bce_tversky"

@@ -1,13 +1,19 @@
 """Evaluation of a trained model on the validation and the test patients of its split."""
 
+from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fp4jax import metrics
 from fp4jax.data import Cohort, Split
-from fp4jax.train.folder import RunFolder
+from fp4jax.train.checkpoint import Checkpoints
+from fp4jax.train.config import from_json
+from fp4jax.train.folder import RunFolder, read_json
 from fp4jax.train.loop import padded_batches
+from fp4jax.train.parts import check_size, split_of
 from fp4jax.train.program import Program
 
 # Above this many pixels AUPRC comes from a histogram, with bounds.
@@ -41,26 +47,37 @@ def evaluate(
     for part in ("val", "test"):
         own = cohort.select(getattr(split, part))
         maps = predict(program, params, stats, own.images)
-        report = metrics.evaluate(
-            maps,
-            own.masks,
-            own.patient_ids,
-            kind="probabilities",
-            exact=maps.size <= EXACT_PIXELS,
-        )
         if part == "val":
-            threshold = report["best_threshold"]
-        sums = metrics.ImageSums.of(
-            maps.reshape(len(own), -1), own.masks.reshape(len(own), -1), threshold
-        )
-        at_best = sums.report(own.patient_ids)
-        scores[part] = report | {f"{name}_at_best": at_best[name] for name in THRESHOLDED}
+            threshold = _best_threshold(own, maps)
+        scores[part], dice = _report(own, maps, threshold)
         if part == "test":
-            volumes = sums.by_patient(own.patient_ids).hard_dice()
-            dice = dict(zip(own.patients, volumes.tolist(), strict=True))
             _draw(own, maps, dice, threshold, folder)
             scores["test_patients"] = dice
     return {"threshold": threshold, **scores}
+
+
+def _best_threshold(cohort: Cohort, maps: np.ndarray) -> float:
+    return metrics.threshold_sweep(maps, cohort.masks).best_threshold
+
+
+def _report(
+    cohort: Cohort, maps: np.ndarray, threshold: float
+) -> tuple[dict[str, float], dict[str, float]]:
+    """All metrics, and the volumetric Dice of each patient at ``threshold``."""
+    report = metrics.evaluate(
+        maps,
+        cohort.masks,
+        cohort.patient_ids,
+        kind="probabilities",
+        exact=maps.size <= EXACT_PIXELS,
+    )
+    sums = metrics.ImageSums.of(
+        maps.reshape(len(cohort), -1), cohort.masks.reshape(len(cohort), -1), threshold
+    )
+    at_best = sums.report(cohort.patient_ids)
+    volumes = sums.by_patient(cohort.patient_ids).hard_dice()
+    dice = dict(zip(cohort.patients, volumes.tolist(), strict=True))
+    return report | {f"{name}_at_best": at_best[name] for name in THRESHOLDED}, dice
 
 
 def _draw(cohort, maps, dice, threshold, folder: RunFolder) -> None:
@@ -72,3 +89,36 @@ def _draw(cohort, maps, dice, threshold, folder: RunFolder) -> None:
     from fp4jax.analysis.predictions import picture
 
     picture(cohort, maps, dice, threshold, folder.path / "predictions.png", folder.path.name)
+
+
+def evaluate_folder(path: Path, cohort: Cohort, *, all_patients: bool = False) -> dict[str, Any]:
+    """The metrics of a finished run's best epoch on a cohort, at 0.5 and at the run's threshold.
+
+    Args:
+        path: the run's folder.
+        cohort: with images of the run's size.
+        all_patients: every patient, not only the test patients of the run's split.
+
+    Raises:
+        ValueError: the folder holds no finished run, or the cohort does not fit it.
+    """
+    folder = RunFolder(path)
+    config, summary = read_json(path / "config.json"), folder.summary()
+    if config is None or summary is None:
+        raise ValueError(f"{path} holds no finished run; name a folder with a summary.json.")
+    run = from_json(config)
+    check_size(run, cohort)
+    own = cohort if all_patients else cohort.select(split_of(run, cohort).test)
+    program = Program(run, len(cohort.channels), steps=1)
+    checkpoints = Checkpoints(folder.checkpoints)
+    try:
+        state = jax.eval_shape(program.init, jnp.zeros((), jnp.uint32))
+        epochs = checkpoints.epochs()
+        if not epochs:
+            raise ValueError(f"{path} has no checkpoint any more; train the run again.")
+        _, (params, stats), _ = checkpoints.restore(epochs[-1], state, (state.params, state.stats))
+    finally:
+        checkpoints.close()
+    maps = predict(program, params, stats, own.images)
+    report, _ = _report(own, maps, summary["threshold"])
+    return {"threshold": summary["threshold"], "patients": len(own.patients), **report}

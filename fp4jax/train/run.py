@@ -7,23 +7,17 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from fp4jax.data import Cohort, Split, fingerprint, patient_holdout, patient_kfold
+from fp4jax.data import Cohort, Split, fingerprint
 from fp4jax.train.config import RunConfig
 from fp4jax.train.console import progress_bar
 from fp4jax.train.evaluation import evaluate
 from fp4jax.train.folder import RunFolder
 from fp4jax.train.loop import Fit, Run, places, steps_per_epoch
+from fp4jax.train.parts import check_size, split_of
 from fp4jax.train.program import Program
 
 # of summary.json
 SCHEMA = 1
-
-
-def split_of(config: RunConfig, cohort: Cohort) -> Split:
-    """The patients of a run's training, validation and test part."""
-    if config.fold is None:
-        return patient_holdout(cohort, seed=config.split_seed)
-    return patient_kfold(cohort, folds=config.folds, seed=config.split_seed)[config.fold]
 
 
 def train(
@@ -45,7 +39,7 @@ def train(
         fp4jax.train.DivergedError: a loss that is not finite.
         OSError: a disk that is full or read-only.
     """
-    _check_size(config, cohort)
+    check_size(config, cohort)
     digest = fingerprint(cohort)["sha256"]
     split = split_of(config, cohort)
     configs = [dataclasses.replace(config, seed=s) for s in dict.fromkeys(seeds or [config.seed])]
@@ -100,12 +94,3 @@ def _train_group(
     finally:
         for run in runs:
             run.checkpoints.close()
-
-
-def _check_size(config: RunConfig, cohort: Cohort) -> None:
-    height, width = cohort.images.shape[1:3]
-    if (height, width) != (config.image_size, config.image_size):
-        raise ValueError(
-            f"the cohort's images have {height}x{width} pixels, image_size is "
-            f"{config.image_size}; use cohort.resize({config.image_size}) or another image_size."
-        )

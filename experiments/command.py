@@ -1,0 +1,63 @@
+"""What all commands share: typed arguments by tyro, and one line instead of a traceback."""
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from fp4jax.data import Cohort, load
+from fp4jax.train import DivergedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where images come from, beside the name of the cohort."""
+
+    # folder of the LGG data set (kaggle_3m)
+    root: Path | None = None
+    # patients of the phantom cohort, and slices of each
+    patients: int = 60
+    slices: int = 30
+    # order of the channels: rgb as stored; ref_bgr as the reference reads them
+    channel_order: Literal["rgb", "ref_bgr"] = "rgb"
+
+    def load(self, name: str, image_size: int) -> Cohort:
+        """The cohort with that name."""
+        options: dict[str, Any] = {"image_size": image_size, "channel_order": self.channel_order}
+        if name == "phantom":
+            options |= {"patients": self.patients, "slices": self.slices}
+        return load(name, self.root, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Images(Source):
+    """A cohort by name."""
+
+    # phantom: the embedded synthetic cohort; lgg: the LGG MRI segmentation data set
+    data: Literal["phantom", "lgg"] = "phantom"
+    # side of the images in pixels
+    image_size: int = 256
+
+    def cohort(self) -> Cohort:
+        return self.load(self.data, self.image_size)
+
+
+def main(command: Callable[[Any], None], arguments: type, description: str | None) -> None:
+    """Parses the command line and runs ``command``; exit code 2 if what was asked is wrong."""
+    args = tyro.cli(arguments, description=description, config=(tyro.conf.OmitArgPrefixes,))
+    try:
+        command(args)
+    except (ValueError, OSError) as error:
+        _fail(error, 2)
+    except DivergedError as error:
+        _fail(error, 1)
+    except KeyboardInterrupt:
+        _fail("interrupted; repeat the command to go on.", 130)
+
+
+def _fail(error: object, code: int) -> None:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,58 @@
+"""Look at a cohort: its fingerprint, whether it is complete, its split, a picture.
+
+python -m experiments.data --data lgg --root kaggle_3m --verify
+python -m experiments.data --data phantom --image-size 128 --picture phantom.png
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from experiments.command import Images, main
+from fp4jax import data
+from fp4jax.data import phantom
+from fp4jax.train.folder import read_json, write_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    images: Images = dataclasses.field(default_factory=Images)
+    # check that it is the whole LGG data set, or has the fingerprint in the file --expected
+    verify: bool = False
+    expected: Path | None = None
+    # write the whole fingerprint to this new JSON file
+    fingerprint: Path | None = None
+    # print the patients of the holdout split
+    split: bool = False
+    # write a picture of some patients to this PNG file
+    picture: Path | None = None
+
+
+def command(args: Args) -> None:
+    for path in (args.fingerprint, args.picture):
+        if path is not None and path.exists():
+            raise ValueError(f"{path} exists; name a new file, or delete it first.")
+    cohort = args.images.cohort()
+    found = data.fingerprint(cohort)
+    print(json.dumps({key: value for key, value in found.items() if key != "crc32"}, indent=2))
+    if args.verify or args.expected:
+        known = data.LGG_EXPECTED if args.images.data == "lgg" else {}
+        size = args.images.image_size
+        expected = (
+            read_json(args.expected) if args.expected else {**known, "shape": [size, size, 3]}
+        )
+        if expected is None:
+            raise ValueError(f"there is no file {args.expected}; write one with --fingerprint.")
+        data.verify(cohort, expected)
+        print("verified: nothing differs")
+    if args.split:
+        split = data.patient_holdout(cohort)
+        print(json.dumps({part: getattr(split, part) for part in ("train", "val", "test")}))
+    if args.fingerprint:
+        write_json(args.fingerprint, found)
+    if args.picture:
+        phantom.picture(cohort, args.picture)
+
+
+if __name__ == "__main__":
+    main(command, Args, __doc__)
