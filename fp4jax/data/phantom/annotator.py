@@ -10,6 +10,7 @@ import numpy as np
 
 from fp4jax.data.phantom import fields
 from fp4jax.data.phantom.anatomy import Anatomy
+from fp4jax.data.phantom.components import components
 from fp4jax.data.phantom.geometry import Geometry
 from fp4jax.data.phantom.tumour import Tumour
 
@@ -51,10 +52,8 @@ def _tidy(drawn: np.ndarray, opening: int, smallest: float) -> np.ndarray:
 
     if opening:
         drawn = ndimage.binary_opening(drawn, iterations=opening)
-    labels, _ = ndimage.label(drawn)
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    return ndimage.binary_fill_holes((sizes >= smallest)[labels])
+    labels, sizes = components(drawn)
+    return np.asarray(ndimage.binary_fill_holes((sizes >= smallest)[labels]))
 
 
 def _contiguous(mask: np.ndarray) -> np.ndarray:

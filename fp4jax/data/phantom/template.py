@@ -16,6 +16,7 @@ import threading
 
 import numpy as np
 
+from fp4jax.data.phantom.components import components
 from fp4jax.data.phantom.volume import Volume
 
 #: Hash of the embedded file. Every patient depends on it: another file, other patients.
@@ -116,10 +117,8 @@ def _brain(t1: np.ndarray, grey: np.ndarray, white: np.ndarray) -> np.ndarray:
     """The largest component of all that is tissue, its holes filled."""
     from scipy import ndimage
 
-    labels, _ = ndimage.label((grey + white > 100 / 255) | (t1 > 60 / 255))
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    return ndimage.binary_fill_holes(labels == sizes.argmax()).astype(np.float32)
+    labels, sizes = components((grey + white > 100 / 255) | (t1 > 60 / 255))
+    return np.asarray(ndimage.binary_fill_holes(labels == sizes.argmax()), np.float32)
 
 
 def _distances(brain: Volume) -> Volume:
@@ -134,7 +133,8 @@ def _distances(brain: Volume) -> Volume:
     inside = (brain.sample(points)[0] * brain.inside(points)).reshape(shape) > 0.5
 
     def outwards(mask: np.ndarray) -> np.ndarray:
-        return ndimage.distance_transform_edt(~mask, sampling=_HEAD_SPACING).astype(np.float32)
+        distance = ndimage.distance_transform_edt(~mask, sampling=_HEAD_SPACING)
+        return np.asarray(distance, np.float32)
 
     # Closing: grow by the width of a sulcus, then keep what is that far from the outside.
     grown = outwards(inside) < _SULCI

@@ -2,10 +2,11 @@
 
     du/dt = div(D grad u) + rho u (1 - u),   u in [0, 1]
 
-u is the density of tumour cells. D follows the tissue, D = (white + 0.1 grey) l^2 exp(h), with l the
-width of the front and h a random heterogeneity; fluid lets nothing through. Growth stops when the
-volume with u > 0.2 is the one drawn. Models of this kind: Swanson et al. 2000, Jbabdi et al. 2005,
-Konukoglu et al. 2010; on atlases: Prastawa et al. 2009 (TumorSim), Gooya et al. 2012 (GLISTR).
+u is the density of tumour cells. D follows the tissue, D = (white + 0.1 grey) l^2 exp(h), with l
+the width of the front and h a random heterogeneity; fluid lets nothing through. Growth stops when
+the volume with u > 0.2 is the one drawn. Models of this kind: Swanson et al. 2000, Jbabdi et al.
+2005, Konukoglu et al. 2010; on atlases: Prastawa et al. 2009 (TumorSim), Gooya et al. 2012
+(GLISTR).
 """
 
 import dataclasses
@@ -70,10 +71,11 @@ def grow(template: Template, rng: np.random.Generator) -> Tumour:
     rate = np.exp(0.3 * texture(3.0)) * (matter.sum(-1) > 0.3)
     u, steps = _integrate(diffusion, allowed > 0.05, rate.astype(np.float32), target, spacing)
 
-    pull = np.stack(np.gradient(ndimage.gaussian_filter(u, 9 / spacing)), -1)
+    smooth = ndimage.gaussian_filter(u, 9 / spacing)
+    pull = np.stack([np.gradient(smooth, axis=axis) for axis in range(3)], -1)
     strongest = np.sqrt((pull**2).sum(-1)).max()
     pull *= rng.uniform(0, 9) / strongest
-    maps = np.concatenate([np.stack([u], -1), pull, np.stack([texture(1.5), texture(0.6)], -1)], -1)
+    maps = np.concatenate([u[..., None], pull, np.stack([texture(1.5), texture(0.6)], -1)], -1)
     return Tumour(high_grade, Volume(maps.astype(np.float32), origin, spacing), target, steps)
 
 
