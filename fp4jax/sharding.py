@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from fp4jax.typing import Array
 
@@ -51,4 +51,7 @@ def automatic(function: Callable[..., Any], out_sharding: Any) -> Callable[..., 
     """``function`` with explicit mesh axes turned automatic inside; itself if there are none."""
     if out_sharding is None or not explicit_mesh():
         return function
+    if isinstance(out_sharding, NamedSharding) and out_sharding.mesh.empty:
+        # Taken from an array that was made before jax.set_mesh: on no mesh yet, so on every device.
+        out_sharding = out_sharding.spec
     return jax.sharding.auto_axes(function, out_sharding=out_sharding)  # pyright: ignore

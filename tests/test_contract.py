@@ -252,3 +252,15 @@ def test_sharded_is_unsharded(contract, axis_type):
         if axis_type == AxisType.Explicit:
             assert jax.typeof(result).sharding == jax.typeof(primal).sharding
             assert result.sharding.is_equivalent_to(primal.sharding, result.ndim)
+
+
+def test_arrays_made_before_the_explicit_mesh(contract):
+    """Parameters, or all operands, may be on no mesh yet: they count as replicated."""
+    x, w, g = contract.data()
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    sharded = (jax.device_put(a, NamedSharding(mesh, P("data"))) for a in (x, g))
+    with jax.set_mesh(mesh):
+        for first, last in (sharded, (x, g)):
+            # All that can fail is found by tracing; test_nnx.py runs a model.
+            results = jax.eval_shape(contract.run, first, w, last, KEY)
+            assert [result.shape for result in results] == [g.shape, x.shape, w.shape]

@@ -13,6 +13,7 @@ import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import fp4jax as fp4
 from fp4jax import nnx as fp4nnx
@@ -552,6 +553,17 @@ def test_train_step_is_traced_once():
     assert len(seen) == 20
     assert losses[-1] < 0.8 * losses[0]
     assert isinstance(model.layers[0].dot_general, fp4nnx.DotGeneral)
+
+
+def test_models_made_before_the_explicit_mesh():
+    """A loss sharded over eight devices, of a model that was on none of them in particular."""
+    model = refresh_keys(small(), 0, 1)
+    gradient = nnx.jit(nnx.grad(lambda model, x: jnp.square(model(x)).mean()))
+    expected = gradient(model, ROWS)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        grads = gradient(model, jax.device_put(ROWS, NamedSharding(mesh, PartitionSpec("data"))))
+    assert_same(grads, expected)
 
 
 def test_equal_models_share_a_trace():

@@ -128,8 +128,10 @@ def test_sharding_does_not_change_fake_quantize(spec, partition, mode):
     x, key = jnp.asarray(sample("normal", (64, 64))), jax.random.key(1)
     fake = jax.jit(lambda x: fp4.fake_quantize(x, spec, key=key))
     expected = fake(x)
+    unplaced = x
     x, mesh = sharded(x, partition, mode)
     with jax.set_mesh(mesh):
         y = fake(x)
+        assert_same_bits(fake(unplaced), expected)
     assert_same_bits(y, expected)
     assert y.sharding.is_equivalent_to(x.sharding, x.ndim)
