@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -15,11 +16,17 @@ from fp4jax.data.cohort import Cohort
 
 
 def default_folder() -> Path:
-    """$FP4JAX_CACHE if set, else ``fp4jax`` in $XDG_CACHE_HOME or in ~/.cache."""
-    own = os.environ.get("FP4JAX_CACHE")
+    """$FP4JAX_CACHE if set, else ``fp4jax`` in $XDG_CACHE_HOME or in ~/.cache.
+
+    A user without a home (as in some containers) gets a folder among the temporary files.
+    """
+    own, users = os.environ.get("FP4JAX_CACHE"), os.environ.get("XDG_CACHE_HOME")
     if own:
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fp4jax"
+    try:
+        return (Path(users) if users else Path.home() / ".cache") / "fp4jax"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / "fp4jax"
 
 
 def key(**parts: object) -> str:
