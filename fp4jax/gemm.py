@@ -16,7 +16,7 @@ from jax import lax
 from fp4jax import exact, hadamard
 from fp4jax.blocks import BLOCK
 from fp4jax.formats import float_array
-from fp4jax.quantize import encode
+from fp4jax.quantize import check_key, encode
 from fp4jax.recipe import ROLES, Recipe
 from fp4jax.spec import TensorSpec
 from fp4jax.typing import Array, ArrayLike, DTypeLike, Float, Shaped
@@ -135,7 +135,9 @@ def checked(
             f"recipe {recipe.name!r} rounds stochastically but key is None; pass "
             f"key=jax.random.key(seed) to {name}, a different one for every step and layer."
         )
-    return float_array(f"lhs of {name}", lhs), float_array(f"rhs of {name}", rhs)
+    if recipe.stochastic:
+        check_key(key)
+    return float_array("lhs", lhs), float_array("rhs", rhs)
 
 
 def contract(

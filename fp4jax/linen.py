@@ -1,5 +1,8 @@
 """Flax Linen: quantized operations for ``dot_general_cls`` and ``conv_general_dilated_cls``.
 
+Both slots take a class, or what makes a module when it is called without arguments: fill in the
+recipe by ``functools.partial``, as below, and give ``apply`` the RNG stream "rounding".
+
 Example:
     >>> import functools, jax, jax.numpy as jnp
     >>> from flax import linen

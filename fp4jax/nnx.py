@@ -20,7 +20,9 @@ from flax.nnx.nn.linear import canonicalize_padding
 from jax import lax
 
 import fp4jax
+from fp4jax.quantize import check_key
 from fp4jax.recipe import Recipe, get_recipe
+from fp4jax.spec import shown
 from fp4jax.typing import Array
 
 
@@ -31,9 +33,10 @@ class RoundingKey(nnx.Variable):
 class Op(nnx.Module):
     """What a layer's injection slot holds: a static recipe and, if it is stochastic, a key."""
 
-    def __init__(self, recipe: Recipe, path: str):
+    def __init__(self, recipe: Recipe, path: str, stack: tuple[int, ...] = ()):
         self.recipe = recipe
-        self.key = RoundingKey(_path_key(jax.random.key(0), path)) if recipe.stochastic else None
+        key = _path_key(jax.random.key(0), path, stack) if recipe.stochastic else None
+        self.key = None if key is None else RoundingKey(key)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -195,9 +198,10 @@ def apply_recipe(
     Args:
         model: any NNX model; changed in place.
         recipe: a Recipe, its name, or the paper's id.
-        keep: regular expressions, matched from the start of a layer's dotted path ("encoders.0");
-            layers that match one stay in high precision. (Convolutions among them get fp4jax's
-            unquantized operation, whose gradients are faster on CPU.)
+        keep: regular expressions, matched from the start of a layer's dotted path; layers that
+            match one stay in high precision. "layers.1" matches layers.10 too, r"layers\\.1$" does
+            not. (Convolutions among them get fp4jax's unquantized operation, whose gradients are
+            faster on CPU.)
         verbose: print one line that says what was changed; :func:`report` has the whole table.
 
     Returns:
@@ -222,7 +226,7 @@ def apply_recipe(
             f"no layer of {type(model).__name__} can be quantized; apply_recipe takes an NNX "
             "model with nnx.Linear, LinearGeneral, Conv or ConvTranspose layers."
         )
-    kept = _matches([path for path, _ in layers], (keep,) if isinstance(keep, str) else keep)
+    kept = _matches([path for path, _ in layers], _patterns(keep))
     for path, layer in layers:
         _check_slot(path, layer)
     for path, layer in layers:
@@ -261,42 +265,74 @@ def refresh_keys(model: nnx.Module, seed: int | Array, step: int | Array) -> nnx
 
     key of an operation = fold_in(fold_in(seed, step), hash of its path): repeatable bit for bit,
     different for every step and layer, and nothing to checkpoint. Works on traced seeds and steps,
-    under ``vmap``, ``scan`` and remat; a model without stochastic recipe is left as it is.
+    under ``vmap``, ``scan`` and remat; a model without stochastic recipe is left as it is. Every
+    layer of a stack (``nnx.vmap``, ``nnx.scan``) gets a key of its own. Without a call, every step
+    rounds with the same bits.
 
     Args:
         model: changed in place.
         seed: an int, or a ``jax.random`` key.
-        step: number of the step.
+        step: number of the step, an integer.
 
     Returns:
         The model.
+
+    Raises:
+        ValueError: for anything but an NNX model, an integer or key as seed, and an integer step.
 
     Example:
         >>> from flax import nnx
         >>> model = apply_recipe(nnx.Linear(16, 16, rngs=nnx.Rngs(0)), "sr", verbose=False)
         >>> model = refresh_keys(model, seed=2026, step=3)
     """
-    key = jnp.asarray(seed)
-    is_key = jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim > 0
-    key = jax.random.fold_in(key if is_key else jax.random.key(key), step)
+    _check_model(model)
+    key = _step_key(seed, step)
     for path, module in nnx.iter_modules(model):
         if isinstance(module, Op) and module.key is not None:
-            module.key.set_value(_path_key(key, _dotted(path[:-1])))
+            stack = module.key.get_value().shape
+            module.key.set_value(_path_key(key, _dotted(path[:-1]), stack))
     return model
 
 
-def _path_key(key: Array, path: str) -> Array:
-    return jax.random.fold_in(key, zlib.crc32(path.encode()))
+def _path_key(key: Array, path: str, stack: tuple[int, ...]) -> Array:
+    """The key of the operation at ``path``; for a stack of layers, one for each."""
+    key = jax.random.fold_in(key, zlib.crc32(path.encode()))
+    return jax.random.split(key, stack) if stack else key
+
+
+def _step_key(seed: Any, step: Any) -> Array:
+    if not _is_integer(step):
+        raise ValueError(f"step is {shown(step)}; give an integer.")
+    if _is_integer(seed):
+        key = jax.random.key(seed)
+    else:
+        check_key(seed, "seed")
+        # Layers hold typed keys; a raw one has a dimension more.
+        key = jax.random.wrap_key_data(seed) if seed.ndim else seed
+    return jax.random.fold_in(key, step)
+
+
+def _is_integer(value: Any) -> bool:
+    if hasattr(value, "dtype"):
+        return value.ndim == 0 and jnp.issubdtype(value.dtype, jnp.integer)
+    return isinstance(value, int)
 
 
 def _dotted(path: Sequence[Any]) -> str:
     return ".".join(map(str, path))
 
 
+def _check_model(model: Any) -> None:
+    if not isinstance(model, nnx.Module):
+        raise ValueError(
+            f"model is a {type(model).__name__}; fp4jax.nnx takes a flax.nnx.Module (for Linen "
+            "see fp4jax.linen)."
+        )
+
+
 def _layers(model: nnx.Module) -> Iterator[tuple[str, Any]]:
     """(dotted path, layer) of all layers that can be quantized."""
-    if not isinstance(model, nnx.Module):
-        raise ValueError(f"model is a {type(model).__name__}; fp4jax.nnx takes a flax.nnx.Module.")
+    _check_model(model)
     for path, module in nnx.iter_modules(model):
         if isinstance(module, tuple(_SLOTS)):
             yield _dotted(path), module
@@ -308,6 +344,13 @@ def _base(layer: nnx.Module) -> type[nnx.Module]:
 
 def _slot(layer: nnx.Module) -> tuple[str, type[Op], Any]:
     return _SLOTS[_base(layer)]
+
+
+def _patterns(keep: Any) -> tuple[str, ...]:
+    patterns = keep if isinstance(keep, tuple | list) else (keep,)
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        raise ValueError(f"keep is {shown(keep)}; give regular expressions of paths, () for none.")
+    return tuple(patterns)
 
 
 def _matches(paths: Sequence[str], patterns: Sequence[str]) -> set[str]:
@@ -350,4 +393,15 @@ def _inject(path: str, layer: Any, recipe: Recipe) -> None:
     name, op, _ = _slot(layer)
     if type(layer) is nnx.ConvTranspose:
         layer.__class__ = ConvTranspose
-    setattr(layer, name, nnx.data(op(recipe, path)))
+    setattr(layer, name, nnx.data(op(recipe, path, _stack(layer))))
+
+
+def _stack(layer: Any) -> tuple[int, ...]:
+    """The leading dimensions of a stack of layers, as nnx.vmap makes and nnx.scan runs it."""
+    base = _base(layer)
+    if base is nnx.LinearGeneral:
+        rank = len(layer.batch_axis) + len(layer.in_features) + len(layer.out_features)
+    else:
+        rank = 2 if base is nnx.Linear else len(layer.kernel_size) + 2
+    shape = layer.kernel.get_value().shape
+    return tuple(shape[: len(shape) - rank])

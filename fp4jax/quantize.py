@@ -1,6 +1,7 @@
 """quantize(x, spec, axis, key) -> QTensor, and fake_quantize with a straight-through gradient."""
 
 import functools
+import numbers
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,8 @@ import jax.numpy as jnp
 from fp4jax import formats, hadamard, rounding, scaling, sharding
 from fp4jax.blocks import Axis, BlockView, normalize_axes
 from fp4jax.qtensor import QTensor
-from fp4jax.spec import TensorSpec
+from fp4jax.recipe import Recipe
+from fp4jax.spec import TensorSpec, shown
 from fp4jax.typing import Array, ArrayLike, Float, Shaped
 
 
@@ -121,17 +123,38 @@ def _checked(
 ) -> tuple[Array, tuple[int, ...]]:
     """x as an array and its block axes, non-negative; ValueError unless it can be quantized so."""
     if not isinstance(spec, TensorSpec):
-        raise ValueError(f"spec is {spec!r}; give a TensorSpec, for example TensorSpec().")
+        hint = (
+            "did you mean recipe.fprop[0]?"
+            if isinstance(spec, Recipe)
+            else "for example TensorSpec()."
+        )
+        raise ValueError(f"spec is {shown(spec)}; give a TensorSpec, {hint}")
     array = formats.float_array("x", x)
     if array.ndim == 0:
         raise ValueError("x is a scalar; blocks need an axis: reshape it to (1,) or more.")
+    parts = axis if isinstance(axis, tuple | list) else (axis,)
+    if not all(isinstance(a, numbers.Integral) for a in parts):
+        raise ValueError(f"axis is {shown(axis)}; give an int, or two of them for 16x16 blocks.")
     axes = normalize_axes(axis, spec.block, array.ndim)
     if spec.stochastic and key is None:
         raise ValueError(
             f"rounding {spec.rounding!r} needs random bits but key is None; pass "
             "key=jax.random.key(seed), a different one for every step and tensor."
         )
+    if spec.stochastic:
+        check_key(key)
     return array, axes
+
+
+def check_key(key: Any, name: str = "key") -> None:
+    """ValueError unless ``key`` is one ``jax.random`` key, typed or raw."""
+    if not hasattr(key, "dtype"):
+        raise ValueError(f"{name} is {shown(key)}; pass jax.random.key(0).")
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not typed and (key.dtype != jnp.uint32 or key.ndim == 0):
+        raise ValueError(f"{name} is an array of {key.dtype}; pass jax.random.key(0).")
+    if key.ndim != (0 if typed else 1):
+        raise ValueError(f"{name} has shape {key.shape}; pass one key, or several by jax.vmap.")
 
 
 def tensor_amax(x: Array, spec: TensorSpec, axes: tuple[int, ...]) -> Float[Array, ""]:

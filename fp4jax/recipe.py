@@ -12,7 +12,7 @@ Blocks always run along the contracted axis, so a tensor is quantized once per G
 import dataclasses
 import numbers
 
-from fp4jax.spec import TensorSpec
+from fp4jax.spec import TensorSpec, shown
 
 Operands = tuple[TensorSpec | None, TensorSpec | None]
 
@@ -34,7 +34,7 @@ class Recipe:
         >>> recipe = get_recipe("2d+rht+sr")
         >>> dataclasses.replace(recipe, name="no_dgrad", dgrad=(None, None)).stochastic
         True
-        >>> get_recipe(5) == recipe
+        >>> get_recipe(5) == get_recipe("5") == recipe
         True
     """
 
@@ -50,13 +50,14 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for field in ("fprop", "dgrad", "wgrad"):
-            specs = tuple(getattr(self, field))
-            object.__setattr__(self, field, specs)
+            given = getattr(self, field)
+            specs = tuple(given) if isinstance(given, tuple | list) else ()
             if len(specs) != 2 or not all(s is None or isinstance(s, TensorSpec) for s in specs):
                 raise ValueError(
-                    f"Recipe.{field} is {specs!r}; give a pair of TensorSpec or None, "
+                    f"Recipe.{field} is {shown(given)}; give a pair of TensorSpec or None, "
                     "one for each operand."
                 )
+            object.__setattr__(self, field, specs)
             if len({s is not None and s.hadamard for s in specs}) > 1:
                 raise ValueError(
                     f"Recipe.{field} rotates only one operand: the Hadamard transform cancels "
@@ -157,16 +158,21 @@ def recipes() -> tuple[str, ...]:
 def get_recipe(recipe: str | int | Recipe) -> Recipe:
     """A recipe by name or by the paper's id (0 to 7); a Recipe is returned as it is.
 
+    The id may be a string, as a command line passes it.
+
     Raises:
         ValueError: for an unknown name or id; the message lists the known ones.
     """
     if isinstance(recipe, Recipe):
         return recipe
+    if isinstance(recipe, str) and recipe.isdecimal():
+        recipe = int(recipe)
     is_id = isinstance(recipe, numbers.Integral) and not isinstance(recipe, bool)
     if is_id and 0 <= int(recipe) < len(_PAPER):
         return _PAPER[int(recipe)]
     if isinstance(recipe, str) and recipe in _BY_NAME:
         return _BY_NAME[recipe]
     raise ValueError(
-        f"no recipe {recipe!r}; known names: {', '.join(_BY_NAME)}; ids 0 to {len(_PAPER) - 1}."
+        f"no recipe {shown(recipe)}; known names: {', '.join(_BY_NAME)}; "
+        f"ids 0 to {len(_PAPER) - 1}."
     )

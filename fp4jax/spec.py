@@ -1,14 +1,21 @@
 """TensorSpec: how one operand is quantized."""
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
+
+
+def shown(value: object) -> str:
+    """A wrong value as an error message shows it: in full, or by its type if that is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"of type {type(value).__name__}"
 
 
 def _check(field: str, value: object, allowed: tuple) -> None:
     if value not in allowed:
         raise ValueError(
-            f"TensorSpec.{field} is {value!r}; allowed: {', '.join(map(repr, allowed))}."
+            f"TensorSpec.{field} is {shown(value)}; allowed: {', '.join(map(repr, allowed))}."
         )
 
 
@@ -45,7 +52,8 @@ class TensorSpec:
     four_over_six_bound: int = 256
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "block", tuple(self.block))
+        if isinstance(self.block, Iterable):
+            object.__setattr__(self, "block", tuple(self.block))
         _check("block", self.block, ((1, 16), (16, 16)))
         _check("rounding", self.rounding, ("nearest", "stochastic", "stochastic_unbiased"))
         _check("scaling", self.scaling, ("amax", "four_over_six"))

@@ -241,7 +241,7 @@ def test_dgrad_and_wgrad_draw_independently():
 def test_other_dtypes_are_refused(dtype, side):
     operands = [jnp.ones((4, 4)), jnp.ones((4, 4))]
     operands[side] = operands[side].astype(dtype)
-    message = rf"{['lhs', 'rhs'][side]} of dot_general has dtype {jnp.dtype(dtype).name}"
+    message = rf"{['lhs', 'rhs'][side]} has dtype {jnp.dtype(dtype).name}"
     with pytest.raises(ValueError, match=message):
         call(PLAIN[2], "full")(*operands)
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-import textwrap
+import operator
 import zlib
 
 import jax
@@ -20,7 +20,6 @@ from fp4jax import nnx as fp4nnx
 from fp4jax.nnx import RoundingKey, apply_recipe, refresh_keys, report
 from tests.checks import relative_error
 from tests.samples import assert_same_bits, sample
-from tests.test_package import run_python
 
 # float32 sums in another order; the gradient's own sums too
 TOLERANCE = 5e-6
@@ -415,20 +414,6 @@ def test_models_that_cannot_be_quantized():
         apply(net(), "nvfp4")
 
 
-def test_what_is_no_model():
-    """In an interpreter of its own, where annotations are not checked first."""
-    code = """
-        from fp4jax import nnx
-        for call in (lambda m: nnx.apply_recipe(m, "full"), nnx.report):
-            try:
-                call({"kernel": 1})
-            except ValueError as error:
-                print(error)
-    """
-    message = "model is a dict; fp4jax.nnx takes a flax.nnx.Module.\n"
-    assert run_python(textwrap.dedent(code)) == 2 * message
-
-
 @pytest.mark.parametrize("make", [nnx.LSTMCell, nnx.GRUCell])
 def test_recurrent_cells(make):
     """Baseline is Flax's; every projection is quantized, also inside nnx.RNN's scan."""
@@ -486,6 +471,55 @@ def test_seeds_and_keys():
     by_int = keys(refresh_keys(net("sr"), 7, 3))
     for seed in (jax.random.key(7), jax.random.PRNGKey(7), jnp.int32(7), jnp.uint32(7)):
         assert keys(refresh_keys(net("sr"), seed, jnp.int32(3))) == by_int
+
+
+STACKED = {
+    "linear": (functools.partial(nnx.Linear, 20, 20), (3, 20)),
+    "linear_general": (
+        functools.partial(nnx.LinearGeneral, 20, 20, batch_axis={0: 2}),
+        (2, 3, 20),
+    ),
+    "conv": (functools.partial(nnx.Conv, 20, 20, 3), (2, 5, 20)),
+    "conv_transpose": (functools.partial(fp4nnx.ConvTranspose, 20, 20, 3), (2, 5, 20)),
+    "attention": (functools.partial(nnx.MultiHeadAttention, 2, 20, decode=False), (2, 5, 20)),
+}
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["after vmap", "inside vmap"])
+@pytest.mark.parametrize(("make", "shape"), STACKED.values(), ids=STACKED.keys())
+def test_stacks_of_layers(make, shape, inside):
+    """Made by nnx.vmap and run by nnx.scan: the layers one by one, each with its own key."""
+    spec = fp4.TensorSpec(rounding="stochastic_unbiased")
+    recipe = fp4.Recipe(name="forward", fprop=(spec, spec))
+
+    @nnx.split_rngs(splits=3)
+    @nnx.vmap
+    def build(rngs):
+        return apply(make(rngs=rngs), recipe) if inside else make(rngs=rngs)
+
+    @nnx.jit
+    @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
+    def run(x, layer):
+        return layer(x)
+
+    model, x = build(nnx.Rngs(0)), jnp.asarray(sample("normal", shape))
+    if not inside:
+        apply(model, recipe)
+        first = [key for stack in keys(model).values() for key in stack]
+        assert len(set(map(tuple, first))) == 3 * len(keys(model))
+    unrefreshed = run(x, model)
+    for step in (1, 2):
+        refresh_keys(model, 0, step)
+        drawn = [tuple(key) for stack in keys(model).values() for key in stack]
+        assert len(set(drawn)) == len(drawn) == 3 * len(keys(model))
+    graphdef, state = nnx.split(model)
+    expected = x
+    for i in range(3):
+        layer = nnx.merge(graphdef, jax.tree.map(operator.itemgetter(i), state))
+        expected = nnx.jit(lambda layer, x: layer(x))(layer, expected)
+    y = run(x, model)
+    assert relative_error(y, expected) < TOLERANCE
+    assert relative_error(y, unrefreshed) > 0.001
 
 
 def test_models_without_random_bits_are_left_alone():

@@ -53,6 +53,7 @@ def test_names_in_order_and_ids():
     assert fp4.recipes() == (*PAPER, *FURTHER)
     for number, name in enumerate(PAPER):
         assert fp4.get_recipe(number) is fp4.get_recipe(name)
+        assert fp4.get_recipe(str(number)) is fp4.get_recipe(name)
         assert fp4.get_recipe(name).name == name
 
 
@@ -83,7 +84,7 @@ def test_a_recipe_is_returned_as_it_is():
     assert fp4.get_recipe(recipe) is recipe
 
 
-@pytest.mark.parametrize("unknown", ["", "Full", "recipe5", -1, 8, True])
+@pytest.mark.parametrize("unknown", ["", "Full", "recipe5", "99", "1.0", -1, 8, True])
 def test_an_unknown_recipe_lists_the_known_ones(unknown):
     with pytest.raises(
         ValueError, match=r"no recipe .*; known names: baseline, full, .*; ids 0 to 7\."
