@@ -27,7 +27,11 @@ def print_runs(summaries: Iterable[dict[str, Any] | None]) -> None:
         if summary:
             table.add_row(
                 *(str(summary[k]) for k in ("arch", "scale", "recipe", "seed", "best_epoch")),
-                *(f"{summary['test'][key]:.3f}" for _, key in _COLUMNS),
+                *(_number(summary["test"][key]) for _, key in _COLUMNS),
                 f"{summary['train_seconds']:.0f}",
             )
     Console().print(table)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -8,15 +8,17 @@ from collections.abc import Iterator
 from typing import Any
 
 
-class Silent:
-    """Tells nobody."""
+class Listener:
+    """Whom the training loop tells what it does; this one keeps it to itself."""
 
-    def steps(self, done: int) -> None: ...
+    def steps(self, done: int) -> None:
+        """So many steps were taken."""
 
-    def epoch(self, run: str, record: dict[str, Any]) -> None: ...
+    def epoch(self, run: str, record: dict[str, Any]) -> None:
+        """An epoch of a run ended."""
 
 
-class _Bar(Silent):
+class _Bar(Listener):
     def __init__(self, progress, task):
         self._progress, self._task = progress, task
 
@@ -34,16 +36,16 @@ class _Bar(Silent):
 
 
 @contextlib.contextmanager
-def progress_bar(description: str, steps: int, done: int = 0) -> Iterator[Silent]:
+def progress_bar(description: str, steps: int, done: int = 0) -> Iterator[Listener]:
     """A listener for ``fp4jax.train.loop.Fit`` that draws ``done`` of ``steps`` steps."""
     try:
         from rich import console, progress
     except ImportError:
-        yield Silent()
+        yield Listener()
         return
     terminal = console.Console(stderr=True)
     if not terminal.is_terminal:
-        yield Silent()
+        yield Listener()
         return
     columns = (
         progress.TextColumn("{task.description}"),

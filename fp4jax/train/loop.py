@@ -8,7 +8,7 @@ bits as one that never stopped (on CPU, whose sums are always taken in the same 
 import dataclasses
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ import numpy as np
 from fp4jax.data import Cohort, Split
 from fp4jax.train.checkpoint import Checkpoints
 from fp4jax.train.config import RunConfig
+from fp4jax.train.console import Listener
 from fp4jax.train.early_stopping import EarlyStopping
 from fp4jax.train.folder import RunFolder
 from fp4jax.train.plateau import Plateau
@@ -42,16 +43,6 @@ _CHECK_EVERY = 50
 
 class DivergedError(RuntimeError):
     """A loss or gradient that is not finite."""
-
-
-class Progress(Protocol):
-    """Where the loop tells what it does; see ``fp4jax.train.console``."""
-
-    def steps(self, done: int) -> None:
-        """So many steps were taken."""
-
-    def epoch(self, run: str, record: dict[str, Any]) -> None:
-        """An epoch of a run ended."""
 
 
 @dataclasses.dataclass
@@ -155,7 +146,7 @@ class Fit:
         cohort: Cohort,
         split: Split,
         runs: Sequence["Run"],
-        listener: Progress,
+        listener: Listener,
     ):
         self.program = program
         self.arrays = Arrays.of(cohort)

@@ -77,7 +77,7 @@ class Program:
                 function = jax.vmap(function, in_axes=axes)
             return jax.jit(function, donate_argnums=donate)
 
-        of_lanes = Batch(images=0, masks=0, index=0, epoch=None)  # pyright: ignore
+        of_lanes = Batch(images=0, masks=0, index=0, epoch=None)
         self.init = lanewise(self._init, (0,))
         self.step = lanewise(self.train_step, (0, of_lanes), donate=(0,))
         self.epoch = lanewise(self._epoch, (0, None, None, 0, None, 0), donate=(0,))
@@ -164,8 +164,8 @@ class Sums:
 
     metrics: metrics.Accumulated
     # sums over images of their loss, and of their weights
-    loss: Array
-    weight: Array
+    loss: Any
+    weight: Any
 
     def summarize(self, patient_ids: Sequence[str] | np.ndarray) -> dict[str, float]:
         """The metrics of :func:`fp4jax.metrics.summarize`, and the mean ``loss`` of an image."""

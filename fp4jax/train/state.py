@@ -5,8 +5,6 @@ from typing import Any
 
 import jax
 
-from fp4jax.typing import Array
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
@@ -18,16 +16,16 @@ class TrainState:
     """
 
     # number of finished steps, int32
-    step: Array
+    step: Any
     # seed of the run, uint32
-    seed: Array
+    seed: Any
     # trainable parameters, float32
     params: Any
     # running statistics of batch norm
     stats: Any
     opt_state: Any
     # the plateau schedule's factor on the learning rate, float32
-    scale: Array
+    scale: Any
 
 
 @jax.tree_util.register_dataclass
@@ -36,10 +34,10 @@ class Batch:
     """Images of one step, as stored: uint8, masks 0 or 1."""
 
     # (b, h, w, c)
-    images: Array
+    images: Any
     # (b, h, w)
-    masks: Array
+    masks: Any
     # (b,) places of the images in the cohort; with seed and epoch they give the augmentation's keys
-    index: Array
+    index: Any
     # () number of the epoch
-    epoch: Array
+    epoch: Any
