@@ -2,7 +2,8 @@
 
     python -m benchmarks.bench_quantize [--size 4096] [--rounds 15] [--json FILE]
 
-The reference is ``x * 2`` on N(0, 1) data, jitted. "bits" says whose bits a quantizer produces.
+The reference is ``x * 2`` on N(0, 1) data, jitted. The last column says whose bits a quantizer
+produces, or how many random bits it draws.
 """
 
 import dataclasses
