@@ -8,8 +8,9 @@ from flax import nnx
 
 from fp4jax.models.dropout import Dropout, Seeds
 from fp4jax.models.initializers import he_normal
-from fp4jax.models.layers import BatchNorm, checked_images
-from fp4jax.typing import Array, DTypeLike, Float
+from fp4jax.models.layers import checked_images
+from fp4jax.models.norms import RELU, BatchNorm, leaky_relu
+from fp4jax.typing import Array, DTypeLike, Float, Shaped
 
 # Kernel 4, stride 2: every output pixel of a transposed convolution is reached by 4 of 16 taps.
 _TAPS, _TAPS_PER_OUTPUT = 16, 4
@@ -44,7 +45,7 @@ class CNN(nnx.Module):
         >>> import jax.numpy as jnp
         >>> model = CNN(stages=2, channels=16, image_size=16, rngs=nnx.Rngs(0))
         >>> model.eval()
-        >>> model(jnp.ones((1, 16, 16, 3))).shape
+        >>> nnx.eval_shape(lambda: model(jnp.ones((1, 16, 16, 3)))).shape
         (1, 16, 16, 1)
     """
 
@@ -62,7 +63,7 @@ class CNN(nnx.Module):
         in_channels: int = 3,
         num_classes: int = 1,
         image_size: int = 256,
-        dropout: float = 0.5,
+        dropout: float | int = 0.5,
         skip_dropout_once: bool = False,
         init: str = "fixed",
         prior: float = 0.01,
@@ -105,7 +106,7 @@ class CNN(nnx.Module):
         self.decoder_norms = nnx.List([norm() for _ in range(stages - 1)])
         self.drop = Dropout(dropout)
         if init == "fixed":
-            bias = self.decoders[-1].bias
+            bias: Any = self.decoders[-1].bias
             bias.set_value(jnp.full_like(bias[...], jnp.log(prior / (1 - prior))))
 
     @property
@@ -119,7 +120,7 @@ class CNN(nnx.Module):
         return (r"encoders\.0$", self.bottleneck, rf"decoders\.{self.stages - 1}$")
 
     def __call__(
-        self, x: Float[Array, "b h w c"], *, rngs: nnx.Rngs | None = None
+        self, x: Shaped[Array, "..."], *, rngs: nnx.Rngs | None = None
     ) -> Float[Array, "b h w k"]:
         """Logits in float32; ``rngs`` with a ``dropout`` stream is needed in training mode."""
         checked_images(x, self.in_channels, multiple=2**self.stages)
@@ -128,15 +129,14 @@ class CNN(nnx.Module):
         skips = []
         for i, (conv, norm) in enumerate(zip(self.encoders, self.encoder_norms, strict=True)):
             with jax.named_scope(f"encoders.{i}"):
-                x = norm(conv(x))
-                x = nnx.leaky_relu(x, 0.2) if i == 0 else nnx.relu(x)
+                x = norm(conv(x), RELU if i else leaky_relu(0.2))
                 dropped = self.drop(x, seeds)
                 skips.append(x if self.skip_dropout_once else dropped)
                 x = dropped
         skips.pop()
         for i, (conv, norm) in enumerate(zip(self.decoders, self.decoder_norms, strict=False)):
             with jax.named_scope(f"decoders.{i}"):
-                x = jnp.concatenate([nnx.relu(norm(conv(x))), skips.pop()], -1)
+                x = jnp.concatenate([norm(conv(x), RELU), skips.pop()], -1)
                 x = self.drop(x, seeds)
         with jax.named_scope(f"decoders.{self.stages - 1}"):
             return self.decoders[-1](x).astype(jnp.float32)

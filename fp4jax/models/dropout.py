@@ -7,6 +7,7 @@ beside it. Here an element gets as few bits as its rate needs (one for 0.5), all
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +78,7 @@ class Dropout(nnx.Module):
         [0.0, 2.0]
     """
 
-    def __init__(self, rate: float):
+    def __init__(self, rate: float | int):
         self.rate = checked_rate("dropout", rate)
         self.deterministic = False
 
@@ -105,14 +106,14 @@ class DropPath(Dropout):
     Source: Huang et al., "Deep networks with stochastic depth", arXiv 1603.09382.
     """
 
-    def __call__(self, x: Float[Array, "b *shape"], seeds: Seeds) -> Float[Array, "b *shape"]:
+    def __call__(self, x: Float[Array, "b ..."], seeds: Seeds) -> Float[Array, "b ..."]:
         if self.deterministic or self.rate == 0:
             return x
-        factor = _drop(self.rate, jnp.ones((x.shape[0],), x.dtype), next(seeds))
-        return x * lax.broadcast_in_dim(factor, x.shape, (0,))
+        factor: Any = _drop(self.rate, jnp.ones((x.shape[0],), x.dtype), next(seeds))
+        return x * factor.reshape(-1, *(1,) * (x.ndim - 1))
 
 
-def checked_rate(name: str, rate: float) -> float:
+def checked_rate(name: str, rate: float | int) -> float:
     """The rate, or ValueError if it is not in [0, 1)."""
     if not 0 <= rate < 1:
         raise ValueError(f"{name} is {rate}; a rate must be at least 0 and below 1.")

@@ -36,7 +36,7 @@ def normal(std: float) -> Initializer:
     return init
 
 
-def torch_default(fan_in: int) -> dict[str, Initializer]:
+def torch_default(fan_in: int) -> dict[str, Any]:
     """``kernel_init`` and ``bias_init`` of a Flax layer with torch's defaults.
 
     fan_in of Linear: inputs; of Conv: inputs x taps; of ConvTranspose torch takes *outputs* x taps.

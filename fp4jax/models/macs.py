@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from fp4jax.models.layers import Upsample
+
 # Marks what a layer computes, which is counted from its shapes and not from its products: those
 # of a transposed convolution contain zeros, and those of a quantized layer are cut into pieces.
 _LAYER = "macs_of_layer"
@@ -24,7 +26,8 @@ def macs(model: nnx.Module, image_size: int | tuple[int, ...]) -> dict[str, int]
 
     Args:
         model: with an attribute ``in_channels``; a recipe may have been applied, the numbers are
-            the same. Nothing is computed and the model is not changed.
+            the same. Nothing is computed and the model is not changed; it may be abstract, made by
+            ``nnx.eval_shape``.
         image_size: pixels per side, or the size along each axis.
 
     Returns:
@@ -44,7 +47,7 @@ def macs(model: nnx.Module, image_size: int | tuple[int, ...]) -> dict[str, int]
     counts: Counter[str] = Counter()
     graph, state = nnx.split(model)
 
-    def call(x):
+    def call(state, x):
         # A copy: what happens to it stays in this trace.
         copy = nnx.merge(graph, state)
         copy.eval()
@@ -53,7 +56,7 @@ def macs(model: nnx.Module, image_size: int | tuple[int, ...]) -> dict[str, int]
                 _count_calls(layer, ".".join(map(str, path)), counts)
         return copy(x)
 
-    jaxpr = jax.make_jaxpr(call)(images)
+    jaxpr = jax.make_jaxpr(call)(state, images)
     products: Counter[str] = Counter()
     for scope, equation in _products(jaxpr.jaxpr, ()):
         if _LAYER not in scope:
@@ -68,10 +71,9 @@ def _count_calls(layer: Any, path: str, counts: Counter[str]) -> None:
     def __call__(self, x, *args, **kwargs):  # noqa: N807
         with jax.named_scope(_LAYER):
             y = kind.__call__(self, x, *args, **kwargs)
-        if isinstance(self, nnx.ConvTranspose):
-            positions = x.size // x.shape[-1]
-        else:
-            positions = y.size // y.shape[-1]
+        # One product with the kernel per output position of a convolution, else per input.
+        at = y if isinstance(self, nnx.Conv) and not isinstance(self, Upsample) else x
+        positions = at.size // at.shape[-1]
         counts[path] += positions * math.prod(self.kernel.get_value().shape)
         return y
 

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from fp4jax.models.layers import Downsample, Upsample
+
 
 class Rule(NamedTuple):
     """One variable of a layer: its torch name and how torch lays it out."""
@@ -49,6 +51,24 @@ def _transposed_from_torch(a: np.ndarray, layer: Any) -> np.ndarray:
     return np.flip(a, _taps(a))
 
 
+def _patches_to_torch(a: np.ndarray, layer: Any) -> np.ndarray:
+    """(p * p * in, out) -> (out, in, p, p)."""
+    return a.reshape(layer.patch, layer.patch, -1, a.shape[-1]).transpose(3, 2, 0, 1)
+
+
+def _patches_from_torch(a: np.ndarray, layer: Any) -> np.ndarray:
+    return a.transpose(2, 3, 1, 0).reshape(-1, a.shape[0])
+
+
+def _upsample_to_torch(a: np.ndarray, layer: Any) -> np.ndarray:
+    """(1, 1, in, p * p * out) -> (in, out, p, p)."""
+    return a.reshape(a.shape[2], layer.patch, layer.patch, -1).transpose(0, 3, 1, 2)
+
+
+def _upsample_from_torch(a: np.ndarray, layer: Any) -> np.ndarray:
+    return a.transpose(0, 2, 3, 1).reshape(1, 1, a.shape[0], -1)
+
+
 def _swap(a: np.ndarray, layer: Any) -> np.ndarray:
     return a.T
 
@@ -59,6 +79,8 @@ _NORM = {"scale": Rule("weight"), "bias": _BIAS}
 #: Variables by type of layer; the first type that fits counts. Variables without a rule, such as
 #: a model's own tables, have the same name and layout on both sides.
 RULES: dict[type[nnx.Module], dict[str, Rule]] = {
+    Downsample: {"kernel": Rule("weight", _patches_to_torch, _patches_from_torch), "bias": _BIAS},
+    Upsample: {"kernel": Rule("weight", _upsample_to_torch, _upsample_from_torch), "bias": _BIAS},
     nnx.Linear: {"kernel": Rule("weight", _swap, _swap), "bias": _BIAS},
     nnx.Conv: {"kernel": Rule("weight", _conv_to_torch, _conv_from_torch), "bias": _BIAS},
     nnx.ConvTranspose: {

@@ -1,6 +1,7 @@
 """What ViT and Swin share: patch embedding, attention, pre-norm blocks, upsampling decoder."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,8 @@ from flax import nnx
 
 from fp4jax.models.dropout import Dropout, DropPath, Seeds
 from fp4jax.models.initializers import normal, torch_default
-from fp4jax.models.layers import PatchConv, gelu, group_norm, layer_norm
+from fp4jax.models.layers import Downsample, Upsample, gelu, layer_norm, space_to_channels
+from fp4jax.models.norms import GELU, GroupNorm
 from fp4jax.typing import Array, DTypeLike, Float
 
 #: Standard deviation of tables, tokens and (with ``init="normal"``) linear weights.
@@ -18,7 +20,9 @@ STD = 0.02
 
 def linear(inputs: int, outputs: int, init: str, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Linear:
     """A Linear with torch's default init, or ``"normal"``: weights N(0, 0.02**2), zero bias."""
-    inits = {"kernel_init": normal(STD)} if init == "normal" else torch_default(inputs)
+    inits: dict[str, Any] = (
+        {"kernel_init": normal(STD)} if init == "normal" else torch_default(inputs)
+    )
     return nnx.Linear(inputs, outputs, dtype=dtype, rngs=rngs, **inits)
 
 
@@ -27,11 +31,11 @@ class PatchEmbed(nnx.Module):
 
     def __init__(self, in_channels: int, dim: int, patch: int, dtype: DTypeLike, rngs: nnx.Rngs):
         inits = torch_default(in_channels * patch**2)
-        self.proj = PatchConv(in_channels, dim, patch=patch, dtype=dtype, rngs=rngs, **inits)
+        self.proj = Downsample(in_channels, dim, patch=patch, dtype=dtype, rngs=rngs, **inits)
         self.norm = layer_norm(dim, rngs)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b n d"]:
-        x = self.proj(x)
+        x = self.proj(space_to_channels(x, self.proj.patch))
         return self.norm(x.reshape(x.shape[0], -1, x.shape[-1]))
 
 
@@ -43,7 +47,13 @@ class Attention(nnx.Module):
     """
 
     def __init__(
-        self, dim: int, heads: int, dropout: float, init: str, dtype: DTypeLike, rngs: nnx.Rngs
+        self,
+        dim: int,
+        heads: int,
+        dropout: float | int,
+        init: str,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
     ):
         if dim % heads:
             raise ValueError(f"heads is {heads}; it must divide the embedding's {dim} channels.")
@@ -77,7 +87,13 @@ class MLP(nnx.Module):
     """Linear, exact GELU, dropout, Linear, dropout."""
 
     def __init__(
-        self, dim: int, hidden: int, dropout: float, init: str, dtype: DTypeLike, rngs: nnx.Rngs
+        self,
+        dim: int,
+        hidden: int,
+        dropout: float | int,
+        init: str,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
     ):
         self.fc1 = linear(dim, hidden, init, dtype, rngs)
         self.fc2 = linear(hidden, dim, init, dtype, rngs)
@@ -95,8 +111,8 @@ class Block(nnx.Module):
         attn: nnx.Module,
         dim: int,
         hidden: int,
-        dropout: float,
-        drop_path: float,
+        dropout: float | int,
+        drop_path: float | int,
         init: str,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
@@ -123,37 +139,27 @@ class Decoder(nnx.Module):
     """
 
     def __init__(self, dim: int, patch: int, num_classes: int, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.dtype = dtype
         self.decoder_blocks = nnx.List([])
         inputs = dim
         for k in range(1, int(math.log2(patch)) + 1):
             outputs = max(8, dim // 2**k)
             groups = max(g for g in range(1, 9) if outputs % g == 0)
-            up = nnx.ConvTranspose(
-                inputs,
-                outputs,
-                (2, 2),
-                (2, 2),
-                padding="VALID",
-                dtype=dtype,
-                rngs=rngs,
-                **torch_default(outputs * 4),
-            )
-            self.decoder_blocks.append(nnx.List([up, group_norm(outputs, groups, rngs)]))
+            inits = torch_default(outputs * 4)
+            up = Upsample(inputs, outputs, patch=2, dtype=dtype, rngs=rngs, **inits)
+            self.decoder_blocks.append(nnx.List([up, GroupNorm(outputs, groups, rngs=rngs)]))
             inputs = outputs
-        self.classifier = nnx.Conv(
-            inputs, num_classes, (1, 1), dtype=dtype, rngs=rngs, **torch_default(inputs)
-        )
+        inits = torch_default(inputs)
+        self.classifier = Downsample(inputs, num_classes, patch=1, dtype=dtype, rngs=rngs, **inits)
 
     def __call__(self, x: Float[Array, "b i j d"]) -> Float[Array, "b h w k"]:
         for k, (up, norm) in enumerate(self.decoder_blocks):
             with jax.named_scope(f"decoder_blocks.{k}"):
-                x = gelu(norm(up(x)).astype(self.dtype))
+                x = norm(up(x), GELU)
         with jax.named_scope("classifier"):
             return self.classifier(x).astype(jnp.float32)
 
 
-def drop_path_rates(rate: float, depth: int) -> list[float]:
+def drop_path_rates(rate: float | int, depth: int) -> list[float]:
     """Rates of the blocks: from 0 to ``rate`` in equal steps."""
     return np.linspace(0, rate, depth).tolist()
 

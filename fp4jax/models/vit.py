@@ -10,7 +10,7 @@ from fp4jax.models import transformer
 from fp4jax.models.dropout import Dropout, Seeds
 from fp4jax.models.initializers import normal
 from fp4jax.models.layers import checked_images, layer_norm
-from fp4jax.typing import Array, DTypeLike, Float
+from fp4jax.typing import Array, DTypeLike, Float, Shaped
 
 
 class ViT(nnx.Module):
@@ -38,7 +38,7 @@ class ViT(nnx.Module):
         >>> import jax.numpy as jnp
         >>> model = ViT(dim=16, depth=1, heads=2, hidden=32, image_size=32, rngs=nnx.Rngs(0))
         >>> model.eval()
-        >>> model(jnp.ones((1, 32, 32, 3))).shape
+        >>> nnx.eval_shape(lambda: model(jnp.ones((1, 32, 32, 3)))).shape
         (1, 32, 32, 1)
     """
 
@@ -62,8 +62,8 @@ class ViT(nnx.Module):
         in_channels: int = 3,
         num_classes: int = 1,
         image_size: int = 256,
-        dropout: float = 0.1,
-        drop_path: float = 0.1,
+        dropout: float | int = 0.1,
+        drop_path: float | int = 0.1,
         matched_init: bool = False,
         dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
@@ -88,7 +88,7 @@ class ViT(nnx.Module):
         self.decoder = transformer.Decoder(dim, patch, num_classes, self.dtype, rngs)
 
     def __call__(
-        self, x: Float[Array, "b h w c"], *, rngs: nnx.Rngs | None = None
+        self, x: Shaped[Array, "..."], *, rngs: nnx.Rngs | None = None
     ) -> Float[Array, "b h w k"]:
         """Logits in float32; ``rngs`` with a ``dropout`` stream is needed in training mode."""
         checked_images(x, self.in_channels, (self.image_size, self.image_size))
