@@ -1,6 +1,9 @@
 """What all commands share: typed arguments by tyro, and one line instead of a traceback."""
 
+import contextlib
 import dataclasses
+import io
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -47,15 +50,28 @@ class Images(Source):
 
 def main(command: Callable[[Any], None], arguments: type, description: str | None) -> None:
     """Parses the command line and runs ``command``; exit code 2 if what was asked is wrong."""
-    args = tyro.cli(arguments, description=description, config=(tyro.conf.OmitArgPrefixes,))
     try:
-        command(args)
+        command(_parse(arguments, description))
     except (ValueError, OSError) as error:
         _fail(error, 2)
     except DivergedError as error:
         _fail(error, 1)
     except KeyboardInterrupt:
         _fail("interrupted; repeat the command to go on.", 130)
+
+
+def _parse(arguments: type, description: str | None) -> Any:
+    """tyro frames what it refuses in a box of many lines; here it is one."""
+    refused = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(refused):
+            return tyro.cli(arguments, description=description, config=(tyro.conf.OmitArgPrefixes,))
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        frame = "[╭╮╰╯│─]+|Parsing error|Error parsing run:"
+        words = " ".join(re.sub(frame, " ", refused.getvalue()).split())
+        raise ValueError(words.split(" For full helptext")[0] + " See --help.") from None
 
 
 def _fail(error: object, code: int) -> None:

@@ -1,37 +1,50 @@
-"""Tables of runs on the terminal."""
+"""Tables of runs, on the terminal and as CSV."""
 
+import csv
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-# column, where it lies in a summary, format
+from fp4jax.train.folder import replacing
+
+# column, where it lies in a summary's metrics
 _COLUMNS = (
     ("AUPRC", "auprc"),
     ("recall", "hard_recall_at_best"),
     ("F2", "hard_f2_score_at_best"),
     ("Dice", "hard_dice_patient_at_best"),
 )
+_KEYS = ("arch", "scale", "recipe", "split", "seed", "best_epoch")
 
 
-def print_runs(summaries: Iterable[dict[str, Any] | None]) -> None:
-    """One row per finished run: held-out patients, at the threshold chosen on validation."""
+def print_runs(summaries: Iterable[dict[str, Any]]) -> None:
+    """One row per finished run."""
     table = Table(title="test patients; recall, F2 and Dice at the validation's best threshold")
-    for name in ("arch", "scale", "recipe", "seed", "epoch"):
-        table.add_column(name)
-    for name, _ in _COLUMNS:
+    for name in _KEYS:
+        table.add_column(name.replace("_", " "))
+    for name in (*(name for name, _ in _COLUMNS), "seconds"):
         table.add_column(name, justify="right")
-    table.add_column("seconds", justify="right")
     for summary in summaries:
-        if summary:
-            table.add_row(
-                *(str(summary[k]) for k in ("arch", "scale", "recipe", "seed", "best_epoch")),
-                *(_number(summary["test"][key]) for _, key in _COLUMNS),
-                f"{summary['train_seconds']:.0f}",
-            )
+        metrics = (summary["test"][key] for _, key in _COLUMNS)
+        table.add_row(
+            *(str(summary[key]) for key in _KEYS),
+            *("-" if value is None else f"{value:.3f}" for value in metrics),
+            f"{summary['train_seconds']:.0f}",
+        )
     Console().print(table)
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def write_runs(summaries: Iterable[dict[str, Any]], path: Path) -> None:
+    """All metrics of all runs as CSV, ``val_`` and ``test_`` in front; replaces the file."""
+    rows = [
+        {key: summary[key] for key in (*_KEYS, "threshold", "train_seconds", "device")}
+        | {f"{part}_{k}": v for part in ("val", "test") for k, v in summary[part].items()}
+        for summary in summaries
+    ]
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)

@@ -33,7 +33,7 @@ def command(args: Args) -> None:
         return
     cohort = args.source.load(args.run.data, args.run.image_size)
     folders = train(args.run, cohort, args.out, args.seeds)
-    print_runs([folder.summary() for folder in folders])
+    print_runs([folder.summary() or {} for folder in folders])
     for folder in folders:
         print(folder.path)
 

@@ -33,7 +33,15 @@ def test_import_is_light():
 
 
 def test_import_without_extras():
-    run_python(f"import sys; sys.modules.update(dict.fromkeys({sorted(EXTRAS)})); import fp4jax")
+    without = f"import sys; sys.modules.update(dict.fromkeys({sorted(EXTRAS)})); "
+    run_python(without + "import fp4jax")
+    # flax itself needs rich
+    without = without.replace("'rich', ", "")
+    run_python(without + "import fp4jax.train, fp4jax.models, fp4jax.data, fp4jax.metrics")
+
+
+def test_subpackages_are_attributes():
+    run_python("import fp4jax as fp4; fp4.models.create, fp4.data.load, fp4.train.train")
 
 
 def test_import_initializes_no_device():

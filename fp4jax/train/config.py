@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import fp4jax
+from fp4jax import losses, models
 from fp4jax.recipe import get_recipe
 from fp4jax.train.optimizer import DEFAULTS
 
@@ -35,7 +36,7 @@ class RunConfig:
     # that the model names
     keep: tuple[str, ...] | None = None
     # further options of the model, by name and value: init ref
-    model_options: dict[str, str | int | float | bool] = dataclasses.field(default_factory=dict)
+    model_options: dict[str, int | float | bool | str] = dataclasses.field(default_factory=dict)
 
     # cohort: phantom or lgg
     data: str = "phantom"
@@ -79,7 +80,11 @@ class RunConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self):
-        object.__setattr__(self, "recipe", get_recipe(_number(self.recipe)).name)
+        object.__setattr__(self, "recipe", get_recipe(self.recipe).name)
+        if self.scale not in models.scales(self.arch):
+            allowed = ", ".join(models.scales(self.arch))
+            raise ValueError(f"{self.arch} has no scale {self.scale!r}; its scales are: {allowed}.")
+        losses.get_loss(self.loss)
         for name in ("image_size", "epochs", "batch_size", "folds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
@@ -128,10 +133,6 @@ def from_json(record: Mapping[str, Any]) -> RunConfig:
     if values.get("keep") is not None:
         values["keep"] = tuple(values["keep"])
     return RunConfig(**values)
-
-
-def _number(recipe: str) -> str | int:
-    return int(recipe) if recipe.isdecimal() else recipe
 
 
 def _versions() -> dict[str, str]:

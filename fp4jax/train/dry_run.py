@@ -33,10 +33,10 @@ def dry_run(config: RunConfig, channels: int = 3) -> str:
     state = jax.eval_shape(program.init, jnp.zeros((), jnp.uint32))
     b, size = config.batch_size, config.image_size
     batch = Batch(
-        images=jax.ShapeDtypeStruct((b, size, size, channels), jnp.uint8),  # pyright: ignore
-        masks=jax.ShapeDtypeStruct((b, size, size), jnp.uint8),  # pyright: ignore
-        index=jax.ShapeDtypeStruct((b,), jnp.int32),  # pyright: ignore
-        epoch=jax.ShapeDtypeStruct((), jnp.int32),  # pyright: ignore
+        images=jax.ShapeDtypeStruct((b, size, size, channels), jnp.uint8),
+        masks=jax.ShapeDtypeStruct((b, size, size), jnp.uint8),
+        index=jax.ShapeDtypeStruct((b,), jnp.int32),
+        epoch=jax.ShapeDtypeStruct((), jnp.int32),
     )
     memory = program.step.lower(state, batch).compile().memory_analysis()
     lines = [

@@ -21,7 +21,12 @@ SCHEMA = 1
 
 
 def train(
-    config: RunConfig, cohort: Cohort, out: Path, seeds: Sequence[int] | None = None
+    config: RunConfig,
+    cohort: Cohort,
+    out: Path,
+    seeds: Sequence[int] | None = None,
+    *,
+    split: Split | None = None,
 ) -> list[RunFolder]:
     """Trains a run per seed and evaluates it; returns the folders, which have a summary each.
 
@@ -33,6 +38,8 @@ def train(
         cohort: the slices; its images must have ``config.image_size``.
         out: the runs' folders lie in here, named by their ids.
         seeds: default: the configuration's.
+        split: that of the configuration, where it was made before: scikit-learn, which makes it,
+            is not needed then.
 
     Raises:
         ValueError: images of another size, or a folder that holds another run.
@@ -41,7 +48,7 @@ def train(
     """
     check_size(config, cohort)
     digest = fingerprint(cohort)["sha256"]
-    split = split_of(config, cohort)
+    split = split or split_of(config, cohort)
     configs = [dataclasses.replace(config, seed=s) for s in dict.fromkeys(seeds or [config.seed])]
     folders = [RunFolder(out / c.id(digest)) for c in configs]
     for c, folder in zip(configs, folders, strict=True):

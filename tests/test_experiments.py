@@ -1,0 +1,148 @@
+"""The commands: what they print, their exit codes, and what they leave behind."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import demo
+from fp4jax.train import RunConfig, evaluate_folder, train
+from tests import blobs
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """run("train", "--arch", "cnn") -> (exit code, standard output, standard error)"""
+
+    def call(name: str, *arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.chdir(tmp_path)
+        module = importlib.import_module(f"experiments.{name}")
+        code = 0
+        try:
+            module.main(module.command, module.Args, module.__doc__)
+        except SystemExit as error:
+            code = int(error.code or 0)
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "data", "demo"])
+def test_help_explains_every_option(name, run):
+    code, out, _ = run(name, "--help")
+    assert code == 0
+    assert f"python -m experiments.{name}" in out
+
+
+TINY = ["--model-options", "stages", "2", "channels", "16", "--image-size", "32"]
+FEW = ["--patients", "12", "--slices", "4"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--arch", "resnet"], "the models are: cnn, vit, swin"),
+        (["--scale", "1b"], "its scales are: 500k, 4m, 15m"),
+        (["--recipe", "fp5"], "known"),
+        (["--data", "lgg"], "pass root"),
+        (["--data", "lgg", "--root", "nowhere"], "nowhere"),
+        (["--data", "phantom", "--root", "."], "leave it out"),
+        (["--split", "fold9"], "5 folds"),
+        (["--learning-rate", "-1"], "must be positive"),
+        (["--keep", "nothing"], "matches no layer"),
+        (["--loss", "hinge"], "known names"),
+        (["--arch", "cnn", "--image-size", "40"], "40"),
+        (["--batch-size", "0"], "at least 1"),
+    ],
+)
+def test_what_is_asked_wrongly_is_one_line_and_exit_code_2(arguments, says, run, tmp_path):
+    code, _, err = run("train", *FEW, "--image-size", "32", *arguments)
+    assert code == 2
+    assert says in err
+    # tyro frames what it finds itself; our own errors are one line
+    assert err.startswith("error: ")
+    assert len(err.strip().splitlines()) == 1
+    assert not list(tmp_path.rglob("metrics.jsonl"))
+
+
+def test_dry_run_computes_nothing(run, tmp_path):
+    code, out, _ = run("train", "--dry-run", "--arch", "cnn", *TINY, "--recipe", "5")
+    assert code == 0
+    for word in ("encoders.1", "2d+rht+sr", "high precision", "GMAC", "MB", "parameters"):
+        assert word in out
+    assert not list(tmp_path.iterdir())
+
+
+def test_train_evaluate_and_repeat(run, tmp_path):
+    arguments = ["--arch", "cnn", *TINY, *FEW, "--epochs", "2", "--batch-size", "8"]
+    code, out, _ = run("train", *arguments, "--seeds", "1", "2")
+    assert code == 0
+    folders = sorted((tmp_path / "runs").iterdir())
+    assert len(folders) == 2
+    summary = json.loads((folders[0] / "summary.json").read_text())
+    assert summary["seed"] == 1
+    assert (folders[0] / "predictions.png").read_bytes()[:4] == b"\x89PNG"
+    assert len((folders[0] / "metrics.jsonl").read_text().splitlines()) == 2
+    written = {path: path.stat().st_mtime_ns for path in folders[0].rglob("*")}
+    assert run("train", *arguments, "--seeds", "1", "2") == (0, out, "")
+    assert {path: path.stat().st_mtime_ns for path in folders[0].rglob("*")} == written
+    code, out, _ = run("evaluate", folders[0], *FEW, "--image-size", "32")
+    assert code == 0
+    assert json.loads(out)["auprc"] == pytest.approx(summary["test"]["auprc"], abs=1e-6)
+    code, _, err = run("evaluate", tmp_path, *FEW, "--image-size", "32")
+    assert (code, "summary.json" in err) == (2, True)
+
+
+def test_a_run_that_diverges_says_where(run, tmp_path):
+    code, _, err = run(
+        "train", "--arch", "cnn", *TINY, *FEW, "--learning-rate", "1e38", "--schedule", "constant"
+    )
+    assert code == 1
+    assert "at step" in err
+    assert not list(tmp_path.rglob("summary.json"))
+
+
+def test_data_shows_and_verifies(run, tmp_path):
+    small = [*FEW, "--image-size", "32"]
+    code, out, _ = run("data", *small, "--fingerprint", "f.json", "--picture", "p.png")
+    assert code == 0
+    assert json.loads(out)["patients"] == 12
+    assert (tmp_path / "p.png").exists()
+    assert run("data", *small, "--expected", "f.json")[1].endswith("nothing differs\n")
+    code, _, err = run("data", *small, "--fingerprint", "f.json")
+    assert (code, "exists" in err) == (2, True)
+    other = ["--patients", "11", "--slices", "4", "--image-size", "32", "--expected", "f.json"]
+    code, _, err = run("data", *other)
+    assert (code, "phantom_0011" in err) == (2, True)
+
+
+def test_the_demo_compares_recipes(monkeypatch, run, tmp_path):
+    tiny = blobs.config(recipe="baseline", data="phantom", epochs=1)
+    monkeypatch.setattr(demo, "ARCHITECTURES", (tiny,))
+    monkeypatch.setattr(demo, "COHORT", {"patients": 12, "slices": 4, "image_size": 32})
+    code, out, _ = run("demo", "--recipes", "baseline", "5")
+    assert code == 0
+    table = (tmp_path / "runs/demo/results.csv").read_text().splitlines()
+    assert len(table) == 3
+    assert "2d+rht+sr" in out
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path):
+    config, cohort = blobs.config(epochs=1, recipe="baseline"), blobs.cohort()
+    (folder,) = train(config, cohort, tmp_path)
+    path = folder.path / "config.json"
+    path.write_text(path.read_text().replace('"clip": 1.0', '"clip": 2.0'))
+    with pytest.raises(ValueError, match="holds another run"):
+        train(config, cohort, tmp_path)
+
+
+def test_cohort_of_another_size_is_refused(tmp_path):
+    config = RunConfig(data="blobs", image_size=64)
+    with pytest.raises(ValueError, match="32x32"):
+        train(config, blobs.cohort(), tmp_path)
+    with pytest.raises(ValueError, match="no finished run"):
+        evaluate_folder(Path(tmp_path), blobs.cohort())
