@@ -3,7 +3,7 @@
     python -m benchmarks.bench_ops [--rounds 7] [--network 500k] [--memory] [--json FILE]
 
 One step is the operation and both its gradients. The reference is jax.lax's own operation with
-lax's gradients; the paper's CNN (``--network``) is also run with Flax's unchanged layers.
+lax's gradients; the paper's CNN (``--network``) is also run with Flax's unchanged convolutions.
 """
 
 import dataclasses
@@ -19,9 +19,8 @@ from jax import lax
 
 import fp4jax as fp4
 from benchmarks import timing
-from benchmarks.networks import PaperCNN
 from benchmarks.timing import Case
-from fp4jax import nnx as fp4nnx
+from fp4jax import models, nnx as fp4nnx
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,10 +109,11 @@ def op_cases(name: str, recipes: tuple[str, ...]) -> list[Case]:
 
 
 def train_step(size: str, recipe: str | None, batch: int) -> tuple[Callable, tuple]:
-    """A training step of the paper's CNN (None: Flax's layers unchanged), and its arguments."""
-    model = PaperCNN(size, rngs=nnx.Rngs(0))
+    """A training step of the paper's CNN (None: Flax's own convolutions), and its arguments."""
+    model: Any = models.create("cnn", size, rngs=nnx.Rngs(0))
     if recipe is not None:
-        fp4nnx.apply_recipe(model, recipe, keep=model.keep, verbose=False)
+        fp4nnx.apply_recipe(model, recipe, keep=model.high_precision, verbose=False)
+    model.train()
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     optimizer = optax.adamax(5e-4)
 
@@ -121,7 +121,8 @@ def train_step(size: str, recipe: str | None, batch: int) -> tuple[Callable, tup
         def loss_of(params):
             model = nnx.merge(graph, params, rest, copy=True)
             fp4nnx.refresh_keys(model, 0, i)
-            loss = optax.sigmoid_binary_cross_entropy(model(x), target).mean()
+            logits = model(x, rngs=nnx.Rngs(dropout=jax.random.fold_in(jax.random.key(0), i)))
+            loss = optax.sigmoid_binary_cross_entropy(logits, target).mean()
             return loss, nnx.state(model, nnx.Not(nnx.Param))
 
         (loss, new_rest), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
@@ -138,7 +139,7 @@ def network_cases(args: Args) -> list[Case]:
     rows = []
     for recipe in ("baseline", *(r for r in args.recipes if r != "baseline"), None):
         step, arguments = train_step(args.network, recipe, args.batch)
-        name = recipe or "Flax's own layers"
+        name = recipe or "Flax's own convolutions"
         rows.append(Case(name, step, arguments, "reference" if recipe == "baseline" else ""))
     return rows
 
@@ -154,7 +155,7 @@ def print_memory(recipes: tuple[str, ...]) -> None:
         ]
         peak = jax.jit(step).lower(*batched).compile().memory_analysis().temp_size_in_bytes
         reference = reference or peak
-        print(f"{recipe or 'Flax layers':20s} {peak / 1e9:6.2f} GB  {peak / reference:5.2f}x")
+        print(f"{recipe or 'Flax convolutions':20s} {peak / 1e9:6.2f} GB  {peak / reference:5.2f}x")
 
 
 def main(args: Args) -> None:

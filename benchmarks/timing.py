@@ -5,13 +5,15 @@ and a ratio is the median of the rounds' ratios rather than the ratio of two med
 """
 
 import dataclasses
+import functools
 import json
+import math
 import os
 import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,51 +24,79 @@ from rich.table import Table
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A function to time. It is jitted; ``None`` for ``function`` is a row that could not run."""
+    """A function to time. It is jitted."""
 
     name: str
-    function: Callable[..., Any] | None
+    function: Callable[..., Any]
     args: tuple = ()
     note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
+class Run:
+    """Something to time that is ready to go; arrays that ``call()`` returns are waited for."""
+
+    name: str
+    call: Callable[[], Any]
+    note: str = ""
+    # what one call counts for; seconds are per step
+    steps: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
 class Result:
-    """Seconds of one case in every round, and its ratio to the reference in every round."""
+    """Seconds of one case in every round, and its ratio to the reference in every round.
+
+    Both are empty, and the medians NaN, for a row that could not run; ``note`` says why.
+    """
 
     name: str
     note: str
     seconds: tuple[float, ...]
     ratios: tuple[float, ...]
+    # further columns of the table
+    more: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def median(self) -> float:
-        return statistics.median(self.seconds)
+        return statistics.median(self.seconds or (math.nan,))
 
     @property
     def ratio(self) -> float:
-        return statistics.median(self.ratios)
+        return statistics.median(self.ratios or (math.nan,))
 
 
 def measure(cases: Sequence[Case], rounds: int) -> list[Result]:
     """Times all cases against the first, which is the reference."""
-    compiled = [(case, jax.jit(case.function).lower(*case.args).compile()) for case in cases]
-    for case, function in compiled:
-        jax.block_until_ready(function(*case.args))
-    seconds: list[list[float]] = [[] for _ in cases]
+    runs = []
+    for case in cases:
+        function = jax.jit(case.function).lower(*case.args).compile()
+        call = functools.partial(
+            lambda f, args: jax.block_until_ready(f(*args)), function, case.args
+        )
+        runs.append(Run(case.name, call, case.note))
+    return alternate(runs, rounds)
+
+
+def alternate(runs: Sequence[Run], rounds: int, pause: float = 0.0) -> list[Result]:
+    """Times what is compiled already against the first; ``pause`` seconds lie between two calls."""
+    for run in runs:
+        jax.block_until_ready(run.call())
+    seconds: list[list[float]] = [[] for _ in runs]
     for _ in range(rounds):
-        for times, (case, function) in zip(seconds, compiled, strict=True):
+        for times, run in zip(seconds, runs, strict=True):
+            time.sleep(pause)
             start = time.perf_counter()
-            jax.block_until_ready(function(*case.args))
-            times.append(time.perf_counter() - start)
+            jax.block_until_ready(run.call())
+            times.append((time.perf_counter() - start) / run.steps)
     return [
         Result(
-            case.name,
-            case.note,
+            run.name,
+            run.note,
             tuple(times),
             tuple(t / r for t, r in zip(times, seconds[0], strict=True)),
         )
-        for case, times in zip(cases, seconds, strict=True)
+        for run, times in zip(runs, seconds, strict=True)
     ]
 
 
@@ -94,22 +124,36 @@ def _processor() -> str:
 def show(title: str, results: Sequence[Result], elements: int | None = None) -> None:
     """Prints a table: median time, spread, ratio to the first row."""
     table = Table(title=title, title_justify="left")
-    for column in ("", "ms", "min-max", *(["Melem/s"] if elements else []), "ratio", ""):
+    more = list(dict.fromkeys(column for r in results for column in r.more))
+    for column in ("", "ms", "min-max", *(["Melem/s"] if elements else []), *more, "ratio", ""):
         table.add_column(column, justify="left" if column == "" else "right")
     for r in results:
+        if not r.seconds:
+            table.add_row(r.name, *[""] * (len(table.columns) - 2), r.note)
+            continue
         rate = [f"{elements / r.median / 1e6:,.0f}"] if elements else []
         spread = f"{min(r.seconds) * 1e3:.1f}-{max(r.seconds) * 1e3:.1f}"
-        table.add_row(r.name, f"{r.median * 1e3:.1f}", spread, *rate, f"{r.ratio:.2f}", r.note)
+        further = [f"{r.more[column]:,.1f}" if column in r.more else "" for column in more]
+        numbers = (f"{r.median * 1e3:.1f}", spread, *rate, *further, f"{r.ratio:.2f}")
+        table.add_row(r.name, *numbers, r.note)
     Console(width=110).print(table)
 
 
-def save(path: Path, tables: dict[str, Sequence[Result]]) -> None:
-    """Writes all figures as JSON, atomically."""
+def save(
+    path: Path, tables: Mapping[str, Sequence[Result]], about: Mapping[str, str] | None = None
+) -> None:
+    """Writes all figures as JSON, atomically; ``about`` if more is to be said than usual."""
     content = {
-        "machine": machine(),
+        "machine": dict(about or machine()),
         "tables": {
             title: [
-                {"name": r.name, "median_ms": r.median * 1e3, "ratio": r.ratio, "note": r.note}
+                {
+                    "name": r.name,
+                    "median_ms": r.median * 1e3 if r.seconds else None,
+                    "ratio": r.ratio if r.seconds else None,
+                    "note": r.note,
+                    **r.more,
+                }
                 for r in results
             ]
             for title, results in tables.items()
