@@ -5,7 +5,6 @@ transposed. Per-block arrays keep a 1 where the 16 was, so that they broadcast a
 """
 
 import dataclasses
-import math
 
 import jax.numpy as jnp
 import numpy as np
@@ -83,10 +82,6 @@ class BlockView:
     def inner_axes(self) -> tuple[int, ...]:
         """Positions of the 16s in the split shape, in the order of ``axes``."""
         return tuple(a + 1 + sum(b < a for b in self.axes) for a in self.axes)
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
 
     def split(self, x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
         """The blocked view of an array of ``shape``."""

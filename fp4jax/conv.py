@@ -70,7 +70,8 @@ def conv_general_dilated(
     Returns:
         What ``jax.lax.conv_general_dilated`` returns. Gradients have their primals' dtypes and
         shardings; there is no forward-mode derivative. The baseline recipe computes the same
-        function as lax, with gradients that are faster on CPU.
+        function as lax, with gradients that are faster on CPU. Under ``shard_map`` gradients with
+        an unquantized wgrad need ``check_vma=False``.
 
     Raises:
         ValueError: for dtypes that cannot be quantized, a missing key, batch_group_count > 1 with
@@ -166,6 +167,7 @@ def conv_transpose(
 
 def _convolve(product, lhs, rhs, recipe, key, mirrored, out_sharding=None) -> Array:
     """Lets lax resolve the arguments, then runs the plan made from what it says."""
+    lhs, rhs = sharding.varying_together(lhs, rhs, key)
     # Tracing lax itself checks all arguments and leaves no padding rule to repeat here.
     operands = lhs, rhs
     if out_sharding is not None:
@@ -362,7 +364,9 @@ def _wgrad(plan: _Plan, x: Array | gemm.Operand, g: Array, dtype, key: Array | N
         def product(x, g, **options):
             x, g = _merge(x), _merge(g)
             image, grid = (g, x) if plan.mirrored else (plan.dilate(x), g)
-            return windows.kernel_gradient(image, grid, window=plan.window, **options)
+            dw = windows.kernel_gradient(image, grid, window=plan.window, **options)
+            sharding.check_varies_with(dw, image, grid)
+            return dw
 
         x = x if isinstance(x, gemm.Operand) else gemm.Operand(x, None)
         return plan.from_kernel(

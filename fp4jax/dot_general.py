@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from jax import lax
 
-from fp4jax import gemm, sharding
+from fp4jax import gemm, sharding, window as windows
 from fp4jax.gemm import BlockAxes
 from fp4jax.recipe import Recipe, get_recipe
 from fp4jax.typing import Array, ArrayLike, DTypeLike, Shaped
@@ -59,7 +59,8 @@ def dot_general(
     Returns:
         What ``jax.lax.dot_general`` returns: same shape, dtype and sharding. Gradients have their
         primals' dtypes and shardings; there is no forward-mode derivative (unless the recipe
-        quantizes nothing).
+        quantizes nothing). Gradients of gradients pass straight through the rounding. Under
+        ``shard_map`` and ``pmap`` amax and random bits are those of each shard.
 
     Raises:
         ValueError: for dtypes that cannot be quantized or a missing key.
@@ -80,10 +81,29 @@ def dot_general(
         out_sharding=out_sharding,
     )
     if not recipe.quantizes:
-        return product(lhs, rhs)
+        return _high_precision(product, lhs, rhs, dimension_numbers)
+    lhs, rhs = sharding.varying_together(lhs, rhs, key)
     out = jax.eval_shape(product, lhs, rhs)
     plan = _Plan.make(lhs.shape, rhs.shape, dimension_numbers, recipe, precision, out)
     return _jitted(plan, lhs, rhs, key)
+
+
+def _high_precision(product, lhs: Array, rhs: Array, dimension_numbers: Any) -> Array:
+    """``product(lhs, rhs)``; on CPU several leading free dimensions of lhs enter as one.
+
+    With several, the gradient of rhs makes XLA:CPU transpose all of g, which takes longer than
+    the product itself.
+    """
+    (contracted, rhs_contracted), (batch, _) = dimension_numbers
+    free = lhs.ndim - len(contracted)
+    plain = not batch and sorted(contracted) == list(range(free, lhs.ndim))
+    if free < 2 or not plain or not windows.on_cpu() or sharding.explicit_mesh():
+        return product(lhs, rhs)
+    # lax checks the arguments as the caller gave them.
+    out = jax.eval_shape(product, lhs, rhs)
+    rows = lhs.reshape(math.prod(lhs.shape[:free]), *lhs.shape[free:])
+    dims = ((tuple(d - free + 1 for d in contracted), rhs_contracted), ((), ()))
+    return product(rows, rhs, dimension_numbers=dims).reshape(out.shape)
 
 
 @dataclasses.dataclass(frozen=True)

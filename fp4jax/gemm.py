@@ -52,9 +52,27 @@ def operand(
     """
     if spec is None:
         return Operand(x, None)
-    encoded = encode(x, spec, _spec_axes(spec, axes, x.ndim), key, amax_of_all)
+    return _quantized(spec, _spec_axes(spec, axes, x.ndim), x, key, amax_of_all)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _quantized(
+    spec: TensorSpec, axes: tuple[int, ...], x: Array, key: Array | None, amax_of_all: Array | None
+) -> Operand:
+    encoded = encode(x, spec, axes, key, amax_of_all)
     values = encoded.view.merge(encoded.values * encoded.scales)
     return Operand(values, exact.divide(encoded.amax, float(spec.bound)))
+
+
+@_quantized.defjvp
+def _straight_through(spec, axes, primals, tangents):
+    """Where gradients are differentiated again: the operand's, as if nothing were rounded."""
+    operand = _quantized(spec, axes, *primals)
+    dx = tangents[0].astype(jnp.float32)
+    if spec.hadamard:
+        dx = hadamard.random_hadamard(dx, axes[0])
+    dvalues = jnp.where(operand.scale == 0, jnp.float32(0), dx / operand.scale)
+    return operand, Operand(dvalues, jnp.zeros_like(operand.scale))
 
 
 def pair(

@@ -7,6 +7,7 @@ inside the train step.
 """
 
 import dataclasses
+import inspect
 import math
 import re
 import zlib
@@ -209,7 +210,7 @@ def apply_recipe(
 
     Raises:
         ValueError: for an unknown recipe, a pattern that matches no layer, a model without layers
-            to quantize, or a layer whose slot is taken by somebody else's function.
+            to quantize, or a layer whose slot is taken by somebody else's function or not used.
 
     Example:
         >>> from flax import nnx
@@ -229,6 +230,8 @@ def apply_recipe(
     kept = _matches([path for path, _ in layers], _patterns(keep))
     for path, layer in layers:
         _check_slot(path, layer)
+        if path not in kept:
+            _check_call(path, layer)
     for path, layer in layers:
         _inject(path, layer, baseline if path in kept else recipe)
     if verbose:
@@ -267,7 +270,7 @@ def refresh_keys(model: nnx.Module, seed: int | Array, step: int | Array) -> nnx
     different for every step and layer, and nothing to checkpoint. Works on traced seeds and steps,
     under ``vmap``, ``scan`` and remat; a model without stochastic recipe is left as it is. Every
     layer of a stack (``nnx.vmap``, ``nnx.scan``) gets a key of its own. Without a call, every step
-    rounds with the same bits.
+    rounds with the same bits; within a step, so do two calls of one layer.
 
     Args:
         model: changed in place.
@@ -361,6 +364,10 @@ def _matches(paths: Sequence[str], patterns: Sequence[str]) -> set[str]:
             matched = {path for path in paths if re.match(pattern, path)}
         except re.error as error:
             raise ValueError(f"keep={pattern!r} is no regular expression: {error}.") from error
+        if not matched and list(paths) == [""]:
+            raise ValueError(
+                f"keep={pattern!r} matches no layer: the model is one layer, whose path is empty."
+            )
         if not matched:
             raise ValueError(
                 f"keep={pattern!r} matches no layer; the layers are: {', '.join(paths)}."
@@ -386,6 +393,20 @@ def _check_slot(path: str, layer: Any) -> None:
             f"layer {path!r} is a {type(layer).__name__}"
             f"{' with a __call__ of its own' if own_call else ''}; derive it from "
             "fp4jax.nnx.ConvTranspose, whose __call__ uses self.conv_transpose."
+        )
+
+
+def _check_call(path: str, layer: Any) -> None:
+    """Raises ValueError if this layer's own ``__call__`` seems not to use the slot."""
+    cls = next(c for c in type(layer).__mro__ if "__call__" in vars(c))
+    if cls.__module__.split(".")[0] in ("flax", "fp4jax"):
+        return
+    slot = _slot(layer)[0]
+    code = getattr(inspect.unwrap(vars(cls)["__call__"]), "__code__", None)
+    if code is None or not {slot, "super", "__call__"} & {*code.co_names}:
+        raise ValueError(
+            f"layer {path!r} is a {type(layer).__name__} whose __call__ uses neither self.{slot} "
+            "nor super().__call__, so that a recipe would change nothing; use one, or keep it."
         )
 
 

@@ -15,7 +15,7 @@ from fp4jax.typing import Array, DTypeLike, Float, Shaped, UInt8
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class QTensor:
     """Packed E2M1 codes, E4M3 block scales and the tensor's amax.
 
@@ -30,7 +30,7 @@ class QTensor:
 
     A pytree with the leaves (codes, block_scales, amax). The static part knows the blocked axes
     counted from the end and their lengths, not the rest of the shape, so a QTensor passes through
-    ``jit``, ``vmap`` and ``scan``, and stacked QTensors are a QTensor.
+    ``jit``, ``vmap`` and ``scan``, and stacked QTensors are a QTensor. ``==`` is identity.
     """
 
     # Any, not Array: pytrees also carry shapes, shardings and None through these fields.

@@ -48,6 +48,8 @@ def quantize(
     Raises:
         ValueError: for a dtype, rank or axis that cannot be quantized, or a missing key.
 
+    The gradient of ``quantize(x, ...).dequantize()`` is zero; :func:`fake_quantize` passes it on.
+
     Zeros give exact zeros; a NaN anywhere makes every value NaN; an Inf makes every value NaN or
     Inf, as in TransformerEngine.
 
@@ -102,7 +104,9 @@ def fake_quantize(
     """Quantizes and dequantizes, in x's dtype and shape; the gradient passes straight through.
 
     Equivalent to ``quantize(x, spec, axis, key).dequantize(x.dtype)``, rotated back and cut to x's
-    length if the spec has hadamard, with ``d fake_quantize(x) / dx = 1``.
+    length if the spec has hadamard, with ``d fake_quantize(x) / dx = 1``. Under ``shard_map`` and
+    ``pmap`` amax and random bits are those of each shard. In float16, values that are rounded up
+    beyond 65504 (which "stochastic_unbiased" and hadamard may do) become Inf.
 
     Args, raises: as :func:`quantize`.
 

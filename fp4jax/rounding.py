@@ -89,15 +89,20 @@ def random_bits(key: Array, shape: tuple[int, ...], width: int) -> Array:
     seed = jax.random.bits(key, (2,), jnp.uint32)
     size = math.prod(shape)
     if width == 8:
-        words = _hash(lax.iota(jnp.uint32, -(-size // 4)), seed)
+        words = hash_counter(lax.iota(jnp.uint32, -(-size // 4)), seed)
         return lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[:size].reshape(shape)
     if width == 24:
-        return (_hash(lax.iota(jnp.uint32, size), seed) >> 8).reshape(shape)
+        return (hash_counter(lax.iota(jnp.uint32, size), seed) >> 8).reshape(shape)
     raise ValueError(f"width is {width}; 8 and 24 are allowed.")
 
 
-def _hash(counter: Array, seed: Array) -> Array:
-    """Two keyed rounds of a 32-bit integer finalizer over a counter."""
+def hash_counter(counter: Array, seed: Array) -> Array:
+    """Random uint32: two keyed rounds of a 32-bit integer finalizer.
+
+    Args:
+        counter: uint32; what is hashed, for example an element's index.
+        seed: two uint32, the key.
+    """
     return _finalize(_finalize(counter ^ seed[0]) + seed[1])
 
 

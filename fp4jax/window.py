@@ -68,10 +68,6 @@ class Window:
         )
 
     @property
-    def grid_size(self) -> int:
-        return math.prod(self.grid)
-
-    @property
     def number_of_taps(self) -> int:
         return math.prod(self.taps)
 
@@ -179,7 +175,7 @@ def map_taps(
         for taps, dilation in zip(reversed(window.taps), reversed(window.dilation), strict=True):
             starts.insert(0, (t % taps) * dilation)
             t = t // taps
-        zero = jnp.zeros_like(starts[0])
+        zero = jnp.zeros_like(t)
         covered = lax.dynamic_slice(padded, (zero, *starts, zero), size)
         return lax.slice(covered, (0,) * covered.ndim, size, strides)
 

@@ -25,7 +25,7 @@ VIEWS = [
 def test_view(shape, axes, padded, split, inner):
     view = BlockView(shape, axes)
     assert (view.padded_shape, view.split_shape, view.inner_axes) == (padded, split, inner)
-    x = np.arange(1, view.size + 1, dtype=np.float32).reshape(shape)
+    x = np.arange(1, np.prod(shape) + 1, dtype=np.float32).reshape(shape)
     blocked = view.split(jnp.asarray(x))
     assert blocked.shape == split
     # nothing is transposed, and what is added is zero

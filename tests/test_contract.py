@@ -6,6 +6,7 @@ maximum), while a single code that is rounded the other way shows (test_key_deci
 """
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable
 
@@ -22,6 +23,8 @@ from tests.samples import assert_same_bits
 
 TOLERANCE = 2e-6
 KEY = jax.random.key(11)
+# where the others are combinations of these
+FEW = ("baseline", "chain_rule", "2d+rht+sr")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +177,46 @@ def test_remat_changes_nothing(contract):
     assert_close(jax.jit(run)(*arguments), contract(*arguments), TOLERANCE)
 
 
+def test_gradients_of_gradients(contract):
+    """Rounding passes straight through there too: lax's, up to what quantization changes."""
+    if contract.recipe.name not in FEW:
+        return
+    x, w, g = contract.data()
+
+    def penalty(recipe, x):
+        run = lambda x: contract.op.call(x, w, recipe=recipe, key=KEY)  # noqa: E731
+        return jnp.square(jax.grad(lambda x: (jnp.square(run(x)) * g).sum())(x)).sum()
+
+    second = jax.grad(functools.partial(penalty, contract.recipe))(x)
+    expected = jax.grad(functools.partial(penalty, "baseline"))(x)
+    error = np.linalg.norm(second - expected) / np.linalg.norm(expected)
+    assert error < 0.4 * contract.recipe.quantizes + TOLERANCE
+
+
+def test_replicated_weights_in_shard_map(contract, request):
+    """Shards of the batch, and one w for all: its gradient is the sum over the shards, as lax's."""
+    if contract.recipe.name not in FEW:
+        return
+    x, w, g = contract.data()
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    specs = (P("data"), P(), P("data"))
+    sharded = jax.shard_map(
+        lambda *arguments: tuple(contract.run(*arguments)),
+        mesh=mesh,
+        in_specs=(*specs, P()),
+        out_specs=(P("data"), P("data"), P()),
+    )
+    if "conv" in request.node.name and contract.recipe.wgrad == (None, None):
+        with pytest.raises(ValueError, match=r"under shard_map .* check_vma=False"):
+            jax.eval_shape(sharded, x, w, g, KEY)
+        return
+    results = jax.jit(sharded)(x, w, g, KEY)
+    halves = [contract(x[half], w, g[half]) for half in (slice(4), slice(4, 8))]
+    whole = (jnp.concatenate, jnp.concatenate, sum)
+    expected = [of(parts) for of, parts in zip(whole, zip(*halves, strict=True), strict=True)]
+    assert_close(Results(*results), Results(*expected), TOLERANCE)
+
+
 def test_key_decides_the_bits(contract):
     """The same key gives the same bits, another one shows: if anything is drawn at all."""
     arguments = contract.data()
@@ -227,13 +270,22 @@ def test_zeros_stay_zeros(contract):
 
 
 def test_nan_is_not_hidden(contract):
-    """A NaN reaches the two products its tensor enters, and not the third."""
+    """A NaN reaches the two products its tensor enters, and not the third.
+
+    All of a product if its tensor is quantized there, since a NaN tensor has no scale.
+    """
+    x, w, gd, wd, xw, gw = (spec is not None for spec in contract.recipe.operands)
+    if contract.recipe.residuals == "quantized":
+        wd, xw = wd or w, xw or x
+    everywhere = ((x, False, xw), (w, wd, False), (False, gd, gw))
     for operand, reached in enumerate(((1, 0, 1), (1, 1, 0), (0, 1, 1))):
         arguments = contract.data()
         position = tuple(n // 2 for n in arguments[operand].shape)
         arguments[operand] = arguments[operand].at[position].set(np.nan)
         results = contract(*arguments)
         assert [bool(jnp.isnan(result).any()) for result in results] == [bool(r) for r in reached]
+        for result, all_of_it in zip(results, everywhere[operand], strict=True):
+            assert jnp.isnan(result).all() or not all_of_it
 
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=lambda t: t.name)

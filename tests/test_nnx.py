@@ -293,6 +293,12 @@ def test_keep_that_matches_nothing(keep):
     assert report(model).quantized == ()
 
 
+def test_keep_of_a_model_that_is_one_layer():
+    with pytest.raises(ValueError, match=r"keep='up' matches no layer: the model is one layer"):
+        apply(nnx.Linear(4, 4, rngs=nnx.Rngs(0)), "full", keep="up")
+    assert not report(apply(nnx.Linear(4, 4, rngs=nnx.Rngs(0)), "full", keep="")).quantized
+
+
 def test_keep_that_is_no_pattern():
     with pytest.raises(ValueError, match=r"keep='\(' is no regular expression: "):
         apply(net(), "full", keep="(")
@@ -398,6 +404,34 @@ def test_transposed_convolutions_without_a_call_of_their_own():
     assert relative_error(layer(x), exact) > 0.01
 
 
+def test_layers_that_do_not_use_their_slot():
+    """They are refused rather than reported as quantized, but may be kept."""
+
+    class Bypass(nnx.Linear):
+        def __call__(self, inputs):
+            return inputs @ self.kernel[...]
+
+    class Super(nnx.Linear):
+        def __call__(self, inputs, out_sharding=None):
+            return 2 * super().__call__(inputs)
+
+    class Direct(nnx.Conv):
+        def __call__(self, inputs, out_sharding=None):
+            return self.conv_general_dilated(inputs, self.kernel[...], (1,), "SAME")
+
+    rngs = nnx.Rngs(0)
+    model = nnx.Sequential(nnx.Linear(4, 4, rngs=rngs), Bypass(4, 4, rngs=rngs))
+    message = r"'layers.1' is a Bypass whose __call__ uses neither self.dot_general nor super\(\)"
+    with pytest.raises(ValueError, match=message):
+        apply(model, "full")
+    assert not report(model).quantized
+    assert [layer.path for layer in report(apply(model, "full", keep="layers.1")).quantized] == [
+        "layers.0"
+    ]
+    for layer in (Super(4, 4, rngs=rngs), Direct(4, 4, 1, rngs=rngs)):
+        assert report(apply(layer, "full")).quantized
+
+
 def test_transposed_convolution_before_a_recipe():
     """fp4jax's layer is Flax's as long as no recipe is applied."""
     arguments, x = (20, 18, (3,)), jnp.asarray(sample("normal", (2, 5, 20)))
@@ -470,7 +504,10 @@ def test_keys_before_the_first_refresh():
 def test_seeds_and_keys():
     by_int = keys(refresh_keys(net("sr"), 7, 3))
     for seed in (jax.random.key(7), jax.random.PRNGKey(7), jnp.int32(7), jnp.uint32(7)):
-        assert keys(refresh_keys(net("sr"), seed, jnp.int32(3))) == by_int
+        model = refresh_keys(net("sr"), seed, jnp.int32(3))
+        assert keys(model) == by_int
+        assert model.head.dot_general.key.get_value().shape == ()
+    assert keys(refresh_keys(net("sr"), 2**31, 3)) != by_int
 
 
 STACKED = {

@@ -188,3 +188,12 @@ def test_eval_shape(spec, axis):
             assert (real.shape, real.dtype) == (ours.shape, ours.dtype)
     assert (abstract.shape, abstract.nbytes) == (q.shape, q.nbytes)
     assert jax.eval_shape(lambda q: q.dequantize(), abstract).shape == q.shape
+
+
+def test_equality_is_identity():
+    """Arrays have no truth value, and a QTensor of them may still be compared and be a key."""
+    x = jnp.asarray(sample("normal", (4, 20)))
+    a, b = fp4.quantize(x, ROW), fp4.quantize(x, ROW)
+    assert a == a
+    assert a != b
+    assert len({a, b}) == 2

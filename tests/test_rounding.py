@@ -163,10 +163,10 @@ def test_neighbours_are_independent(width, lag):
 
 def test_both_halves_of_the_key_matter():
     counter, seed = jnp.arange(N, dtype=jnp.uint32), jnp.array([123, 456], jnp.uint32)
-    plain = np.asarray(rounding._hash(counter, seed)) >> 28
+    plain = np.asarray(rounding.hash_counter(counter, seed)) >> 28
     for other in ([124, 456], [123, 457], [123 + 2**31, 456], [123, 456 + 2**31]):
         assert_independent(
-            plain, np.asarray(rounding._hash(counter, jnp.array(other, jnp.uint32))) >> 28
+            plain, np.asarray(rounding.hash_counter(counter, jnp.array(other, jnp.uint32))) >> 28
         )
 
 

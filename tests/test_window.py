@@ -201,4 +201,3 @@ def test_high_padding_makes_the_grid(window):
         room = low + image + high - ((taps - 1) * dilation + 1)
         assert max(0, room // stride + 1) == grid
     assert window.number_of_taps == np.prod(window.taps)
-    assert window.grid_size == np.prod(window.grid)

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from fp4jax.rounding import _hash
+from fp4jax.rounding import hash_counter
 from fp4jax.typing import Array, Float, Shaped
 
 # Bits an element: a rate is rounded to a multiple of 2**-bits, 1/65536 at worst.
@@ -53,7 +53,7 @@ class Seeds:
             self._root = jax.random.bits(self._rngs.dropout(), (2,), jnp.uint32)
         self._count += 1
         words = lax.iota(jnp.uint32, 2) + np.uint32(2 * self._count)
-        return _hash(words, self._root)
+        return hash_counter(words, self._root)
 
 
 class Dropout(nnx.Module):
@@ -155,7 +155,7 @@ def _random_integers(seed: Array, shape: tuple[int, ...], width: int) -> Array:
     size, per_word = math.prod(shape), 32 // width
     words = lax.iota(jnp.uint32, -(-size // per_word))
     # The barrier keeps XLA from hashing each word anew for each element that shares it.
-    words = lax.optimization_barrier(_hash(words, seed))
+    words = lax.optimization_barrier(hash_counter(words, seed))
     shifts = np.arange(per_word, dtype=np.uint32)[:, None] * np.uint32(width)
     parts = (words[None, :] >> shifts) & np.uint32(2**width - 1)
     return parts.reshape(-1)[:size].reshape(shape)
