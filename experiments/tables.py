@@ -34,7 +34,9 @@ def print_runs(summaries: Iterable[dict[str, Any]]) -> None:
             *("-" if value is None else f"{value:.3f}" for value in metrics),
             f"{summary['train_seconds']:.0f}",
         )
-    Console().print(table)
+    # Written to a file, the table must not be cut to 80 columns.
+    console = Console()
+    (console if console.is_terminal else Console(width=120)).print(table)
 
 
 def write_runs(summaries: Iterable[dict[str, Any]], path: Path) -> None:
