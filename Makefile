@@ -28,6 +28,7 @@ test-slow: $(VENV)/.installed-all
 bench: $(VENV)/.installed-all
 	$(BIN)/python -m benchmarks.bench_quantize
 	$(BIN)/python -m benchmarks.bench_ops
+	$(BIN)/python -m benchmarks.bench_train
 
 lint: $(VENV)/.installed-all
 	$(BIN)/ruff check
