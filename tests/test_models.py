@@ -410,3 +410,13 @@ def test_trains_under_vmap_and_jit(name, recipe):
     for leaf in jax.tree.leaves(gradient(states, keys)):
         assert jnp.isfinite(leaf).all()
         assert leaf.shape[0] == 2
+
+
+@pytest.mark.parametrize("name", ["cnn", "vit", "swin"])
+def test_prior_is_the_mean_probability_at_the_start(name):
+    model = models.create(name, "500k", image_size=32, prior=0.02, rngs=nnx.Rngs(0))
+    model.eval()
+    bias = model.decoders[-1].bias if name == "cnn" else model.decoder.classifier.bias
+    np.testing.assert_allclose(jax.nn.sigmoid(bias[...]), 0.02, rtol=1e-5)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        models.create(name, "500k", image_size=32, prior=1.5, rngs=nnx.Rngs(0))

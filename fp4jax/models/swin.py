@@ -148,6 +148,7 @@ class Swin(nnx.Module):
         drop_path: float | int = 0.1,
         shift_when_global: bool = True,
         matched_init: bool = False,
+        prior: float | None = None,
         dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
@@ -172,7 +173,7 @@ class Swin(nnx.Module):
                 transformer.Block(attn, dim=dim, hidden=hidden, drop_path=rate, **common)
             )
         self.norm = layer_norm(dim, rngs)
-        self.decoder = transformer.Decoder(dim, patch, num_classes, self.dtype, rngs)
+        self.decoder = transformer.Decoder(dim, patch, num_classes, self.dtype, rngs, prior)
 
     def __call__(
         self, x: Shaped[Array, "..."], *, rngs: nnx.Rngs | None = None

@@ -138,7 +138,17 @@ class Decoder(nnx.Module):
     max(8, floor(d / 2**k)) channels, in as many groups, at most 8, as divide them.
     """
 
-    def __init__(self, dim: int, patch: int, num_classes: int, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        dim: int,
+        patch: int,
+        num_classes: int,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+        prior: float | None = None,
+    ):
+        if prior is not None and not 0 < prior < 1:
+            raise ValueError(f"prior is {prior}; it must lie between 0 and 1.")
         self.decoder_blocks = nnx.List([])
         inputs = dim
         for k in range(1, int(math.log2(patch)) + 1):
@@ -149,6 +159,8 @@ class Decoder(nnx.Module):
             self.decoder_blocks.append(nnx.List([up, GroupNorm(outputs, groups, rngs=rngs)]))
             inputs = outputs
         inits = torch_default(inputs)
+        if prior is not None:
+            inits["bias_init"] = nnx.initializers.constant(math.log(prior / (1 - prior)))
         self.classifier = Downsample(inputs, num_classes, patch=1, dtype=dtype, rngs=rngs, **inits)
 
     def __call__(self, x: Float[Array, "b i j d"]) -> Float[Array, "b h w k"]:

@@ -28,6 +28,9 @@ class ViT(nnx.Module):
         drop_path: rate of stochastic depth in the last block, growing from 0 in the first.
         matched_init: False: torch's default init of Linear layers, as in the reference. True:
             the Swin model's, N(0, 0.02**2) with zero bias, so that the two models can be compared.
+        prior: expected share of positive pixels: the last layer's bias starts at
+            log(prior / (1 - prior)), which saves a short run its first epochs. None: torch's
+            default, as in the reference.
         dtype: of the computation, float32 if None. Parameters, norms, softmax are float32.
         rngs: ``params`` stream.
 
@@ -65,6 +68,7 @@ class ViT(nnx.Module):
         dropout: float | int = 0.1,
         drop_path: float | int = 0.1,
         matched_init: bool = False,
+        prior: float | None = None,
         dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
@@ -85,7 +89,7 @@ class ViT(nnx.Module):
                 transformer.Block(attn, dim, hidden, dropout, rate, init, self.dtype, rngs)
             )
         self.norm = layer_norm(dim, rngs)
-        self.decoder = transformer.Decoder(dim, patch, num_classes, self.dtype, rngs)
+        self.decoder = transformer.Decoder(dim, patch, num_classes, self.dtype, rngs, prior)
 
     def __call__(
         self, x: Shaped[Array, "..."], *, rngs: nnx.Rngs | None = None
