@@ -143,7 +143,8 @@ def test_shortcuts_of_the_cpu(window, channels, monkeypatch):
     pair = (2, 2 * taps) if channels == "few" else (128 // taps + 1, 128)
     image, grid, kernel = data(window, pair)
     assert windows._few_channels(window, kernel.shape) == (channels == "few")
-    assert channels == "few" or windows._wide_grid(window, kernel.shape)
+    monkeypatch.setattr(windows, "MANY_POSITIONS", 0)
+    assert channels == "few" or windows._wide_grid(window, kernel.shape, positions=0)
     by_cpu, elsewhere = [], []
     for back_end, results in (("cpu", by_cpu), ("gpu", elsewhere)):
         monkeypatch.setattr(windows, "on_cpu", lambda back_end=back_end: back_end == "cpu")
