@@ -2,7 +2,7 @@
 
     python -m experiments.demo
 
-Trains 500k models on synthetic MRI (phantom, 64 x 64) with a schedule made for few epochs, then
+Trains 500k models on synthetic MRI (phantom, 32 x 32) with a schedule made for few epochs, then
 compares them on patients that they have not seen. Expected on two CPU cores: under 5 minutes, a
 test AUPRC above 0.6 for both baselines. A second call only prints the table again.
 """
@@ -17,11 +17,14 @@ from experiments.tables import print_runs, write_runs
 from fp4jax.data import phantom
 from fp4jax.train import RunConfig, train
 
-COHORT = {"patients": 80, "slices": 12, "image_size": 64}
-_SHORT = {"image_size": 64, "schedule": "onecycle", "early_stopping": "none"}
+# Small images, and models that begin with the share of positive pixels and without dropout: what
+# lets a few hundred steps suffice. Patches of 4 give Swin the 8 x 8 tokens of a 128 x 128 image.
+COHORT = {"patients": 100, "slices": 10, "image_size": 32}
+_SHORT = {"image_size": 32, "batch_size": 8, "schedule": "onecycle", "early_stopping": "none"}
+_SWIN = {"patch": 4, "dropout": 0.0, "drop_path": 0.0, "prior": 0.01}
 ARCHITECTURES = (
-    RunConfig(arch="cnn", epochs=6, batch_size=16, learning_rate=4e-3, **_SHORT),
-    RunConfig(arch="swin", epochs=12, batch_size=16, learning_rate=2e-3, **_SHORT),
+    RunConfig(arch="cnn", epochs=5, learning_rate=3e-3, model_options={"dropout": 0.1}, **_SHORT),
+    RunConfig(arch="swin", epochs=8, learning_rate=2e-3, model_options=_SWIN, **_SHORT),
 )
 
 
