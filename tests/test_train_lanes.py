@@ -64,6 +64,13 @@ def test_lanes_train_resume_and_are_recorded(config, tmp_path, monkeypatch):
         )
         assert ours == theirs
 
+    # Lanes that ended at different epochs are found again where they ended.
+    for folder in whole:
+        (folder.path / "summary.json").unlink()
+    found = train(config, cohort, tmp_path / "whole", SEEDS)
+    assert [f.summary()["epochs_run"] for f in found] == [s["epochs_run"] for s in summaries]
+    assert records(whole) == records(again)
+
 
 @pytest.mark.slow
 def test_lanes_follow_single_runs(config, tmp_path, monkeypatch):

@@ -201,21 +201,28 @@ class Fit:
             for run in self.runs:
                 run.checkpoints.forget_after(0)
             return state, best
-        common = min(epochs[-1] for epochs in found)
-        pairs = []
-        for i, (run, epochs) in enumerate(zip(self.runs, found, strict=True)):
-            like = self._one(state, i), self._one(best, i)
-            last, best_of_run, progress = run.checkpoints.restore(epochs[-1], *like)
-            run.load(progress)
+        pairs = [
+            self._restore(run, epochs[-1], state, best, i)
+            for i, (run, epochs) in enumerate(zip(self.runs, found, strict=True))
+        ]
+        # Killed between the checkpoints of two lanes: those that are ahead repeat an epoch.
+        # Lanes that have ended stay where they are.
+        common = min((run.epoch for run in self.runs if not run.ended), default=0)
+        for i, run in enumerate(self.runs):
             if not run.ended and run.epoch > common:
-                # Killed between the checkpoints of two lanes: this one repeats an epoch.
-                last, best_of_run, progress = run.checkpoints.restore(common, *like)
-                run.load(progress)
+                pairs[i] = self._restore(run, common, state, best, i)
                 run.checkpoints.forget_after(common)
-            pairs.append((last, best_of_run))
         if self.program.lanes is None:
             return pairs[0]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *pairs)
+
+    def _restore(self, run: Run, epoch: int, state: Any, best: Any, i: int) -> tuple[Any, Any]:
+        """(state, best) of run i after that epoch, and its bookkeeping."""
+        last, best, progress = run.checkpoints.restore(
+            epoch, self._one(state, i), self._one(best, i)
+        )
+        run.load(progress)
+        return last, best
 
     def _train(self, state: TrainState, epoch: int, active: np.ndarray):
         """One epoch; values of each step as arrays with a leading axis of runs."""
