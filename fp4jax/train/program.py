@@ -78,7 +78,8 @@ class Program:
             return jax.jit(function, donate_argnums=donate)
 
         of_lanes = Batch(images=0, masks=0, index=0, epoch=None)
-        self.init = lanewise(self._init, (0,))
+        # Not compiled as a whole: its parts serve all layers and programs of a shape.
+        self.init = self._init if lanes is None else jax.vmap(self._init)
         self.step = lanewise(self.train_step, (0, of_lanes), donate=(0,))
         self.epoch = lanewise(self._epoch, (0, None, None, 0, None, 0), donate=(0,))
         self.accumulate = lanewise(self._accumulate, (0, 0, 0, None, None, None), donate=(0,))
@@ -89,7 +90,8 @@ class Program:
         _, params, stats, _ = _split(build(self.config, self.channels, seed))
         return TrainState(
             step=jnp.zeros((), jnp.int32),
-            seed=seed,
+            # A copy, because steps donate the state.
+            seed=jnp.copy(seed),
             params=params,
             stats=stats,
             opt_state=self.optimizer.init(params),
