@@ -80,12 +80,12 @@ def strip(record: dict) -> dict:
 
 
 def test_full_disk_is_one_error_and_nothing_is_lost(tmp_path):
-    """Files may not grow beyond 64 KiB: the process meets EFBIG where it writes a checkpoint."""
+    """Files may not grow beyond 8 KiB: the process meets EFBIG where it writes a checkpoint."""
     code = (
         "import resource, signal, sys; from pathlib import Path; from tests import blobs;"
         "from fp4jax.train import train;"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16));"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 13, 1 << 13));"
         "train(blobs.config(epochs=1), blobs.cohort(), Path(sys.argv[1]))"
     )
     process = subprocess.run(
