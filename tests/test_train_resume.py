@@ -95,9 +95,11 @@ def test_full_disk_is_one_error_and_nothing_is_lost(tmp_path):
         text=True,
         timeout=280,
     )
-    last = process.stderr.strip().splitlines()[-1]
     assert process.returncode == 1
-    assert last.startswith("OSError: cannot write a checkpoint in"), process.stderr[-3000:]
+    # Threads of Orbax that were writing may complain after it.
+    lines = [line for line in process.stderr.splitlines() if line.startswith("OSError: ")]
+    assert lines
+    assert all(line.startswith("OSError: cannot write a checkpoint in") for line in lines[-1:])
     (path,) = (tmp_path / "out").iterdir()
     assert RunFolder(path).summary() is None
     assert json.loads((path / "config.json").read_text())["arch"] == "cnn"
