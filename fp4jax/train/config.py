@@ -35,6 +35,17 @@ class RunConfig:
     # layers that stay in high precision, as regular expressions of their paths; default: those
     # that the model names
     keep: tuple[str, ...] | None = None
+    # qat: trained with the recipe; qad: distilled from the baseline run of the same configuration;
+    # ptq: the weights of that baseline run, quantized after training
+    method: Literal["qat", "qad", "ptq"] = "qat"
+    # weight of the distillation in the loss of qad, times the temperature's square
+    distill_weight: float = 1.0
+    # share of the loss that distillation has at the start; replaces distill_weight
+    distill_ratio: float | None = None
+    # temperature of the distillation
+    temperature: float = 2.0
+    # kl, or the reference's cross-entropy of the same gradient
+    divergence: Literal["kl", "cross_entropy_ref"] = "kl"
     # further options of the model, by name and value: init ref
     model_options: dict[str, int | float | bool | str] = dataclasses.field(default_factory=dict)
 
@@ -91,7 +102,15 @@ class RunConfig:
         for name in ("patience", "warmup_epochs"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative.")
-        for name in ("learning_rate", "clip"):
+        if self.method != "qat" and self.recipe == "baseline":
+            raise ValueError(f"method {self.method} compares with baseline; name another recipe.")
+        if not self.distill_weight >= 0:
+            raise ValueError(f"distill_weight is {self.distill_weight}; it must not be negative.")
+        if self.distill_ratio is not None and not 0 <= self.distill_ratio < 1:
+            raise ValueError(
+                f"distill_ratio is {self.distill_ratio}; give a share of the loss, 0 to below 1."
+            )
+        for name in ("learning_rate", "clip", "temperature"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} is {value}; it must be positive.")
@@ -114,6 +133,12 @@ class RunConfig:
         missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
         return dataclasses.replace(self, **missing)
 
+    def teacher(self) -> "RunConfig":
+        """The baseline run that ``qad`` learns from and ``ptq`` quantizes."""
+        names = ("recipe", "method", "distill_weight", "distill_ratio", "temperature", "divergence")
+        fields = {field.name: field.default for field in dataclasses.fields(self)}
+        return dataclasses.replace(self, **{name: fields[name] for name in names})
+
     def identity(self, digest: str) -> dict[str, Any]:
         """All that the numbers of a run depend on; ``digest`` is that of the cohort's arrays."""
         return {**dataclasses.asdict(self.resolved()), "digest": digest, **_versions()}
@@ -122,6 +147,8 @@ class RunConfig:
         """Readable start, then 10 hexadecimal digits of the hash of :meth:`identity`."""
         text = json.dumps(self.identity(digest), sort_keys=True)
         recipe = self.recipe.replace("+", "-")
+        if self.method != "qat":
+            recipe = f"{self.method}-{recipe}"
         hashed = hashlib.sha256(text.encode()).hexdigest()[:10]
         return f"{self.arch}_{self.scale}_{recipe}_{self.data}_{self.split}_s{self.seed}_{hashed}"
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from fp4jax import metrics
 from fp4jax.data import Cohort, Split
+from fp4jax.train import patients
 from fp4jax.train.checkpoint import Checkpoints
 from fp4jax.train.config import from_json
 from fp4jax.train.folder import RunFolder, read_json
@@ -40,6 +41,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """All metrics of the validation and the test patients; draws the prediction pictures.
 
+    Beside the pictures the folder gets what curves and resampling need, see
+    :mod:`fp4jax.train.patients`.
+
     Hard metrics are at the threshold 0.5; ``hard_*_at_best`` at ``threshold``, the one that has
     the best F2 on the validation patients. ``test_patients`` is the volumetric Dice there.
     """
@@ -50,7 +54,9 @@ def evaluate(
         if part == "val":
             threshold = _best_threshold(own, maps)
         scores[part], dice = _report(own, maps, threshold)
+        patients.write_scores(folder.path / f"{part}_scores.npz", own, maps)
         if part == "test":
+            patients.write_examples(folder.path / "examples.npz", own, maps)
             _draw(own, maps, dice, threshold, folder)
             scores["test_patients"] = dice
     return {"threshold": threshold, **scores}
