@@ -283,11 +283,17 @@ class Distillation:
         mask: Shaped[Array, "n ..."],
         teacher_logits: Float[Array, "n ..."],
         weights: Array | None = None,
+        *,
+        weight: Array | float | None = None,
     ) -> tuple[Array, dict[str, Array]]:
-        """The loss, and the task's components with ``divergence`` for the log."""
+        """The loss, and the task's components with ``divergence`` for the log.
+
+        ``weight`` takes the place of the attribute; it may be traced.
+        """
+        weight = self.weight if weight is None else weight
         task, parts = self.task.with_components(logits, mask, weights)
         kl = divergence(logits, teacher_logits, weights, temperature=self.temperature, ref=self.ref)
-        total = self.task_weight * task + (self.weight * self.temperature**2) * kl
+        total = self.task_weight * task + (weight * self.temperature**2) * kl
         return total, {**parts, "divergence": kl}
 
 

@@ -13,55 +13,18 @@ from fp4jax.train.optimizer import DEFAULTS
 
 
 @dataclasses.dataclass(frozen=True)
-class RunConfig:
-    """One run: a model, a recipe, the data of one split, one seed.
-
-    Two runs with equal configuration and equal data have the same id, whatever folder the data
-    lie in. Runs that differ in the recipe alone start from the same weights and see the same
-    images in the same order.
-
-    Example:
-        >>> run = RunConfig(arch="cnn", recipe="5").resolved()
-        >>> run.recipe, run.optimizer, run.learning_rate
-        ('2d+rht+sr', 'adamax', 0.0005)
-    """
-
-    # architecture: cnn, vit or swin
-    arch: str = "swin"
-    # size of the model: 500k, 4m or 15m
-    scale: str = "500k"
-    # QAT recipe, by name or by the paper's id (0 to 7)
-    recipe: str = "baseline"
-    # layers that stay in high precision, as regular expressions of their paths; default: those
-    # that the model names
-    keep: tuple[str, ...] | None = None
-    # qat: trained with the recipe; qad: distilled from the baseline run of the same configuration;
-    # ptq: the weights of that baseline run, quantized after training
-    method: Literal["qat", "qad", "ptq"] = "qat"
-    # weight of the distillation in the loss of qad, times the temperature's square
-    distill_weight: float = 1.0
-    # share of the loss that distillation has at the start; replaces distill_weight
-    distill_ratio: float | None = None
-    # temperature of the distillation
-    temperature: float = 2.0
-    # kl, or the reference's cross-entropy of the same gradient
-    divergence: Literal["kl", "cross_entropy_ref"] = "kl"
-    # further options of the model, by name and value: init ref
-    model_options: dict[str, int | float | bool | str] = dataclasses.field(default_factory=dict)
+class Training:
+    """What the runs of a study share: data, model options, optimization."""
 
     # cohort: phantom or lgg
     data: str = "phantom"
     # side of the images in pixels
     image_size: int = 256
-    # holdout, or one part of a cross-validation: fold0, fold1, ...
-    split: str = "holdout"
     # number of parts of the cross-validation
     folds: int = 5
     # seed of the split, the same for all seeds of training
     split_seed: int = 2026
 
-    # seed of weights, order of the images, augmentation, dropout and rounding
-    seed: int = 2026
     # at most this many epochs
     epochs: int = 100
     # images of a step
@@ -90,30 +53,74 @@ class RunConfig:
     # dtype of the computation; parameters are always float32
     dtype: Literal["float32", "bfloat16"] = "float32"
 
+    # layers that stay in high precision, as regular expressions of their paths; default: those
+    # that the model names
+    keep: tuple[str, ...] | None = None
+    # further options of the model, by name and value: init ref
+    model_options: dict[str, int | float | bool | str] = dataclasses.field(default_factory=dict)
+    # weight of the distillation in the loss of qad, times the temperature's square
+    distill_weight: float = 1.0
+    # share of the loss that distillation has at the start; replaces distill_weight
+    distill_ratio: float | None = None
+    # temperature of the distillation
+    temperature: float = 2.0
+    # kl, or the reference's cross-entropy of the same gradient
+    divergence: Literal["kl", "cross_entropy_ref"] = "kl"
+
     def __post_init__(self):
-        object.__setattr__(self, "recipe", get_recipe(self.recipe).name)
-        if self.scale not in models.scales(self.arch):
-            allowed = ", ".join(models.scales(self.arch))
-            raise ValueError(f"{self.arch} has no scale {self.scale!r}; its scales are: {allowed}.")
         losses.get_loss(self.loss)
         for name in ("image_size", "epochs", "batch_size", "folds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        for name in ("patience", "warmup_epochs"):
-            if getattr(self, name) < 0:
+        for name in ("patience", "warmup_epochs", "distill_weight"):
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative.")
-        if self.method != "qat" and self.recipe == "baseline":
-            raise ValueError(f"method {self.method} compares with baseline; name another recipe.")
-        if not self.distill_weight >= 0:
-            raise ValueError(f"distill_weight is {self.distill_weight}; it must not be negative.")
-        if self.distill_ratio is not None and not 0 <= self.distill_ratio < 1:
-            raise ValueError(
-                f"distill_ratio is {self.distill_ratio}; give a share of the loss, 0 to below 1."
-            )
         for name in ("learning_rate", "clip", "temperature"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} is {value}; it must be positive.")
+        if self.distill_ratio is not None and not 0 <= self.distill_ratio < 1:
+            raise ValueError(
+                f"distill_ratio is {self.distill_ratio}; give a share of the loss, 0 to below 1."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig(Training):
+    """One run: a model, a recipe, the data of one split, one seed.
+
+    Two runs with equal configuration and equal data have the same id, whatever folder the data
+    lie in. Runs that differ in the recipe alone start from the same weights and see the same
+    images in the same order.
+
+    Example:
+        >>> run = RunConfig(arch="cnn", recipe="5").resolved()
+        >>> run.recipe, run.optimizer, run.learning_rate
+        ('2d+rht+sr', 'adamax', 0.0005)
+    """
+
+    # architecture: cnn, vit or swin
+    arch: str = "swin"
+    # size of the model: 500k, 4m or 15m
+    scale: str = "500k"
+    # QAT recipe, by name or by the paper's id (0 to 7)
+    recipe: str = "baseline"
+    # qat: trained with the recipe; qad: distilled from the baseline run of the same configuration;
+    # ptq: the weights of that baseline run, quantized after training
+    method: Literal["qat", "qad", "ptq"] = "qat"
+    # holdout, or one part of a cross-validation: fold0, fold1, ...
+    split: str = "holdout"
+    # seed of weights, order of the images, augmentation, dropout and rounding
+    seed: int = 2026
+
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "recipe", get_recipe(self.recipe).name)
+        if self.scale not in models.scales(self.arch):
+            allowed = ", ".join(models.scales(self.arch))
+            raise ValueError(f"{self.arch} has no scale {self.scale!r}; its scales are: {allowed}.")
+        if self.method != "qat" and self.recipe == "baseline":
+            raise ValueError(f"method {self.method} compares with baseline; name another recipe.")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed is {self.seed}; it must lie in 0 .. 2**32 - 1.")
         if self.fold is None and self.split != "holdout":

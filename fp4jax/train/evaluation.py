@@ -97,6 +97,23 @@ def _draw(cohort, maps, dice, threshold, folder: RunFolder) -> None:
     picture(cohort, maps, dice, threshold, folder.path / "predictions.png", folder.path.name)
 
 
+def restore(program: Program, folder: RunFolder) -> tuple[Any, Any, dict[str, Any]]:
+    """(last state, best parameters and statistics, bookkeeping) of a trained run.
+
+    Raises:
+        ValueError: if the folder has no checkpoint.
+    """
+    checkpoints = Checkpoints(folder.checkpoints)
+    try:
+        state = jax.eval_shape(program.start, jnp.zeros((), jnp.uint32))
+        epochs = checkpoints.epochs()
+        if not epochs:
+            raise ValueError(f"{folder.path} has no checkpoint any more; train the run again.")
+        return checkpoints.restore(epochs[-1], state, (state.params, state.stats))
+    finally:
+        checkpoints.close()
+
+
 def evaluate_folder(path: Path, cohort: Cohort, *, all_patients: bool = False) -> dict[str, Any]:
     """The metrics of a finished run's best epoch on a cohort, at 0.5 and at the run's threshold.
 
@@ -116,15 +133,7 @@ def evaluate_folder(path: Path, cohort: Cohort, *, all_patients: bool = False) -
     check_size(run, cohort)
     own = cohort if all_patients else cohort.select(split_of(run, cohort).test)
     program = Program(run, len(cohort.channels), steps=1)
-    checkpoints = Checkpoints(folder.checkpoints)
-    try:
-        state = jax.eval_shape(program.init, jnp.zeros((), jnp.uint32))
-        epochs = checkpoints.epochs()
-        if not epochs:
-            raise ValueError(f"{path} has no checkpoint any more; train the run again.")
-        _, (params, stats), _ = checkpoints.restore(epochs[-1], state, (state.params, state.stats))
-    finally:
-        checkpoints.close()
+    _, (params, stats), _ = restore(program, folder)
     maps = predict(program, params, stats, own.images)
     report, _ = _report(own, maps, summary["threshold"])
     return {"threshold": summary["threshold"], "patients": len(own.patients), **report}

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fp4jax import losses
 from fp4jax.data import Cohort, Split
 from fp4jax.train.checkpoint import Checkpoints
 from fp4jax.train.config import RunConfig
@@ -22,7 +23,7 @@ from fp4jax.train.early_stopping import EarlyStopping
 from fp4jax.train.folder import RunFolder
 from fp4jax.train.plateau import Plateau
 from fp4jax.train.program import Program
-from fp4jax.train.state import Batch, TrainState
+from fp4jax.train.state import Batch, Teacher, TrainState
 
 # Of the validation slices, after every epoch.
 VALIDATION = (
@@ -39,6 +40,8 @@ VALIDATION = (
 )
 # How often the host looks at the losses of an epoch on CPU, in steps.
 _CHECK_EVERY = 50
+# How many batches the weight of a distillation is found from.
+_CALIBRATION_BATCHES = 10
 
 
 class DivergedError(RuntimeError):
@@ -76,9 +79,11 @@ def epoch_order(slices: np.ndarray, seed: int, epoch: int, batch_size: int) -> n
     return np.resize(order, (steps, batch_size))
 
 
-def padded_batches(slices: np.ndarray, batch_size: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(places, weights) of batches in order; the last one is padded by images of weight 0."""
-    count = steps_per_epoch(len(slices), batch_size) * batch_size
+def padded_batches(
+    slices: np.ndarray, batch_size: int, steps: int | None = None
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(places, weights) of batches in order, padded by images of weight 0 to ``steps`` batches."""
+    count = (steps or steps_per_epoch(len(slices), batch_size)) * batch_size
     order = np.resize(slices, count).reshape(-1, batch_size)
     weights = (np.arange(count) < len(slices)).astype(np.float32).reshape(-1, batch_size)
     return list(zip(order, weights, strict=True))
@@ -94,6 +99,11 @@ class Run:
     checkpoints: Checkpoints
     plateau: Plateau
     stopping: EarlyStopping
+    # places of the slices to train on and to validate with
+    train: np.ndarray
+    val: np.ndarray
+    # patients of the latter
+    val_patients: np.ndarray
     epoch: int = 0
     seconds: float = 0.0
     # why it takes no further steps: "", "early stopping", or what went wrong
@@ -101,7 +111,7 @@ class Run:
     failed: bool = False
 
     @classmethod
-    def of(cls, config: RunConfig, folder: RunFolder) -> "Run":
+    def of(cls, config: RunConfig, folder: RunFolder, cohort: Cohort, split: Split) -> "Run":
         """A run that has not begun, or that has and goes on when :class:`Fit` loads it."""
         stopping = EarlyStopping(
             patience=None if config.early_stopping == "none" else config.patience,
@@ -110,7 +120,23 @@ class Run:
         )
         plateau = Plateau(ref=config.schedule == "plateau_ref")
         checkpoints = Checkpoints(folder.checkpoints)
-        return cls(folder.path.name, config.seed, folder, checkpoints, plateau, stopping)
+        train, val = places(cohort, split.train), places(cohort, split.val)
+        return cls(
+            name=folder.path.name,
+            seed=config.seed,
+            folder=folder,
+            checkpoints=checkpoints,
+            plateau=plateau,
+            stopping=stopping,
+            train=train,
+            val=val,
+            val_patients=cohort.patient_ids[val],
+        )
+
+    @property
+    def finished(self) -> bool:
+        """Evaluated as well."""
+        return self.folder.summary() is not None
 
     def progress(self) -> dict[str, Any]:
         """As a checkpoint keeps it."""
@@ -130,39 +156,42 @@ class Run:
 
 
 class Fit:
-    """Trains a group of runs that differ in their seed alone; one run without lanes.
+    """Trains a group of runs that differ in seed and split alone; one run without lanes.
 
     Args:
         program: its ``lanes`` is the number of runs, or None for one.
         cohort: the slices.
-        split: which patients to train on and which to validate with.
-        runs: of the group.
+        runs: of the group; all take the same number of steps in an epoch.
         listener: is told about steps and epochs.
+        teachers: (params, stats) of a trained baseline for each run, if the method is ``qad``.
     """
 
     def __init__(
         self,
         program: Program,
         cohort: Cohort,
-        split: Split,
         runs: Sequence["Run"],
         listener: Listener,
+        teachers: Sequence[Any] | None = None,
     ):
         self.program = program
         self.arrays = Arrays.of(cohort)
-        self.train, self.val = places(cohort, split.train), places(cohort, split.val)
-        self.val_patients = cohort.patient_ids[self.val]
         self.runs = list(runs)
         self.listener = listener
+        self._teachers = teachers
+        size = program.config.batch_size
+        # The last batch of a lane with fewer slices to validate with is empty.
+        self._val_steps = max(steps_per_epoch(len(run.val), size) for run in self.runs)
+        (self._steps,) = {steps_per_epoch(len(run.train), size) for run in self.runs}
 
     def __call__(self) -> list[Any]:
         """Trains, or goes on; returns (params, stats) of the best epoch of each run.
 
-        Raises:
-            DivergedError: a loss that is not finite; the other runs of the group end first.
+        A run whose loss is not finite is marked as ``failed``; the others of the group go on.
         """
         config = self.program.config
         state, best = self._start()
+        teacher = self._teacher()
         first = min((run.epoch for run in self.runs if not run.ended), default=config.epochs)
         for run in self.runs:
             run.folder.start_history(run.epoch)
@@ -171,7 +200,7 @@ class Fit:
             if not active.any():
                 break
             began = time.perf_counter()
-            state, values = self._train(state, epoch, active)
+            state, values = self._train(state, epoch, active, teacher)
             records = self._summarize(state, values)
             seconds = time.perf_counter() - began
             improved = [
@@ -186,9 +215,6 @@ class Fit:
                     run.checkpoints.save(
                         epoch, self._one(state, i), self._one(best, i), run.progress()
                     )
-        failed = [run for run in self.runs if run.failed]
-        if failed:
-            raise DivergedError("; ".join(f"{run.name}: {run.ended}" for run in failed))
         return [self._one(best, i) for i in range(len(self.runs))]
 
     def _start(self) -> tuple[TrainState, Any]:
@@ -222,17 +248,36 @@ class Fit:
             epoch, self._one(state, i), self._one(best, i)
         )
         run.load(progress)
+        if run.finished:
+            run.ended = run.ended or "last epoch"
         return last, best
 
-    def _train(self, state: TrainState, epoch: int, active: np.ndarray):
+    def _teacher(self) -> Teacher | None:
+        """The teachers of all runs with the weights of their distillation, None without any."""
+        if self._teachers is None:
+            return None
+        taught = []
+        for run, (params, stats) in zip(self.runs, self._teachers, strict=True):
+            teacher = Teacher(params, stats, jnp.float32(self.program.config.distill_weight))
+            if self.program.config.distill_ratio is not None:
+                weight = self._calibrated(run, teacher)
+                teacher = dataclasses.replace(teacher, weight=jnp.float32(weight))
+            taught.append(teacher)
+        if self.program.lanes is None:
+            return taught[0]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *taught)
+
+    def _train(
+        self, state: TrainState, epoch: int, active: np.ndarray, teacher: Teacher | None
+    ) -> tuple[TrainState, dict[str, np.ndarray]]:
         """One epoch; values of each step as arrays with a leading axis of runs."""
         size = self.program.config.batch_size
-        orders = [epoch_order(self.train, run.seed, epoch, size) for run in self.runs]
+        orders = [epoch_order(run.train, run.seed, epoch, size) for run in self.runs]
         number = jnp.asarray(epoch, jnp.int32)
         if jax.default_backend() != "cpu":
             order, on = self._array(orders, jnp.int32), self._array(list(active), jnp.bool_)
             images, masks = self.arrays.images, self.arrays.masks
-            state, values = self.program.epoch(state, images, masks, order, number, on)
+            state, values = self.program.epoch(state, images, masks, order, number, on, teacher)
             values = jax.tree.map(self._runs_first, values)
             self._check_finite(values, epoch, 0)
             self.listener.steps(len(orders[0]))
@@ -243,7 +288,7 @@ class Fit:
             batch = Batch(
                 self.arrays.images[index], self.arrays.masks[index], jnp.asarray(index), number
             )
-            state, row = self.program.step(state, batch)
+            state, row = self.program.step(state, batch, teacher)
             rows.append(row)
             if (i + 1) % _CHECK_EVERY == 0 or i + 1 == len(order):
                 first = i // _CHECK_EVERY * _CHECK_EVERY
@@ -263,8 +308,7 @@ class Fit:
             }
             if bad and not run.ended:
                 name = min(bad, key=lambda name: (bad[name], name != "loss"))
-                steps = steps_per_epoch(len(self.train), self.program.config.batch_size)
-                step = (epoch - 1) * steps + first + bad[name]
+                step = (epoch - 1) * self._steps + first + bad[name]
                 run.failed = True
                 run.ended = (
                     f"{name} is {values[name][i, bad[name]]} at step {step} (epoch {epoch}); "
@@ -277,19 +321,44 @@ class Fit:
         if all(run.ended for run in self.runs):
             return [{} for _ in self.runs]
         params, stats = state.params, state.stats
-        sums = self.program.zero_sums(len(self.val))
-        for index, weights in padded_batches(self.val, self.program.config.batch_size):
-            batch = self.arrays.images[index], self.arrays.masks[index], jnp.asarray(weights)
-            sums = self.program.accumulate(sums, params, stats, *batch)
+        sums = self.program.zero_sums(max(len(run.val) for run in self.runs))
+        size = self.program.config.batch_size
+        batches = [padded_batches(run.val, size, self._val_steps) for run in self.runs]
+        for parts in zip(*batches, strict=True):
+            places, weights = zip(*parts, strict=True)
+            index = places[0] if self.program.lanes is None else np.stack(places)
+            batch = self.arrays.images[index], self.arrays.masks[index]
+            sums = self.program.accumulate(
+                sums, params, stats, *batch, self._array(weights, jnp.float32)
+            )
         records = []
         for i in range(len(self.runs)):
             train = {f"train_{name}": float(column[i].mean()) for name, column in values.items()}
             train["learning_rate"] = float(values["learning_rate"][i, -1])
             train["grad_norm"] = train.pop("train_grad_norm")
             del train["train_learning_rate"]
-            scores = self._one(sums, i).summarize(self.val_patients)
+            scores = self._one(sums, i).summarize(self.runs[i].val_patients)
             records.append(train | {f"val_{name}": scores[name] for name in VALIDATION})
         return records
+
+    def _calibrated(self, run: Run, teacher: Teacher) -> float:
+        """The weight at which distillation is ``distill_ratio`` of the loss of new parameters."""
+        config = self.program.config
+        fresh = self.program.start(jnp.asarray(run.seed, jnp.uint32))
+        order = epoch_order(run.train, run.seed, 0, config.batch_size)[:_CALIBRATION_BATCHES]
+        values = [
+            self.program.divergence(
+                fresh.params,
+                fresh.stats,
+                self.arrays.images[index],
+                self.arrays.masks[index],
+                teacher,
+            )
+            for index in order
+        ]
+        task, divergence = np.mean(jax.device_get(values), axis=0).tolist()
+        ratio: Any = config.distill_ratio
+        return losses.distillation_weight(ratio, task, divergence, config.temperature)
 
     def _end_epoch(self, run: Run, epoch: int, record: dict[str, float], seconds: float) -> bool:
         """Decides on the rate, the best epoch and the end; True if this epoch is the best."""

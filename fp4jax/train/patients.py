@@ -7,6 +7,7 @@ the largest lesion of each test patient.
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -84,6 +85,6 @@ def read_examples(path: Path) -> Examples:
         return Examples(**{field.name: file[field.name] for field in dataclasses.fields(Examples)})
 
 
-def _write(path: Path, **arrays: np.ndarray) -> None:
+def _write(path: Path, **arrays: Any) -> None:
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)

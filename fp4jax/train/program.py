@@ -20,7 +20,7 @@ from fp4jax import losses, metrics, models, nnx as fp4nnx
 from fp4jax.data import augment
 from fp4jax.train import optimizer as optimizers
 from fp4jax.train.config import RunConfig
-from fp4jax.train.state import Batch, TrainState
+from fp4jax.train.state import Batch, Teacher, TrainState
 from fp4jax.typing import Array
 
 # Streams of keys from a run's seed; the numbers of the epochs are those of the augmentation.
@@ -61,6 +61,11 @@ class Program:
         self.channels = channels
         self.lanes = lanes
         self.loss = losses.get_loss(config.loss)
+        self.distillation = losses.Distillation(
+            task=self.loss,
+            temperature=config.temperature,
+            ref=config.divergence == "cross_entropy_ref",
+        )
         constants: Any = config
         self.optimizer = optimizers.optimizer(
             constants.optimizer, constants.weight_decay, clip=config.clip
@@ -71,22 +76,32 @@ class Program:
         self._train_graph, *_, self._rest = _split(model)
         model.eval()
         self._eval_graph, *_ = _split(model)
+        if config.method == "qad":
+            teacher = nnx.eval_shape(lambda: build(config.teacher(), channels, 0))
+            teacher.eval()
+            self._teacher_graph, *_, self._teacher_rest = _split(teacher)
 
         def lanewise(function: Callable, axes: tuple, donate: tuple[int, ...] = ()) -> Callable:
             if lanes is not None:
-                function = jax.vmap(function, in_axes=axes)
+                mapped = jax.vmap(function, in_axes=axes)
+
+                def function(*args):  # vmap does not know of the default, no teacher
+                    return mapped(*args, *[None] * (len(axes) - len(args)))
+
             return jax.jit(function, donate_argnums=donate)
 
         of_lanes = Batch(images=0, masks=0, index=0, epoch=None)
         # Not compiled as a whole: its parts serve all layers and programs of a shape.
-        self.init = self._init if lanes is None else jax.vmap(self._init)
-        self.step = lanewise(self.train_step, (0, of_lanes), donate=(0,))
-        self.epoch = lanewise(self._epoch, (0, None, None, 0, None, 0), donate=(0,))
-        self.accumulate = lanewise(self._accumulate, (0, 0, 0, None, None, None), donate=(0,))
+        self.init = self.start if lanes is None else jax.vmap(self.start)
+        self.step = lanewise(self.train_step, (0, of_lanes, 0), donate=(0,))
+        self.epoch = lanewise(self._epoch, (0, None, None, 0, None, 0, 0), donate=(0,))
+        self.accumulate = lanewise(self._accumulate, (0, 0, 0, 0, 0, 0), donate=(0,))
         # of one run, lanes or not
         self.predict = jax.jit(self._predict)
+        self.divergence = jax.jit(self._divergence)
 
-    def _init(self, seed: Array) -> TrainState:
+    def start(self, seed: Array) -> TrainState:
+        """The state of one run, lanes or not, before its first step."""
         _, params, stats, _ = _split(build(self.config, self.channels, seed))
         return TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -98,8 +113,10 @@ class Program:
             scale=jnp.ones((), jnp.float32),
         )
 
-    def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        """One step of gradient descent; pure."""
+    def train_step(
+        self, state: TrainState, batch: Batch, teacher: Teacher | None = None
+    ) -> tuple[TrainState, dict[str, Array]]:
+        """One step of gradient descent, by the method ``qad`` with a teacher; pure."""
         key = jax.random.key(state.seed)
         images, masks = batch.images, batch.masks
         if self.config.augment:
@@ -112,7 +129,12 @@ class Program:
             fp4nnx.refresh_keys(model, jax.random.fold_in(key, _ROUNDING), state.step)
             dropout = jax.random.fold_in(jax.random.fold_in(key, _DROPOUT), state.step)
             logits = model(images, rngs=nnx.Rngs(dropout=dropout))
-            loss, parts = self.loss.with_components(logits, masks)
+            if teacher is None:
+                loss, parts = self.loss.with_components(logits, masks)
+            else:
+                loss, parts = self.distillation.with_components(
+                    logits, masks, self._teach(teacher, images), weight=teacher.weight
+                )
             return loss, (parts, nnx.state(model, nnx.BatchStat))
 
         (loss, (parts, stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
@@ -125,12 +147,12 @@ class Program:
         norm = optax.tree.norm(grads)
         return new, {"loss": loss, **parts, "grad_norm": norm, "learning_rate": rate}
 
-    def _epoch(self, state, images, masks, order, epoch, active):
+    def _epoch(self, state, images, masks, order, epoch, active, teacher=None):
         """All steps of an epoch, (steps, b) places in the cohort; a lane not active is frozen."""
 
         def body(state, index):
             batch = Batch(images[index], masks[index], index, epoch)
-            return self.train_step(state, batch)
+            return self.train_step(state, batch, teacher)
 
         new, values = jax.lax.scan(body, state, order)
         return jax.tree.map(lambda a, b: jnp.where(active, a, b), new, state), values
@@ -141,6 +163,18 @@ class Program:
         # The forward pass rounds to nearest, but stochastic operations want some key.
         fp4nnx.refresh_keys(model, 0, 0)
         return model(augment.normalize(images))[..., 0]
+
+    def _teach(self, teacher: Teacher, images: Array) -> Array:
+        """The teacher's logits of normalized images."""
+        model = _merge(self._teacher_graph, teacher.params, teacher.stats, self._teacher_rest)
+        return model(images)
+
+    def _divergence(self, params, stats, images, masks, teacher: Teacher) -> tuple[Array, Array]:
+        """(task loss, divergence from the teacher) of images as stored, in evaluation mode."""
+        logits = self._predict(params, stats, images)
+        taught = self._teach(teacher, augment.normalize(images))[..., 0]
+        _, parts = self.distillation.with_components(logits, masks, taught)
+        return self.loss(logits, masks), parts["divergence"]
 
     def _accumulate(self, sums: "Sums", params, stats, images, masks, weights) -> "Sums":
         logits = self._predict(params, stats, images)

@@ -30,6 +30,17 @@ class TrainState:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
+class Teacher:
+    """A trained baseline, whose logits a student is held to; with lanes, one per lane."""
+
+    params: Any
+    stats: Any
+    # of the distillation in the loss, float32
+    weight: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
 class Batch:
     """Images of one step, as stored: uint8, masks 0 or 1."""
 

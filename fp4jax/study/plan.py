@@ -1,0 +1,82 @@
+"""A study as a value, and the runs that it stands for."""
+
+import dataclasses
+import itertools
+from typing import Any, Literal
+
+from fp4jax.recipe import get_recipe
+from fp4jax.train.config import RunConfig, Training
+
+
+@dataclasses.dataclass(frozen=True)
+class Study(Training):
+    """Every combination of architecture, scale, method, recipe, split and seed.
+
+    Runs that differ in split and seed alone form a group: they share their compiled steps, and on
+    accelerators go side by side. The methods ``ptq`` and ``qad`` start from the baseline run of
+    the same seed and split, which is trained even where ``recipes`` leaves it out.
+
+    Example:
+        >>> study = Study(archs=("swin",), recipes=("0", "5"), methods=("qat", "ptq"), seeds=(1, 2))
+        >>> [(group[0].method, group[0].recipe, len(group)) for group in study.groups()]
+        [('qat', 'baseline', 2), ('qat', '2d+rht+sr', 2), ('ptq', '2d+rht+sr', 2)]
+    """
+
+    # architectures to compare: cnn, vit, swin
+    archs: tuple[str, ...] = ("cnn", "swin")
+    # sizes of the models: 500k, 4m, 15m
+    scales: tuple[str, ...] = ("500k",)
+    # QAT recipes, by names or by the paper's ids (0 to 7)
+    recipes: tuple[str, ...] = ("baseline", "full", "2d+rht+sr")
+    # qat: trained with the recipe; qad: distilled from the baseline; ptq: quantized after training
+    methods: tuple[Literal["qat", "qad", "ptq"], ...] = ("qat",)
+    # holdout, single parts of a cross-validation (fold0 ...), or cv for all of them
+    splits: tuple[str, ...] = ("holdout",)
+    # seeds of weights, order, augmentation and rounding
+    seeds: tuple[int, ...] = (2026,)
+    # most runs of a group that an accelerator trains side by side
+    max_lanes: int = 10
+    # what single architectures are trained with instead, by field
+    per_arch: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("archs", "scales", "recipes", "methods", "splits", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"{name} is {values}; name one or more, each once.")
+        if self.max_lanes < 1:
+            raise ValueError(f"max_lanes is {self.max_lanes}; it must be at least 1.")
+        object.__setattr__(self, "recipes", tuple(get_recipe(r).name for r in self.recipes))
+        if not self.groups():
+            raise ValueError(f"methods {self.methods} compare with baseline; name further recipes.")
+
+    def groups(self) -> list[list[RunConfig]]:
+        """Runs in the order in which they are trained."""
+        replicates = list(itertools.product(self._splits(), self.seeds))
+        kinds = [
+            (method, recipe)
+            for method in self.methods
+            for recipe in self.recipes
+            if method == "qat" or recipe != "baseline"
+        ]
+        groups = []
+        for arch, scale, (method, recipe) in itertools.product(self.archs, self.scales, kinds):
+            shared = self._shared() | self.per_arch.get(arch, {})
+            one = RunConfig(arch=arch, scale=scale, recipe=recipe, method=method, **shared)
+            groups.append(
+                [dataclasses.replace(one, split=split, seed=seed) for split, seed in replicates]
+            )
+        return groups
+
+    def runs(self) -> list[RunConfig]:
+        """All runs."""
+        return list(itertools.chain.from_iterable(self.groups()))
+
+    def _shared(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(Training)}
+
+    def _splits(self) -> list[str]:
+        every = [f"fold{i}" for i in range(self.folds)]
+        parts = itertools.chain.from_iterable(every if s == "cv" else [s] for s in self.splits)
+        return list(dict.fromkeys(parts))
