@@ -7,6 +7,8 @@ from typing import Any, Literal
 from fp4jax.recipe import get_recipe
 from fp4jax.train.config import RunConfig, Training
 
+_PER_ARCH = ("optimizer", "learning_rate", "weight_decay", "model_options")
+
 
 @dataclasses.dataclass(frozen=True)
 class Study(Training):
@@ -36,7 +38,8 @@ class Study(Training):
     seeds: tuple[int, ...] = (2026,)
     # most runs of a group that an accelerator trains side by side
     max_lanes: int = 10
-    # what single architectures are trained with instead, by field
+    # what single architectures are trained with where the study itself says nothing:
+    # optimizer, learning_rate, weight_decay, model_options
     per_arch: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
@@ -47,6 +50,13 @@ class Study(Training):
                 raise ValueError(f"{name} is {values}; name one or more, each once.")
         if self.max_lanes < 1:
             raise ValueError(f"max_lanes is {self.max_lanes}; it must be at least 1.")
+        for arch, constants in self.per_arch.items():
+            unknown = set(constants) - set(_PER_ARCH)
+            if unknown:
+                raise ValueError(
+                    f"per_arch[{arch!r}] sets {', '.join(sorted(unknown))}; it may set "
+                    f"{', '.join(_PER_ARCH)}."
+                )
         object.__setattr__(self, "recipes", tuple(get_recipe(r).name for r in self.recipes))
         if not self.groups():
             raise ValueError(f"methods {self.methods} compare with baseline; name further recipes.")
@@ -62,8 +72,8 @@ class Study(Training):
         ]
         groups = []
         for arch, scale, (method, recipe) in itertools.product(self.archs, self.scales, kinds):
-            shared = self._shared() | self.per_arch.get(arch, {})
-            one = RunConfig(arch=arch, scale=scale, recipe=recipe, method=method, **shared)
+            constants = self._constants(arch)
+            one = RunConfig(arch=arch, scale=scale, recipe=recipe, method=method, **constants)
             groups.append(
                 [dataclasses.replace(one, split=split, seed=seed) for split, seed in replicates]
             )
@@ -73,8 +83,13 @@ class Study(Training):
         """All runs."""
         return list(itertools.chain.from_iterable(self.groups()))
 
-    def _shared(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(Training)}
+    def _constants(self, arch: str) -> dict[str, Any]:
+        """What its runs are trained with; what the study itself says goes first."""
+        shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(Training)}
+        own = self.per_arch.get(arch, {})
+        shared["model_options"] = own.get("model_options", {}) | self.model_options
+        missing = {name: value for name, value in own.items() if shared[name] is None}
+        return shared | missing
 
     def _splits(self) -> list[str]:
         every = [f"fold{i}" for i in range(self.folds)]

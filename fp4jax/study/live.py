@@ -1,0 +1,94 @@
+"""What people see of a study while it runs: a table that fills; without a terminal, lines."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from fp4jax.study.execute import Watcher
+from fp4jax.study.plan import Study
+from fp4jax.train.config import RunConfig
+
+Kind = tuple[str, str, str, str]
+
+
+def _kind(run: RunConfig) -> Kind:
+    return run.arch, run.scale, run.recipe, run.method
+
+
+class Table(Watcher):
+    """A row per group of runs: how many are done, the running one's epoch, AUPRC so far.
+
+    Args:
+        study: is executed.
+        line: is called with a line of text when a run ends; None if the table itself is shown.
+    """
+
+    def __init__(self, study: Study, line=None):
+        self._total = {_kind(group[0]): len(group) for group in study.groups()}
+        self._scores: dict[Kind, dict[str, float | None]] = {kind: {} for kind in self._total}
+        self._running: dict[Kind, str] = {}
+        self._line, self._began = line, time.monotonic()
+        self._trained = 0
+
+    def begins(self, runs: Sequence[RunConfig]) -> None:
+        several = f", {len(runs)} side by side" if len(runs) > 1 else ""
+        self._running = {_kind(runs[0]): f"{runs[0].split} seed {runs[0].seed}{several}"}
+
+    def epoch(self, run: str, record: dict[str, Any]) -> None:
+        for kind, text in self._running.items():
+            start = text.split(":")[0]
+            self._running[kind] = (
+                f"{start}: epoch {record['epoch']}, validation AUPRC {record['val_auprc']:.3f}"
+            )
+
+    def ended(self, run: RunConfig, summary: dict[str, Any] | None) -> None:
+        value = summary["test"]["auprc"] if summary else None
+        self._scores[_kind(run)][f"{run.split}/{run.seed}"] = value
+        was_running = self._running.pop(_kind(run), None) is not None
+        self._trained += was_running
+        if self._line and was_running:
+            name = " ".join(part for part in _kind(run) if part != "qat")
+            result = "failed" if summary is None else f"test AUPRC {value or float('nan'):.3f}"
+            done = sum(map(len, self._scores.values()))
+            self._line(
+                f"[{done}/{sum(self._total.values())}, {self._left()}] {name} {run.split} "
+                f"seed {run.seed}: {result}"
+            )
+
+    def _left(self) -> str:
+        """Time to go if the runs to come take as long as those of this call."""
+        open_ = sum(self._total.values()) - sum(map(len, self._scores.values()))
+        spent = time.monotonic() - self._began
+        minutes = spent / max(self._trained, 1) * open_ / 60
+        return f"{minutes:.0f} min to go" if self._trained else f"{open_} runs to go"
+
+    def __rich__(self):
+        from rich.table import Table as RichTable
+
+        table = RichTable(title=f"study: {self._left()}")
+        for name in ("arch", "scale", "recipe", "method", "done", "test AUPRC", "running"):
+            table.add_column(name)
+        for kind, total in self._total.items():
+            values = self._scores[kind].values()
+            good = [value for value in values if value is not None]
+            failed = f", {len(values) - len(good)} failed" if len(good) < len(values) else ""
+            mean = f"{sum(good) / len(good):.3f}" if good else ""
+            done = f"{len(good)}/{total}{failed}"
+            table.add_row(*kind, done, mean, self._running.get(kind, ""))
+        return table
+
+
+@contextlib.contextmanager
+def watching(study: Study) -> Iterator[Watcher]:
+    """A watcher for :func:`fp4jax.study.execute`."""
+    from rich.console import Console
+    from rich.live import Live
+
+    terminal = Console(stderr=True)
+    if not terminal.is_terminal:
+        yield Table(study, line=lambda text: print(text, flush=True))
+        return
+    table = Table(study)
+    with Live(get_renderable=table.__rich__, console=terminal, refresh_per_second=2):
+        yield table

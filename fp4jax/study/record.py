@@ -1,0 +1,44 @@
+"""The report of an executed study, with the tables and figures beside it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fp4jax.data import Cohort, fingerprint
+from fp4jax.study.execute import Outcome, configuration
+from fp4jax.study.expectations import Expectation
+from fp4jax.study.plan import Study
+
+# Sets whose licences allow pictures of patients to be passed on.
+_FREE = ("phantom",)
+
+
+def report(
+    study: Study,
+    cohort: Cohort,
+    out: Path,
+    outcome: Outcome,
+    expected: Sequence[Expectation] = (),
+) -> Path:
+    """Writes ``report.html``, ``tables/`` and ``figures/`` into ``out``; returns the page's path.
+
+    Pictures of patients are left out unless the cohort is synthetic, so that a report can be
+    passed on; every run's folder has them.
+    """
+    from fp4jax.analysis.report import write_report
+    from fp4jax.analysis.results import read_run, table
+
+    runs = [run for run in (read_run(folder.path) for folder in outcome.folders) if run]
+    rows = table(runs)
+    checks = [check for check in (e.check(rows) for e in expected) if check]
+    path = out / "report.html"
+    write_report(
+        path,
+        title=f"{cohort.name}: {' and '.join(study.archs)} under {len(study.recipes)} recipes",
+        runs=runs,
+        configuration=configuration(study),
+        fingerprint=fingerprint(cohort),
+        expectations=checks,
+        failures=outcome.failures,
+        pictures=cohort.name in _FREE,
+    )
+    return path
