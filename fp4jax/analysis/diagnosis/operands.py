@@ -1,0 +1,148 @@
+"""The six operands of a layer as its quantizers see them, and what becomes of each.
+
+The views (which axis is contracted, what a convolution's taps see) are those of the library's own
+plans; ``tests/test_diagnosis.py`` checks that they give the library's products.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fp4jax import conv, dot_general as dot, gemm, nnx as fp4nnx, window as windows
+from fp4jax.analysis.diagnosis.recording import Call, Tensors
+from fp4jax.analysis.diagnosis.tally import OperandSums, tally
+from fp4jax.gemm import BlockAxes
+from fp4jax.quantize import tensor_amax
+from fp4jax.recipe import ROLES, Recipe
+from fp4jax.scaling import largest
+from fp4jax.spec import TensorSpec
+from fp4jax.typing import Array
+
+# What measures one operand, given its spec and key.
+_Measure = Callable[[TensorSpec | None, Any], OperandSums]
+
+
+def operand_sums(
+    call: Call, recipe: Recipe, tensors: Tensors, key: Any = None
+) -> dict[str, OperandSums]:
+    """The sums of each operand, by its role ("fprop.x", ...).
+
+    With quantized residuals, operands of the backward pass that the recipe does not quantize again
+    are those of fprop.
+
+    Raises:
+        ValueError: for a recipe that quantizes a quantized residual again.
+    """
+    measures = (
+        _dot(call, recipe, tensors)
+        if call.op is fp4nnx.DotGeneral
+        else _conv(call, recipe, tensors)
+    )
+    sums: dict[str, OperandSums] = {}
+    for role, spec in zip(ROLES, recipe.operands, strict=True):
+        fprop = f"fprop.{role[-1]}"
+        is_residual = recipe.residuals == "quantized" and role in ("dgrad.w", "wgrad.x")
+        if is_residual and recipe.operands[ROLES.index(fprop)] is not None:
+            if spec is not None:
+                raise ValueError(
+                    f"recipe {recipe.name!r} quantizes {role} twice, from quantized residuals; "
+                    "a diagnosis takes recipes that do so once."
+                )
+            sums[role] = sums[fprop]
+        else:
+            sums[role] = measures[role](spec, gemm.role_key(key, role))
+    return sums
+
+
+def _whole(x: Array, axes: BlockAxes) -> _Measure:
+    return lambda spec, key: tally(x, spec, axes, key)
+
+
+def _dot(call: Call, recipe: Recipe, tensors: Tensors) -> dict[str, _Measure]:
+    (dimension_numbers,) = call.arguments
+    plan = dot._Plan.make(
+        tensors.x.shape, tensors.w.shape, dimension_numbers, recipe, None, jax.typeof(tensors.g)
+    )
+    x, w, g = plan.x(tensors.x), plan.w(tensors.w), plan.g(tensors.g)
+    return {
+        "fprop.x": _whole(x, dot._X_FPROP),
+        "fprop.w": _whole(w, dot._W_FPROP),
+        "dgrad.g": _whole(g, dot._G_DGRAD),
+        "dgrad.w": _whole(w, dot._W_DGRAD),
+        "wgrad.x": _whole(x, dot._X_WGRAD),
+        "wgrad.g": _whole(g, dot._G_WGRAD),
+    }
+
+
+def _conv(call: Call, recipe: Recipe, tensors: Tensors) -> dict[str, _Measure]:
+    plan = _plan(call, recipe, tensors)
+    x, g = plan.split(plan.x(tensors.x)), plan.split(plan.y(tensors.g))
+    w = plan.w(tensors.w)
+    return {
+        "fprop.x": _whole(x, conv._CHANNELS),
+        "fprop.w": _whole(w, conv._KERNEL_IN),
+        "dgrad.g": _whole(g, conv._CHANNELS),
+        "dgrad.w": _whole(w, conv._KERNEL_OUT),
+        "wgrad.x": _positions(x) if plan.mirrored else _taps(plan, x),
+        "wgrad.g": _taps(plan, g) if plan.mirrored else _positions(g),
+    }
+
+
+def _positions(split: Array) -> _Measure:
+    """The side of wgrad that lies on the window's grid."""
+    return _whole(conv._positions(split), conv._POSITIONS)
+
+
+def _taps(plan: Any, split: Array) -> _Measure:
+    """The other side: every tap sees a view of the image, which is cut into blocks anew."""
+    image = plan.dilate(conv._merge(split))
+
+    def part(view: Array) -> Array:
+        return conv._positions(plan.split(view))
+
+    def measure(spec: TensorSpec | None, key: Any) -> OperandSums:
+        amax = None
+        if spec is not None:
+            per_tap = windows.map_taps(
+                lambda view, t: tensor_amax(part(view), spec, (0,)), image, plan.window
+            )
+            amax = largest(per_tap)
+
+        def one_tap(view: Array, t: Array) -> Any:
+            tap_key = None if key is None else jax.random.fold_in(key, t)
+            return tally(part(view), spec, conv._POSITIONS, tap_key, amax)
+
+        sums: Any = windows.map_taps(one_tap, image, plan.window)
+        return jax.tree.map(jnp.sum, sums)
+
+    return measure
+
+
+def _plan(call: Call, recipe: Recipe, tensors: Tensors) -> Any:
+    """The plan that the library makes of a convolution's arguments, resolved by lax."""
+    options = dict(call.options)
+    mirrored = call.op is fp4nnx.ConvTransposeOp
+    if options.pop("transpose_kernel", False):
+        raise ValueError("a diagnosis takes transposed convolutions without transpose_kernel.")
+
+    def product(x: Array, w: Array) -> Array:
+        lax_function = lax.conv_transpose if mirrored else lax.conv_general_dilated
+        return lax_function(x, w, *call.arguments, **options)
+
+    traced = jax.make_jaxpr(product)(*(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in tensors[:2]))
+    (resolved,) = (e.params for e in traced.jaxpr.eqns if e.primitive is lax.conv_general_dilated_p)
+    return conv._Plan(
+        recipe=recipe,
+        mirrored=mirrored,
+        window=conv._window(tensors.x.shape, tensors.w.shape, tensors.g.shape, resolved, mirrored),
+        input_dilation=(
+            (1,) * (tensors.x.ndim - 2) if mirrored else tuple(resolved["lhs_dilation"])
+        ),
+        layout=resolved["dimension_numbers"],
+        precision=None,
+        out_dtype=tensors.g.dtype,
+        out_sharding=None,
+    )
