@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := test
 
 study: $(VENV)/.installed-study
-	$(BIN)/python -m experiments.demo
+	$(BIN)/python -m experiments.study demo
 
 test: lint
 	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from experiments import demo
 from fp4jax.train import RunConfig, evaluate_folder, train
 from tests import blobs
 
@@ -21,9 +20,10 @@ def run(monkeypatch, capsys, tmp_path):
         monkeypatch.setenv("COLUMNS", "200")
         monkeypatch.chdir(tmp_path)
         module = importlib.import_module(f"experiments.{name}")
+        parsed = module.arguments() if name == "study" else module.Args
         code = 0
         try:
-            module.main(module.command, module.Args, module.__doc__)
+            module.main(module.command, parsed, module.__doc__)
         except SystemExit as error:
             code = int(error.code or 0)
         return code, *capsys.readouterr()
@@ -31,7 +31,7 @@ def run(monkeypatch, capsys, tmp_path):
     return call
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "data", "demo"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "data", "diagnose", "study"])
 def test_help_explains_every_option(name, run):
     code, out, _ = run(name, "--help")
     assert code == 0
@@ -120,15 +120,37 @@ def test_data_shows_and_verifies(run, tmp_path):
     assert (code, "phantom_0011" in err) == (2, True)
 
 
-def test_the_demo_compares_recipes(monkeypatch, run, tmp_path):
-    tiny = blobs.config(recipe="baseline", data="phantom", epochs=1)
-    monkeypatch.setattr(demo, "ARCHITECTURES", (tiny,))
-    monkeypatch.setattr(demo, "COHORT", {"patients": 12, "slices": 4, "image_size": 32})
-    code, out, _ = run("demo", "--recipes", "baseline", "5")
+def test_a_study_reports_and_is_not_repeated(run, tmp_path):
+    options = ["--archs", "cnn", "--recipes", "0", "5", *TINY, *FEW, "--epochs", "1"]
+    code, out, _ = run("study", "demo", *options, "--out", "s")
     assert code == 0
-    table = (tmp_path / "runs/demo/results.csv").read_text().splitlines()
-    assert len(table) == 3
     assert "2d+rht+sr" in out
+    table = (tmp_path / "s/tables/runs.csv").read_text().splitlines()
+    assert len(table) == 4  # a header, two of QAT, one of PTQ
+    page = (tmp_path / "s/report.html").read_text()
+    assert "0.6 to 1" in page  # what the preset expects
+    code, out, _ = run("study", "demo", *options, "--out", "s")
+    assert code == 0
+    assert "nothing was trained" in out
+
+
+def test_studies_are_listed_before_they_are_run(run, tmp_path):
+    code, out, _ = run("study", "paper-seeds", "--dry-run")
+    assert (code, len(out.splitlines())) == (0, 2 * 3 * 8 * 10)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_run_is_named(run, tmp_path):
+    options = ["--archs", "cnn", "--recipes", "0", *TINY, *FEW, "--epochs", "1"]
+    bad = ["--methods", "qat", "--learning-rate", "1e38", "--schedule", "constant"]
+    code, out, err = run("study", "demo", *options, *bad, "--out", "s")
+    assert code == 1
+    assert "failed: cnn_500k_baseline" in err
+    assert "DivergedError" in err
+    assert out.startswith("Cohort")
+    assert not (tmp_path / "s/report.html").exists()
+    (record,) = tmp_path.rglob("failed.json")
+    assert "Traceback" in json.loads(record.read_text())["traceback"]
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from fp4jax.data import Cohort, fingerprint
+from fp4jax.data import Cohort, fingerprint, phantom
 from fp4jax.study.execute import Outcome, configuration
 from fp4jax.study.expectations import Expectation
 from fp4jax.study.plan import Study
@@ -30,6 +30,9 @@ def report(
     runs = [run for run in (read_run(folder.path) for folder in outcome.folders) if run]
     rows = table(runs)
     checks = [check for check in (e.check(rows) for e in expected) if check]
+    if cohort.name == "phantom":
+        (out / "figures").mkdir(exist_ok=True)
+        phantom.picture(cohort, out / "figures" / "cohort.png")
     path = out / "report.html"
     write_report(
         path,

@@ -22,6 +22,12 @@ def dry_run(config: RunConfig, channels: int = 3) -> str:
 
     Raises:
         ValueError: for an unknown model or options that do not fit.
+
+    Example:
+        >>> small = {"stages": 2, "channels": 16}
+        >>> run = RunConfig(arch="cnn", image_size=32, batch_size=2, model_options=small)
+        >>> print(dry_run(run).splitlines()[-1])
+        training: adamax, learning rate 0.0005, plateau, batch 2, at most 100 epochs, float32
     """
     config = config.resolved()
     model = nnx.eval_shape(lambda: build(config, channels, 0))

@@ -124,6 +124,19 @@ def evaluate_folder(path: Path, cohort: Cohort, *, all_patients: bool = False) -
 
     Raises:
         ValueError: the folder holds no finished run, or the cohort does not fit it.
+
+    Example:
+        >>> import tempfile
+        >>> from fp4jax.data import phantom
+        >>> from fp4jax.train import RunConfig, train
+        >>> cohort = phantom.load(patients=20, slices=4, image_size=16, cache=False)
+        >>> small = {"stages": 2, "channels": 16}
+        >>> run = RunConfig("phantom", 16, arch="cnn", epochs=1, batch_size=16, model_options=small)
+        >>> with tempfile.TemporaryDirectory() as out:
+        ...     (folder,) = train(run, cohort, Path(out))
+        ...     scores = evaluate_folder(folder.path, cohort)
+        ...     abs(scores["auprc"] - folder.summary()["test"]["auprc"]) < 1e-6
+        True
     """
     folder = RunFolder(path)
     config, summary = read_json(path / "config.json"), folder.summary()

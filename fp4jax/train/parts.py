@@ -5,7 +5,15 @@ from fp4jax.train.config import RunConfig
 
 
 def split_of(config: RunConfig, cohort: Cohort) -> Split:
-    """The patients of a run's training, validation and test part."""
+    """The patients of a run's training, validation and test part.
+
+    Example:
+        >>> from fp4jax.data import phantom
+        >>> cohort = phantom.load(patients=20, slices=8, image_size=16, cache=False)
+        >>> split = split_of(RunConfig(image_size=16), cohort)
+        >>> len(split.train), len(split.val), len(split.test)
+        (16, 2, 2)
+    """
     if config.fold is None:
         return patient_holdout(cohort, seed=config.split_seed)
     return patient_kfold(cohort, folds=config.folds, seed=config.split_seed)[config.fold]

@@ -54,6 +54,17 @@ class Program:
         steps: of the whole training, for schedules that know their end.
         lanes: None for one run; a number of runs that go side by side (``vmap``), whose states and
             batch indices have a leading axis.
+
+    Example:
+        >>> small = {"stages": 2, "channels": 16}
+        >>> config = RunConfig(arch="cnn", image_size=32, batch_size=2, model_options=small)
+        >>> program = Program(config, channels=3, steps=10)
+        >>> state = program.init(jnp.uint32(2026))
+        >>> image = jnp.zeros((2, 32, 32, 3), jnp.uint8)
+        >>> batch = Batch(image, image[..., 0], jnp.arange(2), jnp.int32(1))
+        >>> state, values = program.step(state, batch)  # the old state is donated
+        >>> int(state.step), sorted(values)
+        (1, ['bce', 'dice', 'grad_norm', 'learning_rate', 'loss', 'tversky'])
     """
 
     def __init__(self, config: RunConfig, channels: int, steps: int, lanes: int | None = None):

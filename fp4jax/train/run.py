@@ -67,8 +67,9 @@ def train(
     Example:
         >>> import tempfile
         >>> from fp4jax.data import phantom
-        >>> cohort = phantom.load(patients=6, slices=3, image_size=16, seed=1, cache=False)
-        >>> run = RunConfig(arch="vit", image_size=16, epochs=1, batch_size=8)
+        >>> cohort = phantom.load(patients=20, slices=4, image_size=16, cache=False)
+        >>> small = {"stages": 2, "channels": 16}
+        >>> run = RunConfig("phantom", 16, arch="cnn", epochs=1, batch_size=16, model_options=small)
         >>> with tempfile.TemporaryDirectory() as out:
         ...     (folder,) = train(run, cohort, Path(out))
         ...     folder.summary()["epochs_run"]
