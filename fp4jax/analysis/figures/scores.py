@@ -1,0 +1,95 @@
+"""Scores of all test patients of a run as counts: what curves are drawn from."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from fp4jax.metrics.calibration import ECE_BINS
+from fp4jax.metrics.histogram import _CALIBRATION_EDGES, _EXTRA, _middles, _probabilities
+
+if TYPE_CHECKING:
+    from fp4jax.analysis.results import RunResult
+
+#: Recalls at which curves are averaged.
+RECALLS = np.linspace(0.005, 1, 200)
+
+
+class Counts(NamedTuple):
+    """Negative and positive pixels of each interval, by rising score."""
+
+    negatives: np.ndarray
+    positives: np.ndarray
+
+    @property
+    def bins(self) -> int:
+        """Intervals of equal width, as ``Histogram.bins``."""
+        return len(self.negatives) - len(_EXTRA)
+
+
+class Reliability(NamedTuple):
+    """Of each of 15 bins of the probability: pixels, mean probability, share of positives."""
+
+    pixels: np.ndarray
+    mean: np.ndarray
+    share: np.ndarray
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error."""
+        gap = np.abs(self.mean - self.share)
+        return float(np.nansum(gap * self.pixels) / self.pixels.sum())
+
+
+def counts_of(run: "RunResult") -> Counts | None:
+    """Sums over the test patients; None if the run kept none, or has scores that are NaN."""
+    if not (run.path / "test_scores.npz").exists():
+        return None
+    histograms = list(run.scores("test").values())
+    if not histograms or any(int(h.invalid) for h in histograms):
+        return None
+    total = sum(np.asarray(h.counts, np.float64) for h in histograms)
+    counts = Counts(*np.asarray(total))
+    return counts if counts.positives.sum() else None
+
+
+def by_label(runs: "Sequence[RunResult]") -> dict[str, list[tuple["RunResult", Counts]]]:
+    """The runs that have scores."""
+    found: dict[str, list] = {}
+    for run in runs:
+        counts = counts_of(run)
+        if counts is not None:
+            found.setdefault(run.label, []).append((run, counts))
+    return found
+
+
+def precision_at(counts: Counts, recalls: np.ndarray = RECALLS) -> np.ndarray:
+    """Precision at recalls: of the highest threshold that reaches each, pixels of an interval
+    taken as evenly mixed.
+
+    Example:
+        >>> precision_at(Counts(np.array([2.0, 0.0]), np.array([1.0, 1.0])), np.array([0.5, 1.0]))
+        array([1. , 0.5])
+    """
+    negatives, positives = counts.negatives[::-1], counts.positives[::-1]
+    some = positives > 0
+    hits = np.cumsum(positives)[some]
+    above = (np.cumsum(negatives) - negatives)[some]
+    inside, own = negatives[some], positives[some]
+    wanted = recalls * hits[-1]
+    place = np.minimum(np.searchsorted(hits, wanted - 1e-9 * hits[-1]), len(hits) - 1)
+    part = np.clip((wanted - (hits - own)[place]) / own[place], 0, 1)
+    false = above[place] + part * inside[place]
+    return wanted / (wanted + false)
+
+
+def reliability(counts: Counts) -> Reliability:
+    """15 bins (lo, hi] of equal width of the probability; NaN where a bin has no pixel."""
+    bins = counts.bins
+    pixels = counts.negatives + counts.positives
+    place = np.searchsorted(_CALIBRATION_EDGES, _middles(bins), "left")
+    in_bin = np.bincount(place, pixels, ECE_BINS)
+    filled = np.where(in_bin > 0, in_bin, np.nan)
+    mean = np.bincount(place, pixels * _probabilities(bins)[1], ECE_BINS) / filled
+    share = np.bincount(place, counts.positives, ECE_BINS) / filled
+    return Reliability(in_bin, mean, share)

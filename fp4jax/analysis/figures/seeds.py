@@ -1,0 +1,66 @@
+"""Test AUPRC of each label: means over runs, intervals, and the runs."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fp4jax.analysis.figures import panels
+from fp4jax.analysis.figures.sensitivity import spread
+from fp4jax.analysis.figures.style import INK, look, ordered_labels
+from fp4jax.analysis.stats import summary
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+def multi_seed(table: "pd.DataFrame", metric: str = "test_auprc") -> "Figure | None":
+    """Bars of means with 95 % t intervals and a dot per run, baseline first.
+
+    Args:
+        table: of :func:`fp4jax.analysis.results.table`.
+        metric: one of its columns.
+
+    Returns:
+        None without a run in which the metric is defined.
+
+    Example:
+        >>> import pandas as pd
+        >>> keys = {"arch": "cnn", "scale": "4m", "label": "baseline", "split": "holdout"}
+        >>> values = {"seed": [1, 2], "test_auprc": [0.7, 0.8]}
+        >>> figure = multi_seed(pd.DataFrame(keys | values))
+        >>> len(figure.axes[0].patches)
+        1
+    """
+    data = table[np.isfinite(table[metric])]
+    if data.empty:
+        return None
+    labels = ordered_labels(data["label"])
+    means = summary(data, metric).set_index(["arch", "scale", "label"])
+    pairs = zip(data["arch"], data["scale"], strict=True)
+    figure, axes = panels.grid(pairs, 2.7, share_y="row")
+    for (arch, scale), axis in axes.items():
+        own = data[(data["arch"] == arch) & (data["scale"] == scale)]
+        for x, label in enumerate(labels):
+            values = own.loc[own["label"] == label, metric].to_numpy()
+            if not len(values):
+                continue
+            row = means.loc[(arch, scale, label)]
+            axis.bar(x, row["mean"], 0.7, **look(label).bar())
+            axis.plot(x + spread(len(values)), values, **look(label).dots(), ms=3.5)
+            if np.isfinite(row["ci_low"]):
+                error = [[row["mean"] - row["ci_low"]], [row["ci_high"] - row["mean"]]]
+                axis.errorbar(x, row["mean"], error, color=INK, linewidth=1.1, capsize=3, zorder=4)
+        panels.label_ticks(axis, labels)
+        axis.set_xlim(-0.6, len(labels) - 0.4)
+    for arch in {arch for arch, _ in axes}:
+        _limit([axis for group, axis in axes.items() if group[0] == arch], data, arch, metric)
+    figure.supylabel("test AUPRC" if metric == "test_auprc" else metric, fontsize=9)
+    return figure
+
+
+def _limit(axes: list, data: "pd.DataFrame", arch: str, metric: str) -> None:
+    """Bars start above 0 where all runs are alike: their differences are what is compared."""
+    values = data.loc[data["arch"] == arch, metric]
+    room = max(values.max() - values.min(), 0.05)
+    axes[0].set_ylim(max(0, values.min() - 0.6 * room), min(1, values.max() + 0.3 * room))

@@ -1,0 +1,84 @@
+"""Training curves of the labels of one architecture and scale."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fp4jax.analysis.figures import panels
+from fp4jax.analysis.figures.style import look, ordered_labels, title
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from fp4jax.analysis.results import RunResult
+
+# key of a record of metrics.jsonl, heading, whether the axis is logarithmic
+_PANELS = (
+    ("train_loss", "training loss", False),
+    ("val_loss", "validation loss", False),
+    ("val_auprc", "validation AUPRC", False),
+    ("val_hard_f2_score", "validation F2 at 0.5", False),
+    ("grad_norm", "gradient norm", True),
+    ("learning_rate", "learning rate", True),
+)
+
+
+def training_curves(runs: "Sequence[RunResult]") -> "Figure | None":
+    """Losses, validation metrics, gradient norm and learning rate over epochs.
+
+    A thick line per label is the mean of the runs that reached the epoch, thin lines are runs.
+    PTQ trains nothing and has no line.
+
+    Args:
+        runs: of one architecture and scale.
+
+    Returns:
+        None if no run has a history.
+
+    Raises:
+        ValueError: runs of several architectures or scales.
+    """
+    groups = {(run.config.arch, run.config.scale) for run in runs}
+    if len(groups) > 1:
+        raise ValueError(f"training curves of {sorted(groups)}; give runs of one of them.")
+    histories: dict[str, list[list[dict]]] = {}
+    for run in runs:
+        history = run.history()
+        if history:
+            histories.setdefault(run.label, []).append(history)
+    if not histories:
+        return None
+    labels = ordered_labels(histories)
+    figure = panels.new_figure(panels.WIDTH, 5.6)
+    axes = figure.subplots(2, 3, sharex=True).ravel()
+    for axis, (key, heading, logarithmic) in zip(axes, _PANELS, strict=True):
+        axis.set_title(heading, fontsize=9)
+        panels.tidy(axis)
+        for place, label in enumerate(labels):
+            _lines(axis, histories[label], key, label, place)
+        if logarithmic and any((line.get_ydata() > 0).any() for line in axis.lines):
+            axis.set_yscale("log")
+    for axis in axes[3:]:
+        axis.set_xlabel("epoch", fontsize=9)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    ((arch, scale),) = groups
+    figure.suptitle(title(arch, scale), fontsize=11)
+    panels.legend_below(figure, labels, lines=True)
+    return figure
+
+
+def _lines(axis, histories: list[list[dict]], key: str, label: str, place: int) -> None:
+    epochs = max(record["epoch"] for history in histories for record in history)
+    values = np.full((len(histories), epochs), np.nan)
+    for row, history in zip(values, histories, strict=True):
+        for record in history:
+            value = record.get(key)
+            row[record["epoch"] - 1] = np.nan if value is None else value
+    x = np.arange(1, epochs + 1)
+    if len(values) > 1:
+        for row in values:
+            axis.plot(x, row, **look(label).curve(), linewidth=0.6, alpha=0.35)
+    count = np.isfinite(values).sum(0)
+    mean = np.where(count > 0, np.nansum(values, 0) / np.maximum(count, 1), np.nan)
+    axis.plot(x, mean, **panels.marked(label, place, epochs), linewidth=1.6, ms=4)

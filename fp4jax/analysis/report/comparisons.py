@@ -1,0 +1,100 @@
+"""Tables of statistics: comparisons, ranks, patients."""
+
+from typing import TYPE_CHECKING, Any
+
+from fp4jax.analysis.figures.style import shown, title
+from fp4jax.analysis.report.headline import size
+from fp4jax.analysis.report.html import Cell, frame_table, number
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_GROUP = {
+    "arch": ("architecture", lambda value: Cell(title(value))),
+    "scale": ("scale", size),
+}
+
+
+def paired(frame: "pd.DataFrame") -> str:
+    """Of :func:`fp4jax.analysis.stats.compare`."""
+    columns: dict[str, Any] = _GROUP | {
+        "a": ("a", _label),
+        "b": ("b", _label),
+        "n": ("pairs", number),
+        "mean_a": ("mean of a", number),
+        "mean_b": ("mean of b", number),
+        "interval": ("a − b, 95 % bootstrap", lambda cell: cell),
+        "d_z": ("d_z", lambda value: number(value, 2)),
+        "p": ("p (Wilcoxon)", _p),
+        "p_holm": ("p (Holm)", _p),
+        "smallest_p_holm": ("smallest p (Holm) possible", _p),
+        "verdict": ("at 0.05", Cell),
+    }
+    cells = [_interval(row) for row in frame.to_dict("records")]
+    verdicts = [_verdict(row) for row in frame.to_dict("records")]
+    return frame_table(frame.assign(interval=cells, verdict=verdicts), columns)
+
+
+def ranks(frame: "pd.DataFrame") -> str:
+    """Of :func:`fp4jax.analysis.stats.kendall`."""
+    columns: dict[str, Any] = _GROUP | {
+        "n": ("blocks", number),
+        "labels": ("labels", number),
+        "w": ("W", number),
+        "verdict": ("agreement", Cell),
+        "mean_ranks": ("mean ranks, 1 is best", _ranks),
+    }
+    return frame_table(frame, columns)
+
+
+def _label(label: str) -> Cell:
+    return Cell(shown(label))
+
+
+def _p(value: float) -> Cell:
+    if value != value or value >= 1e-4:
+        return number(value, 4)
+    return Cell("< 0.0001", value)
+
+
+def _interval(row: dict[str, Any]) -> Cell:
+    cell = number(row["difference"], 4)
+    if row["ci_low"] != row["ci_low"]:
+        return Cell(cell.text, cell.sort, "one pair, no interval" if row["n"] == 1 else "")
+    return Cell(cell.text, cell.sort, f"{row['ci_low']:.4f} to {row['ci_high']:.4f}")
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    if row["p_holm"] != row["p_holm"]:
+        return "not tested"
+    if row["p_holm"] < 0.05:
+        return "differs"
+    return "no difference shown" if row["reachable"] else "cannot be shown with so few pairs"
+
+
+def _ranks(means: dict[str, float]) -> Cell:
+    order = sorted(means, key=lambda label: (means[label], label))
+    defined = [f"{shown(label)} {means[label]:.1f}" for label in order if means[label] > 0]
+    return Cell(", ".join(defined) or "–")
+
+
+def patients(frame: "pd.DataFrame") -> str:
+    """Of :func:`fp4jax.analysis.report.frames.patient_bootstrap`."""
+    columns: dict[str, Any] = _GROUP | {
+        "label": ("label", _label),
+        "n": ("runs", number),
+        "patients": ("patients", number),
+        "own": ("AUPRC, 95 % interval", lambda cell: cell),
+        "other": ("baseline − label, 95 % interval", lambda cell: cell),
+    }
+    records = frame.to_dict("records")
+    own = [_between(r, "auprc", "ci_low", "ci_high", 3) for r in records]
+    other = [_between(r, "loss", "loss_low", "loss_high", 4) for r in records]
+    return frame_table(frame.assign(own=own, other=other), columns)
+
+
+def _between(row: dict[str, Any], name: str, low: str, high: str, digits: int) -> Cell:
+    cell = number(row[name], digits)
+    if row[name] != row[name]:
+        return cell
+    return Cell(cell.text, cell.sort, f"{row[low]:.{digits}f} to {row[high]:.{digits}f}")

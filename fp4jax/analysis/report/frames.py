@@ -1,0 +1,124 @@
+"""All tables of a study as data frames: what CSV files and the page are written from."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from fp4jax.analysis import stats
+from fp4jax.analysis.figures.style import BASELINE
+from fp4jax.analysis.report.headline import groups, summaries
+from fp4jax.analysis.results import table
+from fp4jax.train.folder import replacing
+
+if TYPE_CHECKING:
+    from fp4jax.analysis.results import RunResult
+    from fp4jax.metrics import Histogram
+
+METRIC = "test_auprc"
+_EMPTY = pd.DataFrame(columns=["arch", "scale", "label"])
+_KEYS = ["arch", "scale", "split", "seed"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Frames:
+    """The tables; those that the runs do not allow are empty.
+
+    ``relative`` needs runs with a baseline of the same split and seed, ``comparisons`` too,
+    ``patient_bootstrap`` runs that kept the scores of their patients.
+    """
+
+    runs: pd.DataFrame
+    summary: pd.DataFrame
+    relative: pd.DataFrame
+    comparisons: pd.DataFrame
+    all_pairs: pd.DataFrame
+    kendall: pd.DataFrame
+    patient_bootstrap: pd.DataFrame
+
+    @classmethod
+    def of(cls, results: "Sequence[RunResult]", resamples: int) -> "Frames":
+        """From finished runs.
+
+        Raises:
+            ValueError: a run that occurs twice.
+        """
+        runs = table(results)
+        nothing = _EMPTY
+        defined = bool(runs[METRIC].notna().any())
+        paired = defined and _has_pairs(runs)
+        return cls(
+            runs=runs,
+            summary=summaries(runs),
+            relative=stats.relative(runs, METRIC) if paired else nothing,
+            comparisons=stats.compare(runs, METRIC) if paired else nothing,
+            all_pairs=stats.compare(runs, METRIC, pairs="all") if defined else nothing,
+            kendall=stats.kendall(runs, METRIC) if defined else nothing,
+            patient_bootstrap=patient_bootstrap(results, runs, resamples),
+        )
+
+    def write(self, folder: Path) -> None:
+        """A CSV file per table; an empty one has names of columns only."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for field in dataclasses.fields(self):
+            frame: pd.DataFrame = getattr(self, field.name)
+            with replacing(folder / f"{field.name}.csv") as temporary:
+                frame.to_csv(temporary, index=False)
+
+
+def patient_bootstrap(
+    results: "Sequence[RunResult]", runs: pd.DataFrame, resamples: int
+) -> pd.DataFrame:
+    """Test AUPRC of each label, and what it loses to the baseline, with hierarchical intervals.
+
+    Returns:
+        arch, scale, label, n (runs), patients (tested, each once), auprc, ci_low, ci_high; then
+        pairs (runs with a baseline of the same split and seed), loss, loss_low and loss_high.
+    """
+    rows = []
+    found = {(r.config.arch, r.config.scale, r.label): {} for r in results}
+    for run in results:
+        scores = _scores(run)
+        if scores is not None:
+            key = run.config.arch, run.config.scale, run.label
+            found[key][run.config.split, run.config.seed] = scores
+    for arch, scale, label in groups(runs):
+        own = found[arch, scale, label]
+        if not own:
+            continue
+        names = {"arch": arch, "scale": scale, "label": label, "n": len(own)}
+        patients = {patient for scores in own.values() for patient in scores}
+        of_own = stats.patient_bootstrap(list(own.values()), resamples)
+        row: dict[str, Any] = names | {"patients": len(patients)}
+        row |= dict(zip(("auprc", "ci_low", "ci_high"), of_own, strict=True))
+        reference = found.get((arch, scale, BASELINE), {})
+        both = sorted(own.keys() & reference.keys()) if label != BASELINE else []
+        row |= {"pairs": len(both)}
+        if both:
+            loss = stats.patient_bootstrap_difference(
+                [reference[key] for key in both], [own[key] for key in both], resamples
+            )
+            row |= dict(zip(("loss", "loss_low", "loss_high"), loss, strict=True))
+        rows.append(row)
+    columns = ["loss", "loss_low", "loss_high"]
+    if not rows:
+        return _EMPTY
+    frame = pd.DataFrame(rows)
+    return frame.reindex(columns=[c for c in frame.columns if c not in columns] + columns)
+
+
+def _scores(run: "RunResult") -> "dict[str, Histogram] | None":
+    """Of the test patients; None for runs that kept none or have scores that are NaN."""
+    if not (run.path / "test_scores.npz").exists():
+        return None
+    scores = run.scores("test")
+    return None if any(int(h.invalid) for h in scores.values()) else scores
+
+
+def _has_pairs(runs: pd.DataFrame) -> bool:
+    """Whether a run has a baseline, other than 0, of the same split and seed."""
+    defined = runs[runs[METRIC].notna()]
+    reference = defined[(defined["label"] == BASELINE) & (defined[METRIC] != 0)]
+    return not defined.merge(reference[_KEYS], on=_KEYS).empty
