@@ -1,0 +1,155 @@
+"""The one place that knows which Pallas back end runs on GPUs, and which GPU a trace is for.
+
+Pallas' Triton back end is deprecated since JAX 0.11, but up to 0.12 it is the only one behind
+``pl.pallas_call`` on GPUs; Mosaic GPU is reached through another function. Kernels are launched
+by :func:`pallas_call` alone, so another back end is a change of this file.
+"""
+
+import re
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+
+#: What an abstract device is called -> its compute capability; the first match counts.
+_CAPABILITIES = (
+    (r"\bA100\b|\bA30\b", (8, 0)),
+    (r"\bA10\b|\bA40\b|\bRTX A\d|\bRTX 30\d\d\b", (8, 6)),
+    (r"\bL4\b|\bL40S?\b|\bRTX 40\d\d\b|\bRTX \d+ Ada\b", (8, 9)),
+    (r"\bH100\b|\bH200\b|\bGH200\b", (9, 0)),
+    (r"\bG?B200\b", (10, 0)),
+    (r"\bG?B300\b", (10, 3)),
+    (r"\bThor\b", (11, 0)),
+    (r"\bRTX PRO \d|\bRTX 50\d\d\b", (12, 0)),
+    (r"\bGB10\b", (12, 1)),
+)
+
+#: The oldest architecture with bfloat16 tensor cores.
+OLDEST = (8, 0)
+
+
+def pallas_call(
+    kernel: Callable[..., None],
+    *,
+    out_shape: Any,
+    grid: tuple[int, ...],
+    in_specs: Any,
+    out_specs: Any,
+    name: str,
+    num_warps: int = 4,
+    num_stages: int = 2,
+    interpret: bool = False,
+) -> Callable[..., Any]:
+    """``pl.pallas_call`` for GPUs, by its Triton back end.
+
+    Args:
+        kernel, out_shape, grid, in_specs, out_specs: as for ``pl.pallas_call``; the lengths of
+            all blocks and of arrays made in the kernel must be powers of two.
+        name: of the kernel, as profilers show it.
+        num_warps: of 32 threads each, per program.
+        num_stages: of the software pipeline of a loop's loads.
+        interpret: evaluate the kernel with XLA, on any device.
+
+    Returns:
+        A function of the input arrays.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> def kernel(x, y):
+        ...     y[...] = x[...] * 2.0
+        >>> whole = pl.BlockSpec((4,), lambda i: (0,))
+        >>> double = pallas_call(
+        ...     kernel,
+        ...     out_shape=jax.ShapeDtypeStruct((4,), jnp.float32),
+        ...     grid=(1,),
+        ...     in_specs=[whole],
+        ...     out_specs=whole,
+        ...     name="double",
+        ...     interpret=True,
+        ... )
+        >>> double(jnp.ones(4)).tolist()
+        [2.0, 2.0, 2.0, 2.0]
+    """
+    if not interpret:
+        # Given when the kernel is lowered, that is outside of any context this function could set.
+        warnings.filterwarnings(
+            "ignore", "The Pallas Triton backend is deprecated", DeprecationWarning
+        )
+    return pl.pallas_call(
+        kernel,
+        out_shape=out_shape,
+        grid=grid,
+        in_specs=in_specs,
+        out_specs=out_specs,
+        name=name,
+        # Always given: JAX 0.10 takes Mosaic GPU where they are missing.
+        compiler_params=triton.CompilerParams(num_warps=num_warps, num_stages=num_stages),
+        interpret=interpret,
+    )
+
+
+def compute_capability() -> tuple[int, int] | None:
+    """Architecture of the NVIDIA GPU that the current trace is for; None for other devices.
+
+    That is the device of the current abstract mesh if there is one, else JAX's default device.
+
+    Example:
+        >>> compute_capability() is None or compute_capability() >= (5, 0)
+        True
+    """
+    abstract = jax.sharding.get_abstract_mesh().abstract_device
+    if abstract is None:
+        return _of_device(_default_device())
+    if abstract.platform not in ("gpu", "cuda"):
+        return None
+    for pattern, capability in _CAPABILITIES:
+        if re.search(pattern, abstract.device_kind):
+            return capability
+    local = _default_device()
+    return _of_device(local) if local.device_kind == abstract.device_kind else None
+
+
+def supported() -> bool:
+    """True if the trace is for a GPU that the Pallas kernels are written for (Ampere or later)."""
+    capability = compute_capability()
+    return capability is not None and capability >= OLDEST
+
+
+def device_name() -> str:
+    """What :func:`compute_capability` is about, to be shown.
+
+    Example:
+        >>> isinstance(device_name(), str)
+        True
+    """
+    abstract = jax.sharding.get_abstract_mesh().abstract_device
+    return (abstract or _default_device()).device_kind
+
+
+def _default_device() -> Any:
+    default = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(default, str):
+        return jax.local_devices(backend=default)[0]
+    return default if default is not None else jax.local_devices()[0]
+
+
+def _of_device(device: Any) -> tuple[int, int] | None:
+    """(9, 0) for a device whose compute_capability is "9.0"; AMD's are like "gfx942"."""
+    capability = str(getattr(device, "compute_capability", ""))
+    if device.platform not in ("gpu", "cuda") or not re.fullmatch(r"\d+\.\d+", capability):
+        return None
+    major, minor = capability.split(".")
+    return int(major), int(minor)
+
+
+def next_power_of_two(n: int) -> int:
+    """The smallest power of two that is at least ``n``: lengths of blocks must be such.
+
+    Example:
+        >>> [next_power_of_two(n) for n in (1, 3, 16, 17)]
+        [1, 4, 16, 32]
+    """
+    return 1 << (max(n, 1) - 1).bit_length()
