@@ -20,6 +20,13 @@ hypothesis.settings.register_profile("fp4jax", deadline=None, derandomize=True, 
 hypothesis.settings.load_profile("fp4jax")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs() -> Iterator[None]:
+    """Compiled programs of one file are of no use to the next, and take gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def standard_promotion() -> Iterator[None]:
     """For tests that run code of others which needs implicit promotions, such as optax.adam's."""

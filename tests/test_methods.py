@@ -29,7 +29,8 @@ def test_methods_share_a_baseline(cohort, tmp_path):
     ptq, qad, baseline = (
         folder.summary() | {"path": folder.path} for folder in (ptq, qad, baseline)
     )
-    assert ptq["train_seconds"] == 0 and ptq["best_epoch"] == baseline["best_epoch"]
+    assert ptq["train_seconds"] == 0
+    assert ptq["best_epoch"] == baseline["best_epoch"]
     # Quantized, it is another network than the baseline, and not a worthless one.
     assert 0 < abs(ptq["test"]["auprc"] - baseline["test"]["auprc"]) < 0.3
     # A folder of its own: evaluated again, it says the same.
@@ -69,7 +70,8 @@ def test_calibrated_weight_gives_the_ratio(cohort, tmp_path, monkeypatch):
     train(config, cohort, tmp_path)
     ((ratio, task, divergence, temperature), weight) = seen[0]
     share = weight * temperature**2 * divergence
-    assert ratio == 0.2 and np.isclose(share / (share + task), 0.2)
+    assert ratio == 0.2
+    assert np.isclose(share / (share + task), 0.2)
 
 
 @pytest.mark.parametrize(

@@ -76,16 +76,21 @@ def test_wrong_studies(changes, message):
 
 def test_finished_runs_are_skipped_and_shared(cohort, tmp_path, monkeypatch):
     first = execute(study(), cohort, tmp_path)
-    assert first.trained == 2 and not first.failures
+    assert first.trained == 2
+    assert not first.failures
     with monkeypatch.context() as patch:
         patch.setattr(training, "_train_group", None)  # would fail
         again = execute(study(), cohort, tmp_path)
-    assert again.trained == 0 and found(again) == found(first)
+    assert again.trained == 0
+    assert found(again) == found(first)
     wider = execute(study(methods=("qat", "ptq")), cohort, tmp_path)
-    assert wider.trained == 1 and len(wider.folders) == 3
+    assert wider.trained == 1
+    assert len(wider.folders) == 3
     record = json.loads((tmp_path / "study.json").read_text())
     assert record["fingerprint"]["patients"] == 12
-    assert sorted(sum(record["lanes"], [])) == sorted(f.path.name for f in wider.folders)
+    assert sorted(name for part in record["lanes"] for name in part) == sorted(
+        f.path.name for f in wider.folders
+    )
 
 
 class KilledError(BaseException):
@@ -124,13 +129,15 @@ def test_failures_are_recorded_and_retried(cohort, tmp_path, monkeypatch):
     outcome = execute(study(), cohort, tmp_path)
     assert outcome.trained == 1
     ((name, error),) = outcome.failures
-    assert "full" in name and error == "RuntimeError: out of luck"
+    assert "full" in name
+    assert error == "RuntimeError: out of luck"
     record = json.loads((tmp_path / "runs" / name / "failed.json").read_text())
     assert "in failing" in record["traceback"]
     monkeypatch.setattr(module, "train_together", original)
     assert execute(study(), cohort, tmp_path).failures == outcome.failures
     retried = execute(study(), cohort, tmp_path, retry=True)
-    assert retried.trained == 1 and not retried.failures
+    assert retried.trained == 1
+    assert not retried.failures
     assert not (tmp_path / "runs" / name / "failed.json").exists()
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from fp4jax.data import Cohort
 from fp4jax.metrics import Histogram
+from fp4jax.metrics.calibration import CLIP
 from fp4jax.train.folder import replacing
 from fp4jax.typing import Shaped
 
@@ -41,7 +42,9 @@ class Examples:
 def write_scores(path: Path, cohort: Cohort, maps: Shaped[np.ndarray, "n h w"]) -> None:
     """Histograms of the probabilities of each patient of the cohort."""
     add = jax.jit(Histogram.add)
-    logits = np.log(maps) - np.log1p(-maps)
+    # A sigmoid in float32 reaches 0 and 1.
+    p = np.clip(maps, CLIP, np.float32(1 - CLIP))
+    logits = np.log(p) - np.log1p(-p)
     rows = {}
     for patient in cohort.patients:
         histogram = Histogram.zeros(BINS)
