@@ -51,8 +51,8 @@ def _panel(top, bottom, labels: dict[str, list], heading: str) -> None:
     top.plot([0, 1], [0, 1], color=FAINT, linestyle="--", linewidth=0.9)
     for label in ordered_labels(labels):
         pooled = Counts(
-            sum(counts.negatives for _, counts in labels[label]),
-            sum(counts.positives for _, counts in labels[label]),
+            np.sum([counts.negatives for _, counts in labels[label]], axis=0),
+            np.sum([counts.positives for _, counts in labels[label]], axis=0),
         )
         bins, own = reliability(pooled), look(label)
         ece = np.mean([run.summary["test"]["ece"] for run, _ in labels[label]])

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fp4jax.analysis.figures import panels
+from fp4jax.analysis.figures.rows import GROUP, defined, where
 from fp4jax.analysis.figures.sensitivity import spread
 from fp4jax.analysis.figures.style import INK, look, ordered_archs, ordered_labels, title
 
@@ -34,11 +35,11 @@ def cross_validation(table: "pd.DataFrame", metric: str = "test_auprc") -> "Figu
         >>> len(figure.axes[0].patches)
         1
     """
-    data = table[table["split"].str.startswith("fold") & np.isfinite(table[metric])]
-    if data["split"].nunique() < 2:
+    is_fold = np.array([split.startswith("fold") for split in table["split"]])
+    data = where(table, defined(table, metric) & is_fold)
+    if len(set(data["split"])) < 2:
         return None
-    keys = ["arch", "scale", "label", "split"]
-    folds = data.groupby(keys, as_index=False)[metric].mean()
+    folds = data.groupby([*GROUP, "split"], as_index=False).agg({metric: "mean"})
     labels = ordered_labels(folds["label"])
     archs = ordered_archs(folds["arch"])
     scales = panels.ordered_scales(folds["scale"])
@@ -50,15 +51,14 @@ def cross_validation(table: "pd.DataFrame", metric: str = "test_auprc") -> "Figu
     for axis, scale in zip(axes, scales, strict=True):
         for i, arch in enumerate(archs):
             for j, label in enumerate(labels):
-                chosen = (folds["arch"] == arch) & (folds["scale"] == scale)
-                values = folds.loc[chosen & (folds["label"] == label), metric].to_numpy()
+                values = where(folds, arch=arch, scale=scale, label=label)[metric].to_numpy()
                 if len(values):
                     _bar(axis, i + (j - (len(labels) - 1) / 2) * step, values, step, label)
         axis.set_xticks(range(len(archs)), [title(arch) for arch in archs])
         axis.set_xlim(-0.55, len(archs) - 0.45)
         axis.set_title(scale.upper(), fontsize=10)
         panels.tidy(axis)
-    values = folds[metric]
+    values = folds[metric].to_numpy()
     room = max(values.max() - values.min(), 0.05)
     axes[0].set_ylim(max(0, values.min() - 0.35 * room), min(1, values.max() + 0.15 * room))
     axes[0].set_ylabel("test AUPRC" if metric == "test_auprc" else metric, fontsize=9)

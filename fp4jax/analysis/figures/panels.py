@@ -59,7 +59,7 @@ def grid(
     *,
     width: float = 4.2,
     share_x: bool = True,
-    share_y: str | bool = True,
+    share_y: Any = True,
 ) -> tuple["Figure", dict[Group, "Axes"]]:
     """A panel at each of :func:`places`; the others stay empty.
 

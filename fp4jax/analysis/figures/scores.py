@@ -10,6 +10,7 @@ from fp4jax.metrics.histogram import _CALIBRATION_EDGES, _EXTRA, _middles, _prob
 
 if TYPE_CHECKING:
     from fp4jax.analysis.results import RunResult
+    from fp4jax.metrics import Histogram
 
 #: Recalls at which curves are averaged.
 RECALLS = np.linspace(0.005, 1, 200)
@@ -41,15 +42,21 @@ class Reliability(NamedTuple):
         return float(np.nansum(gap * self.pixels) / self.pixels.sum())
 
 
-def counts_of(run: "RunResult") -> Counts | None:
-    """Sums over the test patients; None if the run kept none, or has scores that are NaN."""
+def patient_scores(run: "RunResult") -> "dict[str, Histogram] | None":
+    """Of the test patients; None if the run kept none, or has scores that are NaN."""
     if not (run.path / "test_scores.npz").exists():
         return None
-    histograms = list(run.scores("test").values())
-    if not histograms or any(int(h.invalid) for h in histograms):
+    scores = run.scores("test")
+    return None if any(int(h.invalid) for h in scores.values()) else scores or None
+
+
+def counts_of(run: "RunResult") -> Counts | None:
+    """Sums over the test patients; None without scores, or without positive pixels."""
+    scores = patient_scores(run)
+    if scores is None:
         return None
-    total = sum(np.asarray(h.counts, np.float64) for h in histograms)
-    counts = Counts(*np.asarray(total))
+    total = np.sum([np.asarray(h.counts, np.float64) for h in scores.values()], axis=0)
+    counts = Counts(*total)
     return counts if counts.positives.sum() else None
 
 

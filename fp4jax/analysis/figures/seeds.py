@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fp4jax.analysis.figures import panels
+from fp4jax.analysis.figures.rows import by_group, defined, where
 from fp4jax.analysis.figures.sensitivity import spread
 from fp4jax.analysis.figures.style import INK, look, ordered_labels
 from fp4jax.analysis.stats import summary
@@ -32,20 +33,19 @@ def multi_seed(table: "pd.DataFrame", metric: str = "test_auprc") -> "Figure | N
         >>> len(figure.axes[0].patches)
         1
     """
-    data = table[np.isfinite(table[metric])]
+    data = where(table, defined(table, metric))
     if data.empty:
         return None
     labels = ordered_labels(data["label"])
-    means = summary(data, metric).set_index(["arch", "scale", "label"])
+    rows = by_group(summary(data, metric))
     pairs = zip(data["arch"], data["scale"], strict=True)
     figure, axes = panels.grid(pairs, 2.7, share_y="row")
     for (arch, scale), axis in axes.items():
-        own = data[(data["arch"] == arch) & (data["scale"] == scale)]
         for x, label in enumerate(labels):
-            values = own.loc[own["label"] == label, metric].to_numpy()
+            values = where(data, arch=arch, scale=scale, label=label)[metric].to_numpy()
             if not len(values):
                 continue
-            row = means.loc[(arch, scale, label)]
+            row = rows[arch, scale, label]
             axis.bar(x, row["mean"], 0.7, **look(label).bar())
             axis.plot(x + spread(len(values)), values, **look(label).dots(), ms=3.5)
             if np.isfinite(row["ci_low"]):
@@ -54,13 +54,13 @@ def multi_seed(table: "pd.DataFrame", metric: str = "test_auprc") -> "Figure | N
         panels.label_ticks(axis, labels)
         axis.set_xlim(-0.6, len(labels) - 0.4)
     for arch in {arch for arch, _ in axes}:
-        _limit([axis for group, axis in axes.items() if group[0] == arch], data, arch, metric)
+        axis = next(axis for group, axis in axes.items() if group[0] == arch)
+        _limit(axis, where(data, arch=arch)[metric].to_numpy())
     figure.supylabel("test AUPRC" if metric == "test_auprc" else metric, fontsize=9)
     return figure
 
 
-def _limit(axes: list, data: "pd.DataFrame", arch: str, metric: str) -> None:
+def _limit(axis, values: np.ndarray) -> None:
     """Bars start above 0 where all runs are alike: their differences are what is compared."""
-    values = data.loc[data["arch"] == arch, metric]
     room = max(values.max() - values.min(), 0.05)
-    axes[0].set_ylim(max(0, values.min() - 0.6 * room), min(1, values.max() + 0.3 * room))
+    axis.set_ylim(max(0, values.min() - 0.6 * room), min(1, values.max() + 0.3 * room))

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fp4jax.analysis.figures import panels
+from fp4jax.analysis.figures.rows import by_group, defined, where
 from fp4jax.analysis.figures.style import BASELINE, FAINT, INK, is_advanced, look, ordered_labels
 from fp4jax.analysis.stats import summary
 
@@ -36,28 +37,28 @@ def recipe_sensitivity(relative: "pd.DataFrame") -> "Figure | None":
         >>> figure.axes[0].get_title()
         'CNN 4M'
     """
-    data = relative[(relative["label"] != BASELINE) & np.isfinite(relative["percent"])]
+    data = where(relative, defined(relative, "percent") & (relative["label"] != BASELINE))
     if data.empty:
         return None
     labels = ordered_labels(data["label"])
-    means = summary(data, "percent").set_index(["arch", "scale", "label"])
+    means = summary(data, "percent")
+    rows = by_group(means)
     pairs = zip(data["arch"], data["scale"], strict=True)
     figure, axes = panels.grid(pairs, 2.7)
     for (arch, scale), axis in axes.items():
-        own = data[(data["arch"] == arch) & (data["scale"] == scale)]
         for x, label in enumerate(labels):
             if is_advanced(label):
                 axis.axvspan(x - 0.5, x + 0.5, color=FAINT, alpha=0.13, linewidth=0)
-            values = own.loc[own["label"] == label, "percent"].to_numpy()
+            values = where(data, arch=arch, scale=scale, label=label)["percent"].to_numpy()
             if not len(values):
                 continue
-            axis.plot(x + spread(len(values)), values, **look(label).dots(), ms=4, alpha=0.75)
-            row = means.loc[(arch, scale, label)]
+            axis.plot(x + spread(len(values)), values, **look(label).dots(), ms=5, alpha=0.75)
+            row = rows[arch, scale, label]
             mean_with_interval(axis, x, row["mean"], row["ci_low"], row["ci_high"])
         axis.axhline(100, color=INK, linestyle="--", linewidth=0.9)
         panels.label_ticks(axis, labels)
         axis.set_xlim(-0.6, len(labels) - 0.4)
-    low, high = _limits(data["percent"], means)
+    low, high = _limits(data["percent"].to_numpy(), means)
     next(iter(axes.values())).set_ylim(low, high)
     figure.supylabel("test AUPRC, % of the same seed's baseline", fontsize=9)
     return figure
@@ -68,7 +69,7 @@ def spread(count: int, width: float = 0.4) -> np.ndarray:
     return np.linspace(-width / 2, width / 2, count) if count > 1 else np.zeros(1)
 
 
-def mean_with_interval(axis, x: float, mean: float, low: float, high: float) -> None:
+def mean_with_interval(axis, x: float | int, mean: float, low: float, high: float) -> None:
     """A short bar at the mean, and the interval where there is one."""
     axis.plot([x - 0.26, x + 0.26], [mean, mean], color=INK, linewidth=2, zorder=4)
     if np.isfinite(low) and np.isfinite(high):
@@ -76,10 +77,10 @@ def mean_with_interval(axis, x: float, mean: float, low: float, high: float) -> 
         axis.errorbar(x, mean, error, color=INK, linewidth=1.1, capsize=3, zorder=4)
 
 
-def _limits(percent: "pd.Series", means: "pd.DataFrame") -> tuple[float, float]:
+def _limits(percent: np.ndarray, means: "pd.DataFrame") -> tuple[float, float]:
     """All dots, and intervals as far as they are not much wider than the dots' range."""
     low, high = min(percent.min(), _LIMITS[0]), max(percent.max(), _LIMITS[1])
     room = high - low
     low = min(low, max(np.nanmin([low, *means["ci_low"]]), low - room))
     high = max(high, min(np.nanmax([high, *means["ci_high"]]), high + room))
-    return low - 0.03 * room, high + 0.03 * room
+    return low - 0.05 * room, high + 0.05 * room

@@ -101,7 +101,7 @@ def look(label: str) -> Look:
         return Look(_COLOURS[place], _MARKERS[place], **drawn)
     # Further recipes share colours: their lines and markers differ from the paper's recipes.
     if method == "qat":
-        drawn = drawn | {"line": (0, (6, 1, 1, 1))}
+        drawn: dict[str, Any] = drawn | {"line": (0, (6, 1, 1, 1))}
     marker = _FURTHER_MARKERS[further % len(_FURTHER_MARKERS)]
     return Look(_COLOURS[1 + further % (len(_COLOURS) - 1)], marker, **drawn)
 

@@ -2,7 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from fp4jax.analysis.figures.style import shown, title
+import numpy as np
+
+from fp4jax.analysis.figures.style import ordered_archs, ordered_scales, shown, title
 from fp4jax.analysis.report.headline import size
 from fp4jax.analysis.report.html import Cell, frame_table, number
 
@@ -30,8 +32,9 @@ def paired(frame: "pd.DataFrame") -> str:
         "smallest_p_holm": ("smallest p (Holm) possible", _p),
         "verdict": ("at 0.05", Cell),
     }
-    cells = [_interval(row) for row in frame.to_dict("records")]
-    verdicts = [_verdict(row) for row in frame.to_dict("records")]
+    frame = in_order(frame)
+    cells = [_interval(row) for row in _records(frame)]
+    verdicts = [_verdict(row) for row in _records(frame)]
     return frame_table(frame.assign(interval=cells, verdict=verdicts), columns)
 
 
@@ -44,7 +47,21 @@ def ranks(frame: "pd.DataFrame") -> str:
         "verdict": ("agreement", Cell),
         "mean_ranks": ("mean ranks, 1 is best", _ranks),
     }
-    return frame_table(frame, columns)
+    return frame_table(in_order(frame), columns)
+
+
+def in_order(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """Architectures and scales as everywhere in the report."""
+    archs, scales = ordered_archs(frame["arch"]), ordered_scales(frame["scale"])
+    rank = [
+        archs.index(arch) * len(scales) + scales.index(scale)
+        for arch, scale in zip(frame["arch"], frame["scale"], strict=True)
+    ]
+    return frame.iloc[np.argsort(rank, kind="stable")]
+
+
+def _records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
+    return frame.to_dict(orient="records")  # pyright: ignore
 
 
 def _label(label: str) -> Cell:
@@ -87,7 +104,7 @@ def patients(frame: "pd.DataFrame") -> str:
         "own": ("AUPRC, 95 % interval", lambda cell: cell),
         "other": ("baseline − label, 95 % interval", lambda cell: cell),
     }
-    records = frame.to_dict("records")
+    records = _records(frame)
     own = [_between(r, "auprc", "ci_low", "ci_high", 3) for r in records]
     other = [_between(r, "loss", "loss_low", "loss_high", 4) for r in records]
     return frame_table(frame.assign(own=own, other=other), columns)

@@ -24,9 +24,7 @@ class Drawing(NamedTuple):
 def comparisons(table: "pd.DataFrame", relative: "pd.DataFrame") -> Iterator[Drawing]:
     """Figures of the headline metric."""
     runs = "Bars are means of test AUPRC, dots runs, whiskers 95 % t intervals. The axis may begin "
-    yield from _drawn(
-        "seeds", runs + "above 0.", figures.multi_seed(table) if _defined(table) else None
-    )
+    yield from _drawn("seeds", runs + "above 0.", figures.multi_seed(table))
     yield from _drawn(
         "recipe_sensitivity",
         "Test AUPRC as per cent of the same seed's baseline: dots are runs, bars means, whiskers "
@@ -91,7 +89,3 @@ def predictions(runs: "Sequence[RunResult]") -> Iterator[Drawing]:
 def _drawn(name: str, caption: str, figure: "Figure | None") -> Iterator[Drawing]:
     if figure is not None:
         yield Drawing(name, caption, figure)
-
-
-def _defined(table: "pd.DataFrame") -> bool:
-    return bool(table["test_auprc"].notna().any())

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from fp4jax.analysis import stats
+from fp4jax.analysis.figures.rows import defined, where
+from fp4jax.analysis.figures.scores import patient_scores
 from fp4jax.analysis.figures.style import BASELINE
 from fp4jax.analysis.report.headline import groups, summaries
 from fp4jax.analysis.results import table
@@ -15,7 +17,6 @@ from fp4jax.train.folder import replacing
 
 if TYPE_CHECKING:
     from fp4jax.analysis.results import RunResult
-    from fp4jax.metrics import Histogram
 
 METRIC = "test_auprc"
 _EMPTY = pd.DataFrame(columns=["arch", "scale", "label"])
@@ -47,15 +48,15 @@ class Frames:
         """
         runs = table(results)
         nothing = _EMPTY
-        defined = bool(runs[METRIC].notna().any())
-        paired = defined and _has_pairs(runs)
+        known = bool(defined(runs, METRIC).any())
+        paired = known and _has_pairs(runs)
         return cls(
             runs=runs,
             summary=summaries(runs),
             relative=stats.relative(runs, METRIC) if paired else nothing,
             comparisons=stats.compare(runs, METRIC) if paired else nothing,
-            all_pairs=stats.compare(runs, METRIC, pairs="all") if defined else nothing,
-            kendall=stats.kendall(runs, METRIC) if defined else nothing,
+            all_pairs=stats.compare(runs, METRIC, pairs="all") if known else nothing,
+            kendall=stats.kendall(runs, METRIC) if known else nothing,
             patient_bootstrap=patient_bootstrap(results, runs, resamples),
         )
 
@@ -80,7 +81,7 @@ def patient_bootstrap(
     rows = []
     found = {(r.config.arch, r.config.scale, r.label): {} for r in results}
     for run in results:
-        scores = _scores(run)
+        scores = patient_scores(run)
         if scores is not None:
             key = run.config.arch, run.config.scale, run.label
             found[key][run.config.split, run.config.seed] = scores
@@ -109,16 +110,8 @@ def patient_bootstrap(
     return frame.reindex(columns=[c for c in frame.columns if c not in columns] + columns)
 
 
-def _scores(run: "RunResult") -> "dict[str, Histogram] | None":
-    """Of the test patients; None for runs that kept none or have scores that are NaN."""
-    if not (run.path / "test_scores.npz").exists():
-        return None
-    scores = run.scores("test")
-    return None if any(int(h.invalid) for h in scores.values()) else scores
-
-
 def _has_pairs(runs: pd.DataFrame) -> bool:
     """Whether a run has a baseline, other than 0, of the same split and seed."""
-    defined = runs[runs[METRIC].notna()]
-    reference = defined[(defined["label"] == BASELINE) & (defined[METRIC] != 0)]
-    return not defined.merge(reference[_KEYS], on=_KEYS).empty
+    known = where(runs, defined(runs, METRIC))
+    reference = where(known, known[METRIC] != 0, label=BASELINE)
+    return not known.merge(reference.filter(_KEYS), on=_KEYS).empty

@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fp4jax.analysis.figures.rows import by_group, defined, where
 from fp4jax.analysis.figures.style import BASELINE, ordered_archs, ordered_scales, shown, title
-from fp4jax.analysis.report.html import NOTHING, Cell, number, table
+from fp4jax.analysis.report.html import Cell, number, table
 from fp4jax.analysis.stats import summary
 from fp4jax.analysis.stats.rows import ordered
 
@@ -28,7 +29,7 @@ def summaries(runs: "pd.DataFrame") -> "pd.DataFrame":
 
     found = []
     for metric in METRICS:
-        if metric in runs and runs[metric].notna().any():
+        if metric in runs and defined(runs, metric).any():
             own = summary(runs, metric)
             own.insert(0, "metric", metric)
             found.append(own)
@@ -40,22 +41,14 @@ def summaries(runs: "pd.DataFrame") -> "pd.DataFrame":
 def headline(runs: "pd.DataFrame", relative: "pd.DataFrame") -> str:
     """A row per architecture, scale and label; each metric with sd and 95 % t interval."""
     records = summaries(runs)
-    found: dict[tuple, Any] = {}
-    if len(records):
-        keys = zip(*(records[k] for k in ("metric", "arch", "scale", "label")), strict=True)
-        found = dict(zip(keys, records.to_dict("records"), strict=True))
-    shares: dict[tuple, Any] = {}
-    if len(relative):
-        per_cent = summary(relative, "percent")
-        keys = zip(*(per_cent[k] for k in ("arch", "scale", "label")), strict=True)
-        shares = dict(zip(keys, per_cent.to_dict("records"), strict=True))
+    found = {metric: by_group(where(records, metric=metric)) for metric in METRICS}
+    shares = by_group(summary(relative, "percent")) if len(relative) else {}
     rows = []
-    for arch, scale, label in groups(runs):
-        chosen = runs[["arch", "scale", "label"]].eq([arch, scale, label]).all(axis=1)
-        own = runs[chosen]
-        share = Cell("100") if label == BASELINE else _mean(shares.get((arch, scale, label)), 1)
-        metrics = [found.get((metric, arch, scale, label)) for metric in METRICS]
-        cells = [_mean(record, 3, interval=i == 0) for i, record in enumerate(metrics)]
+    for group in groups(runs):
+        arch, scale, label = group
+        own = where(runs, arch=arch, scale=scale, label=label)
+        share = Cell("100", 100.0) if label == BASELINE else _mean(shares.get(group), 1)
+        cells = [_mean(found[metric].get(group), 3, bare=i > 0) for i, metric in enumerate(METRICS)]
         rows.append(
             [
                 Cell(title(arch)),
@@ -65,7 +58,7 @@ def headline(runs: "pd.DataFrame", relative: "pd.DataFrame") -> str:
                 cells[0],
                 share,
                 *cells[1:],
-                _mean(_threshold(own), 2, interval=False),
+                number(float(np.mean(own["threshold"].to_numpy(float))), 2),
             ]
         )
     auprc, *others = METRICS.values()
@@ -93,20 +86,12 @@ def size(scale: str) -> Cell:
     return Cell(scale.upper(), number_of)
 
 
-def _threshold(own: "pd.DataFrame") -> dict[str, Any]:
-    values = own["threshold"].to_numpy(float)
-    sd = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
-    return {"n": len(values), "mean": float(values.mean()), "sd": sd}
-
-
-def _mean(record: dict[str, Any] | None, digits: int, *, interval: bool = True) -> Cell:
-    """Mean; sd and interval below."""
+def _mean(record: dict[str, Any] | None, digits: int, *, bare: bool = False) -> Cell:
+    """Mean ± sd, the interval below; ``bare`` says nothing of an interval that one run lacks."""
     if record is None:
-        return Cell(NOTHING, "-1e999")
+        return number(None)
     mean = number(record["mean"], digits)
     if record["n"] == 1:
-        return Cell(mean.text, mean.sort, ONE_RUN if interval else "")
-    note = f"sd {record['sd']:.{digits}f}"
-    if interval or "ci_low" in record:
-        note += f"; {record['ci_low']:.{digits}f} to {record['ci_high']:.{digits}f}"
-    return Cell(mean.text, mean.sort, note)
+        return Cell(mean.text, mean.sort, "" if bare else ONE_RUN)
+    note = f"{record['ci_low']:.{digits}f} to {record['ci_high']:.{digits}f}"
+    return Cell(f"{mean.text} ± {record['sd']:.{digits}f}", mean.sort, note)

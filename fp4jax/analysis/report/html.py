@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: Stands for a value that is not defined.
 NOTHING = "–"
+# Longer texts are broken into lines.
+_LONG = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +84,7 @@ def frame_table(
     frame: "pd.DataFrame", columns: Mapping[str, tuple[str, Callable[[Any], Cell]]], name: str = ""
 ) -> str:
     """Columns of a data frame, by name -> (heading, how its values are written)."""
-    rows = frame[list(columns)].to_dict("records")
+    rows: list[dict[str, Any]] = frame.to_dict(orient="records")  # pyright: ignore
     return table(
         [heading for heading, _ in columns.values()],
         [[write(row[key]) for key, (_, write) in columns.items()] for row in rows],
@@ -144,7 +146,8 @@ def _cell(cell: Cell) -> str:
     value = "-1e999" if cell.sort == -math.inf else cell.sort
     key = "" if value is None else f" data-v='{html.escape(str(value), quote=True)}'"
     note = f"<small>{html.escape(cell.note)}</small>" if cell.note else ""
-    return f"<td{key}>{html.escape(cell.text)}{note}</td>"
+    kind = " class='long'" if len(cell.text) > _LONG else ""
+    return f"<td{key}{kind}>{html.escape(cell.text)}{note}</td>"
 
 
 def _flat(record: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, str]]:

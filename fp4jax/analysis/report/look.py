@@ -19,8 +19,8 @@ caption { text-align: left; color: var(--faint); padding: .2rem .6rem; }
 th, td { padding: .28rem .6rem; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: top; }
 th { background: var(--shade); } td small { display: block; color: var(--faint); }
-td { overflow-wrap: anywhere; min-width: 3.5rem; max-width: 34rem; }
-td[data-v] { overflow-wrap: normal; white-space: nowrap; }
+td { white-space: nowrap; } td.long { white-space: normal; overflow-wrap: anywhere;
+  max-width: 40rem; }
 tbody tr:hover { background: var(--shade); }
 th.sorts { cursor: pointer; } th[aria-sort=ascending]::after { content: " ▲"; }
 th[aria-sort=descending]::after { content: " ▼"; }

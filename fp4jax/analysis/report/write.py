@@ -18,17 +18,18 @@ if TYPE_CHECKING:
     from fp4jax.analysis.results import RunResult
 
 _READING = (
-    "Every number is of test patients that a run saw neither in training nor when its best epoch "
-    "and its threshold were chosen: the best epoch is that of the lowest validation loss, the "
-    "threshold that of the best F2 on the validation patients. Recall, F2 and Dice are at that "
-    "threshold; AUPRC (average precision over all pixels) and ECE need none. The unit of "
-    "replication is a run: one seed on one split. Means, sd and t intervals are over the runs of "
-    "a label and speak of further seeds (or folds) on the same patients; what other patients "
-    "would have given is in the patient bootstrap. Labels are recipes, with the paper's number in "
-    "brackets; 'ptq' is the trained baseline quantized without a further step, 'qad' is distilled "
-    "from it, all others are trained with the recipe. Runs of equal split and seed start from the "
-    "same weights and see the same images, so labels are compared within pairs; per cent of "
-    "baseline is against the same split and seed. In 'a − b', positive means that a is better."
+    "Every number is of test patients that a run saw neither in training nor when its best "
+    "epoch and its threshold were chosen: the best epoch is that of the lowest validation loss, "
+    "the threshold that of the best F2 on the validation patients. Recall, F2 and Dice are at "
+    "that threshold; AUPRC (average precision over all pixels) and ECE need none. The unit of "
+    "replication is a run: one seed on one split. Means ± sd and 95 % t intervals are over the "
+    "runs of a label and speak of further seeds (or folds) on the same patients; what other "
+    "patients would have given is in the patient bootstrap. Labels are recipes, with the "
+    "paper's number in brackets; 'ptq' is the trained baseline quantized without a further "
+    "step, 'qad' is distilled from it, all others are trained with the recipe. Runs of equal "
+    "split and seed start from the same weights and see the same images, so labels are compared "
+    "within pairs; per cent of baseline is against the same split and seed. In 'a − b', "
+    "positive means that a is better."
 )
 
 
