@@ -143,17 +143,10 @@ class Histogram:
         total = c.sum()
         if not total:
             return _UNDEFINED
-        above_n, above_c = np.cumsum(n) - n, np.cumsum(c) - c
+        A, B = np.cumsum(c) - c, np.cumsum(n) - n
         some = c > 0
-        n, c, B, A = n[some], c[some], above_n[some], above_c[some]
-        C = B + n
-        low = c - C * np.log1p(c / (A + C + 0.5))
-        high = c * (A + c) / (A + c + B)
-        k = 1 + n / c
-        D = A + B - n / (2 * c)
-        value = c / k + (A - D / k) / k * np.log1p(k * c / (A + B + 0.5))
-        value = np.clip(value, low, high)
-        return Bounds(*(float(np.sum(x) / total) for x in (value, low, high)))
+        sums = precision_sums(n[some], c[some], B[some], A[some])
+        return Bounds(*(float(x.sum() / total) for x in sums))
 
     def roc_auc(self) -> Bounds:
         """The area under the ROC curve; NaN without positives or negatives."""
@@ -213,6 +206,29 @@ class Histogram:
     def _best_first(self) -> tuple[np.ndarray, np.ndarray]:
         n, c = self._rows()
         return n[::-1], c[::-1]
+
+
+def precision_sums(
+    n: np.ndarray, c: np.ndarray, B: np.ndarray, A: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Estimate, lower and upper bound of the precisions summed over each interval's positives.
+
+    Divided by the number of positives, their sums over all intervals are the average precision
+    and its bounds (formulas at the top of this file). 0 where c is 0.
+
+    Args:
+        n: negatives of each interval, whole numbers in float64; any shape, the same for all.
+        c: positives.
+        B: negatives above the interval.
+        A: positives above the interval.
+    """
+    C, above, pixels = B + n, A + B, np.maximum(c + n, 1)
+    low = c - C * np.log1p(c / (A + C + 0.5))
+    high = c * (A + c) / np.maximum(above + c, 1)
+    # With A - D / k = ((A + 1/2) n - B c) / (c + n).
+    slope = ((A + 0.5) * n - B * c) / pixels
+    value = c / pixels * (c + slope * np.log1p(pixels / (above + 0.5)))
+    return np.clip(value, low, high), low, high
 
 
 _UNDEFINED = Bounds(float("nan"), float("nan"), float("nan"))

@@ -1,0 +1,24 @@
+"""Statistics of a study: from the table of its runs, or from its patients' histograms.
+
+The unit is a run; runs are paired on (split, seed) within an (architecture, scale). All functions
+are pure, and take random numbers from a seed only.
+
+===========================================  ======================================================
+:func:`summary`, :func:`relative`            mean and t interval; per cent of the paired baseline
+:func:`compare`, :func:`power_note`          Wilcoxon with Holm's correction, effect size, bootstrap
+                                             interval; whether the design can reach significance
+:func:`kendall`                              does every seed rank the recipes alike?
+:func:`patient_bootstrap`,                   AUPRC and its difference, drawing runs and patients
+:func:`patient_bootstrap_difference`         anew
+===========================================  ======================================================
+"""
+
+from fp4jax.analysis.stats.agreement import kendall as kendall
+from fp4jax.analysis.stats.describe import relative as relative, summary as summary
+from fp4jax.analysis.stats.paired import compare as compare
+from fp4jax.analysis.stats.patients import (
+    Interval as Interval,
+    patient_bootstrap as patient_bootstrap,
+    patient_bootstrap_difference as patient_bootstrap_difference,
+)
+from fp4jax.analysis.stats.power import pairs_needed as pairs_needed, power_note as power_note
