@@ -120,6 +120,18 @@ def test_multi_seed_bars_are_means(runs):
     assert figures.multi_seed(table(runs).assign(test_auprc=np.nan)) is None
 
 
+def test_architectures_side_by_side_share_limits():
+    data = percents(["baseline", "full"])
+    data = data[data["scale"] == "4m"].assign(test_auprc=0.7)
+    data.loc[data["arch"] == "cnn", "test_auprc"] = 0.3
+    figure = figures.multi_seed(data)
+    assert len(figure.axes) == 2
+    for axis in figure.axes:
+        low, high = axis.get_ylim()
+        assert low < 0.3
+        assert high > 0.7
+
+
 def test_training_curves_average_runs_that_reached_the_epoch(runs, tmp_path):
     own = [r for r in of(runs, "cnn", "4m") if r.label == "baseline"]
     figure = figures.training_curves(own)

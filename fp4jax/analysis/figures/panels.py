@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fp4jax.analysis.figures.style import (
     FAINT,
     WIDTH,
@@ -95,6 +97,31 @@ def label_ticks(axis: "Axes", labels: list[str]) -> None:
     axis.set_xticks(range(len(labels)), [shown(x) for x in labels], fontsize=8)
     for text in axis.get_xticklabels():
         text.set(rotation=35, ha="right", rotation_mode="anchor")
+
+
+def limits(values: np.ndarray, ends: np.ndarray, least: float) -> tuple[float, float]:
+    """Of an axis: all values, and intervals' ends as far as they do not dwarf these.
+
+    Args:
+        values: are all shown.
+        ends: of intervals, NaN where there is none; shown if they lie no further from the values
+            than these from each other.
+        least: the values are taken to spread over this much at least.
+
+    Example:
+        >>> low, high = limits(np.array([0.5, 0.6]), np.array([-9.0, 0.65]), 0.05)
+        >>> round(low, 3), round(high, 3)
+        (0.382, 0.668)
+    """
+    low, high = float(np.min(values)), float(np.max(values))
+    room = max(high - low, least)
+    known = ends[np.isfinite(ends)]
+    low, high = (
+        min(low, max(float(np.min(known, initial=low)), low - room)),
+        max(high, min(float(np.max(known, initial=high)), high + room)),
+    )
+    margin = 0.06 * (high - low + least)
+    return low - margin, high + margin
 
 
 def lowest(axes: dict[Group, "Axes"]) -> list["Axes"]:

@@ -37,7 +37,8 @@ def multi_seed(table: "pd.DataFrame", metric: str = "test_auprc") -> "Figure | N
     if data.empty:
         return None
     labels = ordered_labels(data["label"])
-    rows = by_group(summary(data, metric))
+    means = summary(data, metric)
+    rows = by_group(means)
     pairs = zip(data["arch"], data["scale"], strict=True)
     figure, axes = panels.grid(pairs, 2.7, share_y="row")
     for (arch, scale), axis in axes.items():
@@ -53,14 +54,20 @@ def multi_seed(table: "pd.DataFrame", metric: str = "test_auprc") -> "Figure | N
                 axis.errorbar(x, row["mean"], error, color=INK, linewidth=1.1, capsize=3, zorder=4)
         panels.label_ticks(axis, labels)
         axis.set_xlim(-0.6, len(labels) - 0.4)
-    for arch in {arch for arch, _ in axes}:
-        axis = next(axis for group, axis in axes.items() if group[0] == arch)
-        _limit(axis, where(data, arch=arch)[metric].to_numpy())
+    place = panels.places(axes)[2]
+    for i in {row for row, _ in place.values()}:
+        _limit(
+            [(group, axes[group]) for group in axes if place[group][0] == i], data, means, metric
+        )
     figure.supylabel("test AUPRC" if metric == "test_auprc" else metric, fontsize=9)
     return figure
 
 
-def _limit(axis, values: np.ndarray) -> None:
-    """Bars start above 0 where all runs are alike: their differences are what is compared."""
-    room = max(values.max() - values.min(), 0.05)
-    axis.set_ylim(max(0, values.min() - 0.6 * room), min(1, values.max() + 0.3 * room))
+def _limit(row: list, data: "pd.DataFrame", means: "pd.DataFrame", metric: str) -> None:
+    """Of panels that share y. Bars may begin above 0: it is their differences that count."""
+    values, ends = [], []
+    for (arch, scale), _ in row:
+        values.append(where(data, arch=arch, scale=scale)[metric].to_numpy())
+        ends.append(where(means, arch=arch, scale=scale)[["ci_low", "ci_high"]].to_numpy().ravel())
+    low, high = panels.limits(np.concatenate(values), np.concatenate(ends), 0.05)
+    row[0][1].set_ylim(max(0, low - 0.3 * (high - low)), min(1, high))

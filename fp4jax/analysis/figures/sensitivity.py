@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-# At least this much is shown, so that tiny differences look tiny.
-_LIMITS = (90.0, 105.0)
+# Always within the axis, so that tiny differences look tiny.
+_SHOWN = (90.0, 105.0)
 
 
 def recipe_sensitivity(relative: "pd.DataFrame") -> "Figure | None":
@@ -58,8 +58,9 @@ def recipe_sensitivity(relative: "pd.DataFrame") -> "Figure | None":
         axis.axhline(100, color=INK, linestyle="--", linewidth=0.9)
         panels.label_ticks(axis, labels)
         axis.set_xlim(-0.6, len(labels) - 0.4)
-    low, high = _limits(data["percent"].to_numpy(), means)
-    next(iter(axes.values())).set_ylim(low, high)
+    values = np.append(data["percent"].to_numpy(), _SHOWN)
+    ends = means[["ci_low", "ci_high"]].to_numpy().ravel()
+    next(iter(axes.values())).set_ylim(panels.limits(values, ends, 1.0))
     figure.supylabel("test AUPRC, % of the same seed's baseline", fontsize=9)
     return figure
 
@@ -75,12 +76,3 @@ def mean_with_interval(axis, x: float | int, mean: float, low: float, high: floa
     if np.isfinite(low) and np.isfinite(high):
         error = [[mean - low], [high - mean]]
         axis.errorbar(x, mean, error, color=INK, linewidth=1.1, capsize=3, zorder=4)
-
-
-def _limits(percent: np.ndarray, means: "pd.DataFrame") -> tuple[float, float]:
-    """All dots, and intervals as far as they are not much wider than the dots' range."""
-    low, high = min(percent.min(), _LIMITS[0]), max(percent.max(), _LIMITS[1])
-    room = high - low
-    low = min(low, max(np.nanmin([low, *means["ci_low"]]), low - room))
-    high = max(high, min(np.nanmax([high, *means["ci_high"]]), high + room))
-    return low - 0.05 * room, high + 0.05 * room

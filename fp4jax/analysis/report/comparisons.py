@@ -23,13 +23,11 @@ def paired(frame: "pd.DataFrame") -> str:
         "a": ("a", _label),
         "b": ("b", _label),
         "n": ("pairs", number),
-        "mean_a": ("mean of a", number),
-        "mean_b": ("mean of b", number),
         "interval": ("a − b, 95 % bootstrap", lambda cell: cell),
         "d_z": ("d_z", lambda value: number(value, 2)),
         "p": ("p (Wilcoxon)", _p),
         "p_holm": ("p (Holm)", _p),
-        "smallest_p_holm": ("smallest p (Holm) possible", _p),
+        "smallest_p_holm": ("smallest p (Holm)", _p),
         "verdict": ("at 0.05", Cell),
     }
     frame = in_order(frame)
@@ -86,7 +84,7 @@ def _verdict(row: dict[str, Any]) -> str:
         return "not tested"
     if row["p_holm"] < 0.05:
         return "differs"
-    return "no difference shown" if row["reachable"] else "cannot be shown with so few pairs"
+    return "not shown" if row["reachable"] else "out of reach"
 
 
 def _ranks(means: dict[str, float]) -> Cell:

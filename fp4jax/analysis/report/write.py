@@ -124,7 +124,9 @@ def _compared(frames: Frames, figures: str) -> Iterator[Section]:
     if len(frames.comparisons):
         body += paragraph(
             "Test AUPRC of each label against the baseline of the same split and seed. Tests are "
-            "Wilcoxon's, two-sided, with Holm's correction within each architecture and scale. "
+            "Wilcoxon's, two-sided, with Holm's correction within each architecture and scale; "
+            "'smallest p' is what the corrected p cannot fall below with so many pairs, and where "
+            "that is not below 0.05 a difference is 'out of reach' of the test. "
             + stats.power_note(frames.comparisons)
         )
         body += comparisons.paired(frames.comparisons)
