@@ -5,11 +5,13 @@ tokens' queries and keys coincide, so that a row of the softmax takes few values
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from fp4jax.models.transformer import Attention
 from fp4jax.typing import Array, Float, Shaped
@@ -43,22 +45,30 @@ class AttentionSums:
         return {name: float(getattr(self, name)) / float(self.rows) for name in names}
 
 
-def logits(layer: Any, qkv: Float[Array, "*sets n e"]) -> Float[Array, "*sets h n m"]:
-    """What the layer's softmax takes, from the result of its qkv projection, bias included."""
+def logits(
+    qkv: Float[Array, "*sets n e"], heads: int, bias: Array | None = None
+) -> Float[Array, "*sets h n m"]:
+    """What the softmax takes: q k^T / sqrt(d_h) + bias, from the result of the qkv projection."""
     *sets, n, _ = qkv.shape
-    parts = qkv.reshape(*sets, n, 3, layer.heads, -1)
+    parts = qkv.reshape(*sets, n, 3, heads, -1)
     q, k = (jax.lax.index_in_dim(parts, i, parts.ndim - 3, keepdims=False) for i in range(2))
     z = jnp.einsum("...qhd,...khd->...hqk", q, k, preferred_element_type=jnp.float32)
     z = z * np.float32(parts.shape[-1] ** -0.5)
-    bias = _bias(layer)
     return z if bias is None else z + bias
 
 
-def allowed(layer: Any, like: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
-    """Which tokens a query may attend to, in the shape of ``like``."""
-    bias = _bias(layer)
-    free = True if bias is None else bias > _MASKED
-    return jnp.broadcast_to(jnp.asarray(free), like.shape)
+@functools.partial(jax.jit, static_argnames="heads")
+def from_projections(
+    exact: Float[Array, "*sets n e"],
+    quantized: Float[Array, "*sets n e"],
+    *,
+    heads: int,
+    bias: Array | None,
+) -> AttentionSums:
+    """:func:`attention_sums` of two results of the qkv projection, masked as in the layer."""
+    z, z_quantized = (logits(qkv, heads, bias) for qkv in (exact, quantized))
+    free = None if bias is None else jnp.broadcast_to(bias > _MASKED, z.shape)
+    return attention_sums(z, z_quantized, free)
 
 
 def attention_sums(
@@ -102,8 +112,6 @@ def attention_sums(
 
 def attentions(model: Any, recorded: Any) -> dict[str, Any]:
     """The attention layers whose qkv projection was recorded, by path."""
-    from flax import nnx
-
     found = {".".join(map(str, path)): m for path, m in nnx.iter_modules(model)}
     return {
         path: module
@@ -112,5 +120,6 @@ def attentions(model: Any, recorded: Any) -> dict[str, Any]:
     }
 
 
-def _bias(layer: Any) -> Array | None:
+def bias_of(layer: Any) -> Array | None:
+    """What an attention layer adds to its logits, mask included; None for plain attention."""
     return layer.bias()[None] if hasattr(layer, "bias") else None

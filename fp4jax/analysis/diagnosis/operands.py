@@ -11,9 +11,18 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fp4jax import conv, dot_general as dot, gemm, nnx as fp4nnx, window as windows
+from fp4jax import conv, gemm, nnx as fp4nnx, window as windows
 from fp4jax.analysis.diagnosis.recording import Call, Tensors
 from fp4jax.analysis.diagnosis.tally import OperandSums, tally
+from fp4jax.dot_general import (
+    _G_DGRAD,
+    _G_WGRAD,
+    _W_DGRAD,
+    _W_FPROP,
+    _X_FPROP,
+    _X_WGRAD,
+    _Plan as _DotPlan,
+)
 from fp4jax.gemm import BlockAxes
 from fp4jax.quantize import tensor_amax
 from fp4jax.recipe import ROLES, Recipe
@@ -63,17 +72,17 @@ def _whole(x: Array, axes: BlockAxes) -> _Measure:
 
 def _dot(call: Call, recipe: Recipe, tensors: Tensors) -> dict[str, _Measure]:
     (dimension_numbers,) = call.arguments
-    plan = dot._Plan.make(
+    plan = _DotPlan.make(
         tensors.x.shape, tensors.w.shape, dimension_numbers, recipe, None, jax.typeof(tensors.g)
     )
     x, w, g = plan.x(tensors.x), plan.w(tensors.w), plan.g(tensors.g)
     return {
-        "fprop.x": _whole(x, dot._X_FPROP),
-        "fprop.w": _whole(w, dot._W_FPROP),
-        "dgrad.g": _whole(g, dot._G_DGRAD),
-        "dgrad.w": _whole(w, dot._W_DGRAD),
-        "wgrad.x": _whole(x, dot._X_WGRAD),
-        "wgrad.g": _whole(g, dot._G_WGRAD),
+        "fprop.x": _whole(x, _X_FPROP),
+        "fprop.w": _whole(w, _W_FPROP),
+        "dgrad.g": _whole(g, _G_DGRAD),
+        "dgrad.w": _whole(w, _W_DGRAD),
+        "wgrad.x": _whole(x, _X_WGRAD),
+        "wgrad.g": _whole(g, _G_WGRAD),
     }
 
 
@@ -111,12 +120,12 @@ def _taps(plan: Any, split: Array) -> _Measure:
             )
             amax = largest(per_tap)
 
-        def one_tap(view: Array, t: Array) -> Any:
+        def one_tap(view: Array, t: Array) -> Array:
             tap_key = None if key is None else jax.random.fold_in(key, t)
-            return tally(part(view), spec, conv._POSITIONS, tap_key, amax)
+            sums = tally(part(view), spec, conv._POSITIONS, tap_key, amax)
+            return jnp.stack(jax.tree.leaves(sums))
 
-        sums: Any = windows.map_taps(one_tap, image, plan.window)
-        return jax.tree.map(jnp.sum, sums)
+        return OperandSums(*windows.map_taps(one_tap, image, plan.window).sum(0))
 
     return measure
 

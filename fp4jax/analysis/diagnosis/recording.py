@@ -5,6 +5,7 @@ arguments, and adds a probe of zeros to its result: the probe's gradient is g.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -72,6 +73,14 @@ def record(
     Raises:
         ValueError: a layer runs twice in one forward pass.
     """
+    run, calls = _runner(subject, get_recipe(recipe))
+    tensors = [run(params, stats, batch) for batch in batches]
+    return dict(calls), tensors
+
+
+@functools.lru_cache(maxsize=8)
+def _runner(subject: Subject, recipe: Recipe) -> tuple[Any, dict[str, Call]]:
+    """The compiled pass, and the calls, which are known once it is traced."""
     bind = subject.structure(recipe)
     calls: dict[str, Call] = {}
 
@@ -82,17 +91,14 @@ def record(
         _inject(model, probes, calls, seen, results)
         return subject.loss(model, batch), (seen, results)
 
-    shapes = jax.eval_shape(loss, {}, params, stats, batches[0])[1][1]
-    # eval_shape sorts dictionaries; the calls know the order of the forward pass.
-    order = list(calls)
-
     @jax.jit
     def run(params: Any, stats: Any, batch: Any) -> dict[str, Tensors]:
-        probes = {path: jnp.zeros(shapes[path].shape, shapes[path].dtype) for path in order}
+        shapes = jax.eval_shape(loss, {}, params, stats, batch)[1][1]
+        probes = {path: jnp.zeros(y.shape, y.dtype) for path, y in shapes.items()}
         gradients, (seen, _) = jax.grad(loss, has_aux=True)(probes, params, stats, batch)
-        return {path: Tensors(*seen[path], gradients[path]) for path in order}
+        return {name: Tensors(seen[name][0], seen[name][1], gradients[name]) for name in probes}
 
-    return dict(calls), [run(params, stats, batch) for batch in batches]
+    return run, calls
 
 
 def _inject(model: nnx.Module, probes, calls, seen, results) -> None:

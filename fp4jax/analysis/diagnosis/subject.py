@@ -57,15 +57,17 @@ def of_run(config: RunConfig, channels: int) -> Subject:
 
     The loss is the run's on the masks; a distilled run's teacher plays no part.
     """
-    # Methods other than training want a recipe that quantizes.
+    # The methods qad and ptq want a recipe that quantizes.
     plain = config.resolved().teacher()
     loss = losses.get_loss(config.loss)
+
+    def build_with(recipe: Recipe) -> nnx.Module:
+        model: Any = build(plain, channels, 0)
+        keep = model.high_precision if config.keep is None else config.keep
+        return fp4nnx.apply_recipe(model, recipe, keep=keep, verbose=False)
 
     def loss_of(model: Any, batch: tuple[Array, Array]) -> Array:
         images, masks = batch
         return loss(model(augment.normalize(images)), masks)
 
-    return Subject(
-        build=lambda recipe: build(dataclasses.replace(plain, recipe=recipe.name), channels, 0),
-        loss=loss_of,
-    )
+    return Subject(build_with, loss_of)

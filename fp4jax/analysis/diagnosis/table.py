@@ -8,8 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from fp4jax.analysis.diagnosis.attention import allowed, attention_sums, attentions, logits
-from fp4jax.analysis.diagnosis.gradients import gradient_noise, gradients, minibatch_noise
+from fp4jax.analysis.diagnosis.attention import attentions, bias_of, from_projections
+from fp4jax.analysis.diagnosis.gradients import (
+    forward_part,
+    gradient_noise,
+    gradients,
+    minibatch_noise,
+)
 from fp4jax.analysis.diagnosis.operands import operand_sums
 from fp4jax.analysis.diagnosis.products import product_sums
 from fp4jax.analysis.diagnosis.recording import Call, Tensors, record
@@ -48,11 +53,14 @@ def diagnose(
     shift                attention                   total variation to high precision
     noise_to_signal      gradient                    of the whole backward pass; = bias + variance
     bias, variance       gradient                    over rounding keys
+    backward_...         gradient                    the same three for the backward pass alone
     minibatch            gradient                    variance over batches, recipe "baseline"
     ===================  ==========================  ==========================================
 
     Layers run in the order of the forward pass; "total" is the gradient of all parameters. What
-    operands and products are measured on is the same for all recipes.
+    operands and products are measured on is the same for all recipes. ``backward_`` compares with
+    the gradient of the quantized forward pass (a backward pass in high precision) rather than with
+    that of the model in high precision: the part of the noise that comes from quantized gradients.
 
     Args:
         subject: the model.
@@ -78,7 +86,7 @@ def diagnose(
     rows: list[Row] = []
     for state, (params, stats) in states.items():
         calls, tensors = record(subject, widest, params, stats, batches)
-        (exact,) = zip(*gradients(subject, REFERENCE, params, stats, batches), strict=True)
+        exact = gradients(subject, REFERENCE, params, stats, batches)
         model = subject.structure(REFERENCE)(params, stats)
         add = functools.partial(_add, rows, state)
         add(REFERENCE, _attention(calls, get_recipe(REFERENCE), tensors, model))
@@ -90,8 +98,10 @@ def diagnose(
                 continue
             add(recipe.name, _layers(calls, recipe, tensors))
             add(recipe.name, _attention(calls, recipe, tensors, model))
+            forward = gradients(subject, forward_part(recipe), params, stats, batches)
+            references = {"": exact, "backward_": forward}
             noise = gradient_noise(
-                subject, recipe, params, stats, batches, exact, list(calls), draws
+                subject, recipe, params, stats, batches, references, list(calls), draws
             )
             add(recipe.name, {(name, "gradient"): values for name, values in noise.items()})
     return rows
@@ -155,8 +165,9 @@ def _attention(calls: dict[str, Call], recipe: Recipe, tensors: Sequence[Any], m
                 _projection(calls[name], how, batch[name], _key(name, i), offset)
                 for how in (get_recipe(REFERENCE), recipe)
             )
-            z = logits(layer, exact)
-            sums.append({path: attention_sums(z, logits(layer, quantized), allowed(layer, z))})
+            sums.append(
+                {path: from_projections(exact, quantized, heads=layer.heads, bias=bias_of(layer))}
+            )
         result[path, "attention"] = _sum(sums)[path].quantities()
     return result
 

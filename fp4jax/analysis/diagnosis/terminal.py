@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from fp4jax.analysis.diagnosis.products import PRODUCTS
 from fp4jax.analysis.diagnosis.table import REFERENCE, Row, worst
 
+_SHORT = {"noise_to_signal": "noise/signal", "backward_noise_to_signal": "noise/signal, backward"}
+
 
 def print_worst(rows: Sequence[Row]) -> None:
     """One line per state and recipe and, below, per product: the layers with the largest error."""
@@ -29,6 +31,7 @@ def _lines(rows: Sequence[Row], recipe: str) -> Iterable[tuple[str, ...]]:
     """(of, quantity, three layers, all) for what was measured."""
     wanted = [(product, "relative_error") for product in PRODUCTS]
     wanted += [("attention", "shift"), ("gradient", "noise_to_signal")]
+    wanted += [("gradient", "backward_noise_to_signal")]
     if recipe == REFERENCE:
         wanted = [("gradient", "minibatch")]
     for of, quantity in wanted:
@@ -39,7 +42,7 @@ def _lines(rows: Sequence[Row], recipe: str) -> Iterable[tuple[str, ...]]:
         total = [r for r in rows if (r["layer"], r["quantity"]) == ("total", quantity)]
         yield (
             of,
-            quantity.replace("_", " "),
+            _SHORT.get(quantity, quantity).replace("_", " "),
             *[*cells, "", ""][:3],
             f"{total[0]['value']:.3g}" if total else "",
         )
