@@ -33,6 +33,12 @@ def finished_run(path: Path) -> RunResult:
     return run
 
 
+def recipes_for(config: RunConfig, asked: Sequence[str | int] = ()) -> list[str]:
+    """Names of those asked for, or the run's own; for a baseline run ``DEFAULT_RECIPES``."""
+    own = DEFAULT_RECIPES if config.recipe == "baseline" else (config.recipe,)
+    return list(dict.fromkeys(get_recipe(recipe).name for recipe in (*asked,) or own))
+
+
 def diagnose_run(
     path: Path,
     cohort: Cohort,
@@ -64,17 +70,13 @@ def diagnose_run(
     for name, number in (("batches", batches), ("draws", draws), ("states", len(states))):
         if number < 1:
             raise ValueError(f"{name} is {number}; at least 1 is needed.")
-    names = [get_recipe(recipe).name for recipe in recipes] or (
-        [get_recipe(i).name for i in DEFAULT_RECIPES]
-        if config.recipe == "baseline"
-        else [config.recipe]
-    )
+    names = recipes_for(config, recipes)
     check_size(config, cohort)
     _check_digest(path, cohort)
     rows = diagnose(
         of_run(config, len(cohort.channels)),
         _states(path, config, len(cohort.channels), states),
-        list(dict.fromkeys(names)),
+        names,
         _batches(config, cohort, batches),
         draws,
     )
