@@ -118,6 +118,29 @@ def supported() -> bool:
     return capability is not None and capability >= OLDEST
 
 
+def local_capability() -> tuple[int, int] | None:
+    """Architecture of the GPU that programs run on here, whatever a trace is for.
+
+    Example:
+        >>> local_capability() is None or local_capability() >= (5, 0)
+        True
+    """
+    return _of_device(_default_device())
+
+
+def cores() -> int:
+    """Multiprocessors of the GPU that the trace is for; of an H200 where it does not say.
+
+    Example:
+        >>> cores() > 0
+        True
+    """
+    abstract = jax.sharding.get_abstract_mesh().abstract_device
+    device = abstract or _default_device()
+    stated = getattr(device, "num_cores" if abstract else "core_count", None)
+    return stated if stated and compute_capability() else 132
+
+
 def device_name() -> str:
     """What :func:`compute_capability` is about, to be shown.
 

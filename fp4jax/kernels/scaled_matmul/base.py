@@ -1,0 +1,111 @@
+"""The reference of :func:`scaled_matmul`, in jax.numpy: decode the weights, then one product.
+
+On GPUs it is also the way of large products: decoded weights are exact in bfloat16, and the
+vendor's GEMM multiplies them.
+"""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from fp4jax import exact, gemm
+from fp4jax.blocks import BLOCK
+from fp4jax.gemm import Operand
+from fp4jax.kernels.scaled_matmul.checks import check_quantized
+from fp4jax.kernels.scaled_matmul.operands import Decoded
+from fp4jax.qtensor import QTensor
+from fp4jax.typing import Array, DTypeLike, Float, Shaped, UInt8
+
+
+def decode(b: QTensor) -> Decoded:
+    """A right operand of :func:`scaled_matmul` as bfloat16: four times the memory, no more work.
+
+    For many products of more than 128 rows with the same weights: decoding them in each costs
+    more than the product itself up to some 500 rows. Results are the same.
+
+    Args:
+        b: shape (k, n), quantized along k.
+
+    Returns:
+        A pytree to pass to ``scaled_matmul`` in place of ``b``.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, fp4jax as fp4
+        >>> w = jax.random.normal(jax.random.key(0), (32, 8))
+        >>> decoded = decode(fp4.quantize(w, fp4.TensorSpec(), axis=0))
+        >>> decoded.shape, decoded.nbytes
+        ((32, 8), 512)
+    """
+    check_quantized("b", b, contracted=-2)
+    return Decoded(decoded_rows(b, jnp.bfloat16), tensor_scale(b))
+
+
+def tensor_scale(q: QTensor | Decoded) -> Float[Array, ""]:
+    """What the accumulator is multiplied with."""
+    return q.scale if isinstance(q, Decoded) else exact.divide(q.amax, q.bound)
+
+
+def decoded_rows(q: QTensor, dtype: DTypeLike) -> Shaped[Array, "rows k"]:
+    """Code value x block scale with k last and without padding: (m, k), or (n, k) for weights."""
+    *_, k = q.lengths
+    rows = q.lengths[0] if len(q.lengths) == 2 else q.codes.shape[0]
+    return decoded_blocks(q.codes, q.block_scales, dtype)[:rows, :k]
+
+
+def decoded_blocks(
+    codes: UInt8[Array, "rows half"], block_scales: Shaped[Array, "tiles blocks"], dtype: DTypeLike
+) -> Shaped[Array, "rows k"]:
+    """Code value x block scale of packed codes, padding included; exact in bfloat16 and float32."""
+    rows, half = codes.shape
+    # A view of the packed bytes, so that decoding is one pass over them.
+    values = lax.bitcast_convert_type(codes, jnp.float4_e2m1fn).reshape(rows, 2 * half)
+    scales = jnp.repeat(block_scales.astype(jnp.float32), BLOCK, axis=1)
+    if scales.shape[0] != rows:
+        scales = jnp.repeat(scales, BLOCK, axis=0)
+    return (values.astype(jnp.float32) * scales).astype(dtype)
+
+
+def scaled_matmul(a: Array | QTensor, b: QTensor | Decoded, out_dtype: DTypeLike) -> Array:
+    """``a @ b`` on checked arguments: products in float32, times the scale of a, times that of b.
+
+    For float32 ``a`` with full float32 products on every device.
+    """
+    if isinstance(a, QTensor):
+        left = Operand(decoded_rows(a, jnp.bfloat16), tensor_scale(a))
+    else:
+        left = Operand(a, None)
+    values = b.values if isinstance(b, Decoded) else decoded_rows(b, jnp.bfloat16)
+    return gemm.contract(
+        left,
+        Operand(values, tensor_scale(b)),
+        functools.partial(lax.dot_general, dimension_numbers=(((1,), (1,)), ((), ()))),
+        out_dtype,
+        _precision(left.values),
+    )
+
+
+def gradient(g: Shaped[Array, "m n"], b: QTensor | Decoded, out_dtype: DTypeLike) -> Array:
+    """``g @ b.T``: the gradient with respect to ``a``, straight through the rounding of b."""
+    values = b.values if isinstance(b, Decoded) else decoded_rows(b, jnp.bfloat16)
+    return gemm.contract(
+        Operand(g, None),
+        Operand(values, tensor_scale(b)),
+        functools.partial(lax.dot_general, dimension_numbers=(((1,), (0,)), ((), ()))),
+        out_dtype,
+        _precision(g),
+    )
+
+
+def scaled(
+    accumulator: Float[Array, "m n"], scales: list[Float[Array, ""]], out_dtype: DTypeLike
+) -> Shaped[Array, "m n"]:
+    """The accumulator times each tensor scale in turn."""
+    for scale in scales:
+        accumulator = accumulator * scale
+    return accumulator.astype(out_dtype)
+
+
+def _precision(a: Array) -> lax.Precision | None:
+    return lax.Precision.HIGHEST if a.dtype == np.float32 else None
