@@ -5,8 +5,9 @@ Each function's text says what the study is for, what it costs, what is expected
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
+
+import tyro
 
 from experiments.command import Source
 from fp4jax.study import Expectation, Study
@@ -19,6 +20,13 @@ _SHORT: dict[str, Any] = {"schedule": "onecycle", "early_stopping": "none"}
 # Begins with the share of positive pixels and without dropout: a few hundred steps suffice.
 _QUICK_TRANSFORMER = {"dropout": 0.0, "drop_path": 0.0, "prior": 0.01}
 _CV = "the paper's five folds, their range widened by a tenth of it"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(Study):
+    """A study of which every field but one is an option of the command line."""
+
+    per_arch: tyro.conf.Suppress[dict] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,8 +180,3 @@ PRESETS: dict[str, Callable[[], Preset]] = {
     function.__name__.replace("_", "-"): function
     for function in (demo, lgg_cpu, paper_holdout, paper_cv, paper_seeds)
 }
-
-
-def folder(name: str) -> Path:
-    """Where a preset's runs and report go if nothing else is said."""
-    return Path("runs") / name

@@ -4,7 +4,7 @@
     python -m experiments.study paper-cv --root kaggle_3m --epochs 50
 
 Starts from a named study; every option changes it. Repeating a command goes on where it was
-interrupted, skips what is finished, and writes the report anew. Exit code 1 if a run failed.
+interrupted and skips what is finished. Exit code 1 if a run failed.
 """
 
 import dataclasses
@@ -14,18 +14,11 @@ from pathlib import Path
 import tyro
 
 from experiments.command import Source, main
-from experiments.presets import PRESETS, folder
+from experiments.presets import PRESETS, Options
 from experiments.tables import print_runs
-from fp4jax.study import Study, execute
+from fp4jax.study import execute
 from fp4jax.study.live import watching
 from fp4jax.study.record import report
-
-
-@dataclasses.dataclass(frozen=True)
-class Options(Study):
-    """A study of which every field but one is an option of the command line."""
-
-    per_arch: tyro.conf.Suppress[dict] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,22 +36,21 @@ class Args:
 
 
 def command(args: Args) -> None:
-    study = args.study
     if args.dry_run:
-        for run in study.runs():
+        for run in args.study.runs():
             print(run.arch, run.scale, run.method, run.recipe, run.split, f"seed {run.seed}")
         return
-    cohort = args.source.load(study.data, study.image_size)
+    cohort = args.source.load(args.study.data, args.study.image_size)
     print(cohort)
-    with watching(study) as watcher:
-        outcome = execute(study, cohort, args.out, retry=args.retry, watcher=watcher)
-    if not outcome.trained and not outcome.failures:
-        print("All runs were finished before; nothing was trained.")
+    with watching(args.study) as watcher:
+        outcome = execute(args.study, cohort, args.out, retry=args.retry, watcher=watcher)
     if outcome.folders:
         print_runs([run.summary() or {} for run in outcome.folders])
-        page = report(study, cohort, args.out, outcome, PRESETS[args.preset]().expected)
-        for name in ("report.html", "tables", "figures"):
-            print(f"{name}: {page.parent / name}")
+    if not outcome.changed:
+        print("All runs were finished before: nothing was trained.")
+    expected = PRESETS[args.preset]().expected
+    for path in report(args.study, cohort, args.out, outcome, expected):
+        print(path)
     for name, error in outcome.failures:
         print(f"failed: {name}: {error}", file=sys.stderr)
     sys.exit(1 if outcome.failures else 0)
@@ -66,10 +58,10 @@ def command(args: Args) -> None:
 
 def arguments() -> type:
     """One subcommand per named study."""
-    presets = {name: make() for name, make in PRESETS.items()}
+    made = {name: make() for name, make in PRESETS.items()}
     defaults = {
-        name: Args(Options(**vars(preset.study)), preset.source, folder(name), name)
-        for name, preset in presets.items()
+        name: Args(Options(**vars(preset.study)), preset.source, Path("runs") / name, name)
+        for name, preset in made.items()
     }
     about = {name: (make.__doc__ or "").strip() for name, make in PRESETS.items()}
     return tyro.extras.subcommand_type_from_defaults(defaults, about, prefix_names=False)

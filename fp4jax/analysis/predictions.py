@@ -8,7 +8,7 @@ from fp4jax.data import Cohort
 from fp4jax.typing import Shaped
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
-_HIT, _FALSE_ALARM, _MISS = (0, 158, 115), (230, 159, 0), (204, 0, 102)
+HIT, FALSE_ALARM, MISS = (0, 158, 115), (230, 159, 0), (204, 0, 102)
 
 
 def ranked_patients(dice: dict[str, float]) -> list[tuple[str, str]]:
@@ -60,20 +60,20 @@ def picture(
         own = np.flatnonzero(cohort.patient_ids == patient)
         place = own[np.argmax(cohort.masks[own].sum((1, 2)))]
         truth, predicted = cohort.masks[place] > 0, probabilities[place] > threshold
-        image = _rgb(cohort.images[place])
+        image = rgb(cohort.images[place])
         grey = np.repeat(image.mean(-1, keepdims=True), 3, -1).astype(np.uint8)
         panels = (
             (f"{what}: {patient}, slice {cohort.slice_index[place]}", image),
-            ("truth", _overlay(grey, {_HIT: truth})),
+            ("truth", overlay(grey, {HIT: truth})),
             ("probability", probabilities[place]),
             (
                 f"prediction, Dice {dice[patient]:.3f}",
-                _overlay(
+                overlay(
                     grey,
                     {
-                        _HIT: truth & predicted,
-                        _FALSE_ALARM: predicted & ~truth,
-                        _MISS: truth & ~predicted,
+                        HIT: truth & predicted,
+                        FALSE_ALARM: predicted & ~truth,
+                        MISS: truth & ~predicted,
                     },
                 ),
             ),
@@ -90,13 +90,14 @@ def picture(
         figure.savefig(temporary, dpi=110, format="png")
 
 
-def _rgb(image: np.ndarray) -> np.ndarray:
+def rgb(image: np.ndarray) -> np.ndarray:
     """Three channels: missing ones repeat the first, further ones are left out."""
     channels = [min(c, image.shape[-1] - 1) for c in range(3)]
     return image[..., channels]
 
 
-def _overlay(grey: np.ndarray, colours: dict[tuple[int, int, int], np.ndarray]) -> np.ndarray:
+def overlay(grey: np.ndarray, colours: dict[tuple[int, int, int], np.ndarray]) -> np.ndarray:
+    """The picture with pixels of each mask tinted in its colour."""
     mixed = grey.copy()
     for colour, where in colours.items():
         mixed[where] = (0.35 * grey[where] + 0.65 * np.array(colour)).astype(np.uint8)

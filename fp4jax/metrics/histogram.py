@@ -63,6 +63,22 @@ _SWEEP_EDGES = _logit(THRESHOLDS)
 _EXTRA = np.concatenate([_CALIBRATION_EDGES, _SWEEP_EDGES])
 
 
+class Reliability(NamedTuple):
+    """Of each of 15 bins (lo, hi] of the probability; NaN where a bin has no pixel."""
+
+    pixels: np.ndarray
+    # mean probability, each pixel at its interval's middle
+    mean: np.ndarray
+    # of positives
+    share: np.ndarray
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error."""
+        gap = np.abs(self.mean - self.share)
+        return float(np.nansum(gap * self.pixels) / self.pixels.sum())
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Histogram:
@@ -158,6 +174,16 @@ class Histogram:
         low, tied = np.dot(c, below) / pairs, np.dot(c, n) / pairs
         return Bounds(float(low + tied / 2), float(low), float(low + tied))
 
+    def reliability(self) -> Reliability:
+        """Mean probability and share of positives of each calibration bin."""
+        n, c = self._rows()
+        _, middle, _ = _probabilities(self.bins)
+        place = np.searchsorted(_CALIBRATION_EDGES, _middles(self.bins), "left")
+        pixels = np.bincount(place, n + c, ECE_BINS)
+        filled = np.where(pixels > 0, pixels, np.nan)
+        mean = np.bincount(place, (n + c) * middle, ECE_BINS) / filled
+        return Reliability(pixels, mean, np.bincount(place, c, ECE_BINS) / filled)
+
     def calibration_error(self) -> Bounds:
         """The expected calibration error of 15 bins (lo, hi]."""
         n, c = self._rows()
@@ -165,9 +191,7 @@ class Histogram:
         if not pixels:
             return _UNDEFINED
         low, middle, high = _probabilities(self.bins)
-        place = np.searchsorted(_CALIBRATION_EDGES, _middles(self.bins), "left")
-        gap = np.bincount(place, c - (n + c) * middle, ECE_BINS)
-        value = np.abs(gap).sum() / pixels
+        value = self.reliability().error
         error = np.dot(n + c, np.maximum(high - middle, middle - low)) / pixels
         return Bounds(float(value), float(max(value - error, 0)), float(min(value + error, 1)))
 

@@ -26,11 +26,13 @@ class Outcome:
         folders: of the finished runs, in the study's order.
         failures: (run, one line) of the runs that failed, now or in an earlier call.
         trained: number of runs that were finished now.
+        changed: whether a run was finished or failed now.
     """
 
     folders: tuple[RunFolder, ...]
     failures: tuple[tuple[str, str], ...]
     trained: int
+    changed: bool
 
 
 class Watcher(Listener):
@@ -79,7 +81,7 @@ def execute(
             "lanes": [[run.id(digest) for run in part] for part in parts],
         },
     )
-    trained = 0
+    trained, changed = 0, False
     for part in parts:
         folders = [RunFolder(runs / run.id(digest)) for run in part]
         open_ = [f for f in folders if f.summary() is None]
@@ -88,6 +90,7 @@ def execute(
                 watcher.ended(run, folder.summary())
             continue
         watcher.begins(part)
+        changed = True
         error: Exception | None = None
         try:
             train_together(part, cohort, runs, listener=watcher)
@@ -101,7 +104,8 @@ def execute(
                 trained += 1
             _record(folder, None if done else error)
             watcher.ended(run, folder.summary())
-    return _outcome(study, runs, digest, trained)
+    finished, failures = _found(study, runs, digest)
+    return Outcome(finished, failures, trained, changed)
 
 
 def _recorded_parts(study: Study, cohort: Cohort, out: Path, digest: str) -> list[list[RunConfig]]:
@@ -126,7 +130,8 @@ def _record(folder: RunFolder, error: Exception | None) -> None:
     write_json(path, record)
 
 
-def _outcome(study: Study, runs: Path, digest: str, trained: int) -> Outcome:
+def _found(study: Study, runs: Path, digest: str):
+    """(folders of finished runs, failures), in the study's order."""
     finished, failures = [], []
     for run in study.runs():
         folder = RunFolder(runs / run.id(digest))
@@ -135,7 +140,7 @@ def _outcome(study: Study, runs: Path, digest: str, trained: int) -> Outcome:
         else:
             failed = read_json(folder.path / _FAILED) or {"error": "not run"}
             failures.append((folder.path.name, failed["error"].splitlines()[0]))
-    return Outcome(tuple(finished), tuple(failures), trained)
+    return tuple(finished), tuple(failures)
 
 
 def configuration(study: Study) -> dict[str, Any]:

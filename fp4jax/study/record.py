@@ -18,12 +18,18 @@ def report(
     out: Path,
     outcome: Outcome,
     expected: Sequence[Expectation] = (),
-) -> Path:
-    """Writes ``report.html``, ``tables/`` and ``figures/`` into ``out``; returns the page's path.
+) -> list[Path]:
+    """Writes ``report.html``, ``tables/`` and ``figures/`` into ``out``; returns their paths.
 
     Pictures of patients are left out unless the cohort is synthetic, so that a report can be
-    passed on; every run's folder has them.
+    passed on; every run's folder has them. A report to which nothing was added is left alone.
     """
+    path = out / "report.html"
+    written = [path, out / "tables", out / "figures"]
+    if not outcome.folders:
+        return []
+    if not outcome.changed and all(map(Path.exists, written)):
+        return written
     from fp4jax.analysis.report import write_report
     from fp4jax.analysis.results import read_run, table
 
@@ -33,7 +39,6 @@ def report(
     if cohort.name == "phantom":
         (out / "figures").mkdir(exist_ok=True)
         phantom.picture(cohort, out / "figures" / "cohort.png")
-    path = out / "report.html"
     write_report(
         path,
         title=f"{cohort.name}: {' and '.join(study.archs)} under {len(study.recipes)} recipes",
@@ -44,4 +49,4 @@ def report(
         failures=outcome.failures,
         pictures=cohort.name in _FREE,
     )
-    return path
+    return written

@@ -8,12 +8,12 @@ import numpy as np
 from fp4jax.analysis.figures import panels
 from fp4jax.analysis.figures.style import BASELINE, ordered_labels, ordered_scales, shown, title
 from fp4jax.analysis.predictions import (
-    _FALSE_ALARM,
-    _HIT,
-    _MISS,
-    _overlay,
-    _rgb,
+    FALSE_ALARM,
+    HIT,
+    MISS,
+    overlay,
     ranked_patients,
+    rgb,
 )
 
 if TYPE_CHECKING:
@@ -108,11 +108,11 @@ def _row(row, labels: list[str], scale: str, patient: str, runs, examples, size:
     place = _place(reference, patient)
     if place is None:
         return
-    image, truth = _rgb(reference.images[place]), reference.masks[place] > 0
+    image, truth = rgb(reference.images[place]), reference.masks[place] > 0
     grey = np.repeat(image.mean(-1, keepdims=True), 3, -1).astype(np.uint8)
     row[0].imshow(image)
     row[0].set_title(_short(f"{patient}, {reference.slices[place]}"), fontsize=size, pad=2)
-    row[1].imshow(_overlay(grey, {_HIT: truth}))
+    row[1].imshow(overlay(grey, {HIT: truth}))
     for axis, label in zip(row[2:], labels, strict=True):
         if (scale, label) not in runs:
             continue
@@ -122,11 +122,11 @@ def _row(row, labels: list[str], scale: str, patient: str, runs, examples, size:
             continue
         predicted = own.probabilities[place] > run.summary["threshold"]
         colours = {
-            _HIT: truth & predicted,
-            _FALSE_ALARM: predicted & ~truth,
-            _MISS: truth & ~predicted,
+            HIT: truth & predicted,
+            FALSE_ALARM: predicted & ~truth,
+            MISS: truth & ~predicted,
         }
-        axis.imshow(_overlay(grey, colours))
+        axis.imshow(overlay(grey, colours))
         dice = run.summary["test_patients"].get(patient)
         text = "Dice not defined" if dice is None else f"Dice {dice:.2f}"
         axis.set_title(text, fontsize=size, pad=2)

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
-from fp4jax.metrics.calibration import ECE_BINS
-from fp4jax.metrics.histogram import _CALIBRATION_EDGES, _EXTRA, _middles, _probabilities
+from fp4jax.metrics import Histogram
+from fp4jax.metrics.histogram import Reliability
 
 if TYPE_CHECKING:
     from fp4jax.analysis.results import RunResult
-    from fp4jax.metrics import Histogram
 
 #: Recalls at which curves are averaged.
 RECALLS = np.linspace(0.005, 1, 200)
@@ -22,27 +22,8 @@ class Counts(NamedTuple):
     negatives: np.ndarray
     positives: np.ndarray
 
-    @property
-    def bins(self) -> int:
-        """Intervals of equal width, as ``Histogram.bins``."""
-        return len(self.negatives) - len(_EXTRA)
 
-
-class Reliability(NamedTuple):
-    """Of each of 15 bins of the probability: pixels, mean probability, share of positives."""
-
-    pixels: np.ndarray
-    mean: np.ndarray
-    share: np.ndarray
-
-    @property
-    def error(self) -> float:
-        """The expected calibration error."""
-        gap = np.abs(self.mean - self.share)
-        return float(np.nansum(gap * self.pixels) / self.pixels.sum())
-
-
-def patient_scores(run: "RunResult") -> "dict[str, Histogram] | None":
+def patient_scores(run: "RunResult") -> dict[str, Histogram] | None:
     """Of the test patients; None if the run kept none, or has scores that are NaN."""
     if not (run.path / "test_scores.npz").exists():
         return None
@@ -91,12 +72,6 @@ def precision_at(counts: Counts, recalls: np.ndarray = RECALLS) -> np.ndarray:
 
 
 def reliability(counts: Counts) -> Reliability:
-    """15 bins (lo, hi] of equal width of the probability; NaN where a bin has no pixel."""
-    bins = counts.bins
-    pixels = counts.negatives + counts.positives
-    place = np.searchsorted(_CALIBRATION_EDGES, _middles(bins), "left")
-    in_bin = np.bincount(place, pixels, ECE_BINS)
-    filled = np.where(in_bin > 0, in_bin, np.nan)
-    mean = np.bincount(place, pixels * _probabilities(bins)[1], ECE_BINS) / filled
-    share = np.bincount(place, counts.positives, ECE_BINS) / filled
-    return Reliability(in_bin, mean, share)
+    """Calibration of the scores."""
+    rows = jnp.asarray(np.stack(counts).astype(np.uint32))
+    return Histogram(rows, jnp.zeros((), jnp.uint32)).reliability()
