@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fp4jax import exact, gemm
+from fp4jax import exact, formats, gemm
 from fp4jax.blocks import BLOCK
 from fp4jax.gemm import Operand
 from fp4jax.kernels.scaled_matmul.checks import check_quantized
@@ -59,12 +59,14 @@ def decoded_blocks(
 ) -> Shaped[Array, "rows k"]:
     """Code value x block scale of packed codes, padding included; exact in bfloat16 and float32."""
     rows, half = codes.shape
-    # A view of the packed bytes, so that decoding is one pass over them.
-    values = lax.bitcast_convert_type(codes, jnp.float4_e2m1fn).reshape(rows, 2 * half)
+    # A view of the packed bytes, so that XLA decodes in one pass over them. Not as float4, which
+    # XLA cannot convert on every Blackwell GPU.
+    nibbles = lax.bitcast_convert_type(codes, jnp.uint4).reshape(rows, 2 * half)
+    values = formats.decode_e2m1(nibbles.astype(jnp.uint8))
     scales = jnp.repeat(block_scales.astype(jnp.float32), BLOCK, axis=1)
     if scales.shape[0] != rows:
         scales = jnp.repeat(scales, BLOCK, axis=0)
-    return (values.astype(jnp.float32) * scales).astype(dtype)
+    return (values * scales).astype(dtype)
 
 
 def scaled_matmul(a: Array | QTensor, b: QTensor | Decoded, out_dtype: DTypeLike) -> Array:

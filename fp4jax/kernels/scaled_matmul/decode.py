@@ -4,16 +4,17 @@ A byte holds two codes. The low nibbles of a tile of bytes (even k) and the high
 decoded to two tiles and multiplied with the even and the odd columns of the other operand, so
 that nothing is interleaved in the kernel: a product does not care in which order k runs.
 
-The PTX decodes four bytes, one 32-bit register, to two registers of two bfloat16 each. A code
-s|e|e|m whose sign is put at bit 15 and whose e|e|m at bits 8 to 6 is, read as bfloat16, the code's
-value times 2**-126 (a subnormal's, too). A scale byte at bits 10 to 4 is the scale times 2**-120.
-Products must stay normal numbers, so the scale is multiplied by 2**239 in two steps, and
+The PTX decodes four bytes, one 32-bit register, to two registers of two bfloat16 each, in order:
+Triton decides which four elements a thread holds, so that only what is done to each alone is
+right. A code s|e|e|m whose sign is put at bit 15 and whose e|e|m at bits 8 to 6 is, read as
+bfloat16, the code's value times 2**-126 (a subnormal's, too). A scale byte at bits 10 to 4 is the
+scale times 2**-120. Products must be normal numbers, so scales are multiplied by 2**239 in two
+steps, and
 
-    decoded = code * 2**-126 * scale * 2**119 = code * scale * 2**-7
+    decoded = (code * 2**-126) * (scale * 2**119) = code * scale * 2**-7
 
 is exact: 6 significant bits and exponents from -17 to 4. The kernel multiplies its sums by 2**7.
-Registers hold the bytes' values in the order 0, 2, 1, 3: :func:`arrange` gives the other operand
-the same order. Same idea as the dequantizers of Marlin (arXiv 2408.11743).
+Same idea as the dequantizers of Marlin (arXiv 2408.11743).
 """
 
 import jax
@@ -36,28 +37,28 @@ _SIGN, _MAGNITUDE = "0x80008000", "0x01C001C0"
 _MINUS_ZERO, _TWO_120, _TWO_119 = "0x80008000", "0x7B807B80", "0x7B007B00"
 
 
-def _pair(out: str, sign_shift: int, scale: str) -> str:
-    """Two codes, each at bits (15 - sign_shift) and below of a halfword, times ``scale``."""
-    magnitude_shift = sign_shift - 6
-    place = f"shl.b32 t, $2, {magnitude_shift}"
-    if magnitude_shift < 0:
-        place = f"shr.u32 t, $2, {-magnitude_shift}"
-    return f"""
-    shl.b32 u, $2, {sign_shift};
-    {place};
+def _nibbles(shift: int) -> str:
+    """PTX that decodes one nibble of each of the four bytes in $2, times the scales in $3 and $4.
+
+    ``shift`` brings it to the upper half of its byte; then bytes go to the upper halves of the
+    halfwords of u, where the sign is in place and the rest 6 bits too high.
+    """
+    text = f"""{{
+    .reg .b32 x, t, u, z;
+    mov.b32 z, {_MINUS_ZERO};
+    shl.b32 x, $2, {shift};"""
+    for out, scale, bytes_ in (("$0", "$3", "0x1404"), ("$1", "$4", "0x3424")):
+        text += f"""
+    prmt.b32 u, x, 0, {bytes_};
+    shr.u32 t, u, 6;
     and.b32 t, t, {_MAGNITUDE};
     lop3.b32 u, u, {_SIGN}, t, 0xEA;
     fma.rn.bf16x2 {out}, u, {scale}, z;"""
+    return text + "\n}"
 
 
-def _nibbles(even_byte: int, odd_byte: int) -> str:
-    """PTX that decodes one nibble of each of four bytes ($2), times the scales in $3 and $4."""
-    pairs = _pair("$0", even_byte, "$3") + _pair("$1", odd_byte, "$4")
-    return f"{{\n    .reg .b32 t, u, z;\n    mov.b32 z, {_MINUS_ZERO};{pairs}\n}}"
-
-
-LOW = _nibbles(even_byte=12, odd_byte=4)
-HIGH = _nibbles(even_byte=8, odd_byte=0)
+LOW = _nibbles(shift=4)
+HIGH = _nibbles(shift=0)
 SCALES = f"""{{
     .reg .b32 t, u, a, b, z;
     mov.b32 z, {_MINUS_ZERO};
@@ -79,10 +80,12 @@ def by_ptx(
 ) -> tuple[Array, Array]:
     """Even and odd columns of code value * block scale * 2**-7, in bfloat16; in a GPU kernel.
 
-    Columns are in the order of ``arrange(..., permuted=True)``. Scale bytes must be finite and
-    non-negative, as those of a QTensor without NaN are.
+    Scale bytes must be finite and non-negative, as those of a QTensor without NaN are.
     """
-    scales = _asm(SCALES, "=r,=r,r", scale_bytes)
+    if scale_bytes.size % PACK:
+        scales = (decode_e4m3(scale_bytes) * np.float32(2.0**119)).astype(jnp.bfloat16)
+    else:
+        scales = _asm(SCALES, "=r,=r,r", scale_bytes)
     scales = _per_byte(scales, codes.shape)
     return _asm(LOW, "=r,=r,r,r,r", codes, scales), _asm(HIGH, "=r,=r,r,r,r", codes, scales)
 
@@ -90,7 +93,7 @@ def by_ptx(
 def portably(
     codes: UInt8[Array, "n half"], scale_bytes: UInt8[Array, "rows blocks"]
 ) -> tuple[Array, Array]:
-    """Even and odd columns of code value * block scale, in float32, in their own order.
+    """Even and odd columns of code value * block scale, in float32.
 
     Safe where subnormal numbers are flushed to zero.
     """
@@ -114,19 +117,16 @@ def decode_e4m3(scale_bytes: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jnp.where(bits == 0x7F, np.float32(np.nan), value)
 
 
-def arrange(a: Shaped[Array, "m k"], permuted: bool) -> Shaped[Array, "2 m half"]:
-    """Even and odd columns of ``a``; ``permuted`` as the PTX decodes them (k a multiple of 8).
+def arrange(a: Shaped[Array, "m k"]) -> Shaped[Array, "2 m half"]:
+    """Even and odd columns of ``a``.
 
     Example:
         >>> import jax.numpy as jnp
-        >>> arrange(jnp.arange(8)[None], permuted=True).tolist()
-        [[[0, 4, 2, 6]], [[1, 5, 3, 7]]]
+        >>> arrange(jnp.arange(6)[None]).tolist()
+        [[[0, 2, 4]], [[1, 3, 5]]]
     """
     m, k = a.shape
-    if not permuted:
-        return a.reshape(m, k // 2, 2).transpose(2, 0, 1)
-    # byte 2 h + l of four goes to place 2 l + h
-    return a.reshape(m, k // 8, 2, 2, 2).transpose(4, 0, 1, 3, 2).reshape(2, m, k // 2)
+    return a.reshape(m, k // 2, 2).transpose(2, 0, 1)
 
 
 def _per_byte(scales: Array, shape: tuple[int, ...]) -> Array:

@@ -46,7 +46,7 @@ def product(
     m, n, tall = a.shape[0], b.codes.shape[0], b.codes.shape[0] // b.block_scales.shape[0]
     rows, columns = padded(m, tile.m), padded(n, tile.n)
     depth = padded(2 * b.codes.shape[1], tile.k)
-    a = decode.arrange(_pad(a, rows, depth), permuted=not portable)
+    a = decode.arrange(_pad(a, rows, depth))
     codes = _pad(b.codes, columns, depth // 2)
     scales = lax.bitcast_convert_type(b.block_scales, jnp.uint8)
     scales = _pad(scales, columns // tall, depth // BLOCK)

@@ -25,32 +25,33 @@ class Tile:
     split: int = 1
 
 
-# SASS instructions per weight of the inner loop at 8192 x 8192, as compiled; none was timed.
-# Two warps and 64 columns are as good as four and 128, and leave more programs for small layers.
-_UP_TO_16 = Tile(16, 64, 128, warps=2, stages=4, swap=True)  # 4.0 to 4.2 on all
-_UP_TO_32 = Tile(32, 64, 128, warps=2, stages=4, swap=True)  # 4.8 to 5.0
-_UP_TO_64 = Tile(64, 64, 128, warps=2, stages=4, swap=True)  # 6.2 to 6.3
+# Comments: SASS instructions per weight in the inner loop at 8192 x 8192, as compiled; none of
+# these was timed. Two warps and 64 columns are as good as four and 128, and leave more programs
+# for small layers.
+_UP_TO_16 = Tile(16, 64, 128, warps=2, stages=4, swap=True)  # 4.3 to 4.4 on all
+_UP_TO_32 = Tile(32, 64, 128, warps=2, stages=4, swap=True)  # 5.0 to 5.2
+_UP_TO_64 = Tile(64, 64, 128, warps=2, stages=4, swap=True)  # 6.4 to 6.6
 _TABLE = {
     # 64 rows and more are wgmma's: decoded weights go through shared memory
     9: {
         16: _UP_TO_16,
         32: _UP_TO_32,
-        64: Tile(64, 128, 128, warps=4, stages=4, swap=False),  # 3.9
-        128: Tile(128, 128, 128, warps=4, stages=4, swap=False),  # 4.1
+        64: Tile(64, 128, 128, warps=4, stages=4, swap=False),  # 4.1
+        128: Tile(128, 128, 128, warps=4, stages=4, swap=False),  # 4.4
     },
-    # and tcgen05's, from 32 rows on with the weights first
+    # and tcgen05's, from 32 rows on, with the weights first
     10: {
         16: _UP_TO_16,
-        32: Tile(32, 128, 128, warps=4, stages=4, swap=True),  # 3.9
-        64: Tile(64, 128, 128, warps=4, stages=4, swap=True),  # 4.0
-        128: Tile(128, 128, 128, warps=4, stages=4, swap=False),  # 4.3
+        32: Tile(32, 128, 128, warps=4, stages=4, swap=True),  # 4.1
+        64: Tile(64, 128, 128, warps=4, stages=4, swap=True),  # 4.2
+        128: Tile(128, 128, 128, warps=4, stages=4, swap=False),  # 4.7
     },
 }
 _TABLE[11] = _TABLE[10]
 _OTHERS = {16: _UP_TO_16, 32: _UP_TO_32, 64: _UP_TO_64}
 
 # Warps that hide the latency of memory, per multiprocessor, and the least steps of a split k.
-_WARPS_PER_CORE = 8
+_WARPS_PER_CORE = 6.5
 _STEPS = 4
 
 
@@ -66,7 +67,7 @@ def choose_tile(
 
     Example:
         >>> choose_tile(1, 8192, 8192, capability=(9, 0), cores=132)
-        Tile(m=16, n=64, k=128, warps=2, stages=4, swap=True, split=8)
+        Tile(m=16, n=64, k=128, warps=2, stages=4, swap=True, split=4)
         >>> choose_tile(40, 100, 200, capability=(9, 0), cores=132)
         Tile(m=64, n=16, k=32, warps=2, stages=4, swap=True, split=1)
     """
