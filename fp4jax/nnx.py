@@ -7,12 +7,13 @@ inside the train step.
 """
 
 import dataclasses
+import importlib
 import inspect
 import math
 import re
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,16 @@ from fp4jax.quantize import check_key
 from fp4jax.recipe import Recipe, get_recipe
 from fp4jax.spec import shown
 from fp4jax.typing import Array
+
+if TYPE_CHECKING:
+    from fp4jax.packed import pack as pack
+
+
+def __getattr__(name: str):
+    # Packing builds on this module.
+    if name == "pack":
+        return importlib.import_module("fp4jax.packed").pack
+    raise AttributeError(f"module 'fp4jax.nnx' has no attribute {name!r}")
 
 
 class RoundingKey(nnx.Variable):

@@ -1,0 +1,134 @@
+"""A folder of slices: reading and checking them, and the pictures that are written."""
+
+from pathlib import Path
+
+import numpy as np
+
+from fp4jax.train.folder import replacing
+from fp4jax.typing import UInt8
+
+SUFFIXES = (".tif", ".tiff", ".png")
+#: Ends of names of what is written; such files are no slices.
+MASK, OVERLAY = "_mask", "_overlay"
+# Okabe and Ito's orange, which colour-blind readers can tell from grey.
+_COLOUR = np.array((230, 159, 0), np.float32)
+_SHOWN = 10
+
+
+def find(folder: Path) -> list[Path]:
+    """The slices in a folder by name; masks, overlays and hidden files are none.
+
+    Raises:
+        ValueError: no folder, no slices in it, or two of one name.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder; name one with {', '.join(SUFFIXES)} files in it.")
+    found = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in SUFFIXES
+        and not path.name.startswith(".")
+        and not path.stem.lower().endswith((MASK, OVERLAY))
+        and path.is_file()
+    )
+    if not found:
+        raise ValueError(f"{folder} has no slices: no {', '.join(SUFFIXES)} files but masks.")
+    stems: dict[str, Path] = {}
+    for path in found:
+        if other := stems.get(path.stem.lower()):
+            raise ValueError(
+                f"{other.name} and {path.name} would have one overlay; rename one of them."
+            )
+        stems[path.stem.lower()] = path
+    return found
+
+
+def read(path: Path, channels: int) -> UInt8[np.ndarray, "h w c"]:
+    """A slice as stored.
+
+    Raises:
+        ValueError: damaged, or not uint8 of that many channels; the message names the file.
+    """
+    try:
+        image = _array(path)
+    except Exception as error:  # a damaged file can fail anywhere in a reader
+        about = str(error).splitlines()[0] if str(error) else ""
+        raise ValueError(
+            f"{path.name}: cannot be read, truncated or no {path.suffix} file "
+            f"({type(error).__name__}: {about})"
+        ) from error
+    if image.ndim == 2 and channels == 1:
+        image = image[..., None]
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != channels:
+        raise ValueError(
+            f"{path.name}: is {image.dtype} {image.shape}, but the model takes uint8 "
+            f"(height, width, {channels})"
+        )
+    if 0 in image.shape:
+        raise ValueError(f"{path.name}: is empty, {image.shape}")
+    return image
+
+
+def check(paths: list[Path], channels: int) -> None:
+    """ValueError that names the slices that cannot be segmented, before anything is written."""
+    problems = []
+    for path in paths:
+        try:
+            read(path, channels)
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise ValueError(
+            f"{len(problems)} of {len(paths)} files cannot be segmented: "
+            f"{'; '.join(problems[:_SHOWN])}{more}."
+        )
+
+
+def write_mask(path: Path, mask: UInt8[np.ndarray, "h w"]) -> None:
+    """0 and 255, in the format that the path ends with."""
+    with replacing(path) as temporary:
+        if path.suffix.lower() == ".png":
+            _write_png(temporary, mask * np.uint8(255))
+        else:
+            import tifffile
+
+            tifffile.imwrite(temporary, mask * np.uint8(255), photometric="minisblack")
+
+
+def write_overlay(
+    path: Path, image: UInt8[np.ndarray, "h w c"], mask: UInt8[np.ndarray, "h w"]
+) -> None:
+    """The slice in grey with the lesion in orange, its border opaque, as PNG."""
+    grey = np.repeat(image.mean(-1, keepdims=True, dtype=np.float32), 3, -1)
+    inside = mask > 0
+    share = 0.35 * inside + 0.65 * (inside & ~_eroded(inside))
+    share = share[..., None].astype(np.float32)
+    mixed = (1 - share) * grey + share * _COLOUR
+    with replacing(path) as temporary:
+        _write_png(temporary, np.rint(mixed).astype(np.uint8))
+
+
+def _array(path: Path) -> np.ndarray:
+    if path.suffix.lower() == ".png":
+        from PIL import Image
+
+        with Image.open(path) as image:
+            # Palettes and single bits are ways to store colours and greys.
+            plain = {"P": "RGB", "1": "L"}.get(image.mode)
+            return np.asarray(image.convert(plain) if plain else image)
+    import tifffile
+
+    return np.asarray(tifffile.imread(path))
+
+
+def _write_png(path: Path, pixels: np.ndarray) -> None:
+    from PIL import Image
+
+    Image.fromarray(pixels).save(path, format="PNG")
+
+
+def _eroded(inside: np.ndarray) -> np.ndarray:
+    """The pixels whose four neighbours are inside too."""
+    padded = np.pad(inside, 1)
+    return inside & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]

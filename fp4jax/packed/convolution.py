@@ -1,0 +1,196 @@
+"""Convolutions of packed kernels, channels last: as one GEMM, or dequantized first.
+
+As a GEMM, a convolution is (patches of x) @ (taps i, n), and a transposed convolution is
+x @ (i, taps n) followed by an overlap-add: w is read as it is stored. This is done
+
+* where every pixel enters one patch: 1 x 1 kernels, and kernels as large as their stride;
+* where patches (or what is added up) are no larger than the float kernel: at most as many
+  positions as w has columns (transposed: rows). There the weights are what has to be read.
+
+Elsewhere patches would be ``taps / stride`` times x, several times more than the weights, and the
+kernel is dequantized (to values that are exact in bfloat16) for an ordinary convolution. The
+result is the same up to the order of float32 sums.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fp4jax import gemm, window as windows
+from fp4jax.gemm import Operand
+from fp4jax.packed.matmul import kernel_operand, matmul
+from fp4jax.packed.product import Product
+from fp4jax.qtensor import QTensor
+from fp4jax.typing import Array, Shaped
+from fp4jax.window import Window
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution(Product):
+    """x (n, *in, groups c) and w (*group, taps c', o), c' = c padded to 16, to (n, *out, groups o).
+
+    ``hadamard`` pads the channels of x to c' as well.
+    """
+
+    window: Window
+    # zeros between the pixels of x
+    input_dilation: tuple[int, ...]
+    # c, of a group
+    channels: int
+
+    @classmethod
+    def of(cls, x: Any, kernel: Any, arguments: dict[str, Any], **options: Any) -> "Convolution":
+        """From what a layer calls ``lax.conv_general_dilated`` with; it resolves the padding."""
+        resolved, out = _resolve(lax.conv_general_dilated, x, kernel, arguments)
+        dilation = tuple(resolved["lhs_dilation"])
+        image = tuple((n - 1) * d + 1 for n, d in zip(x.shape[1:-1], dilation, strict=True))
+        window = Window(
+            image=image,
+            grid=tuple(out.shape[1:-1]),
+            taps=tuple(kernel.shape[:-2]),
+            stride=tuple(resolved["window_strides"]),
+            dilation=tuple(resolved["rhs_dilation"]),
+            low=tuple(low for low, _ in resolved["padding"]),
+            groups=resolved["feature_group_count"],
+        )
+        return cls(**options, window=window, input_dilation=dilation, channels=kernel.shape[-2])
+
+    def prepare(self, x: Array) -> Array:
+        return x.reshape(*x.shape[:-1], self.window.groups, self.channels)
+
+    def multiply(self, x: Any, w: QTensor, *, plain: bool = False) -> Array:
+        merged = x.values.reshape(*x.values.shape[:-2], -1)
+        space = ((0, 0, d - 1) for d in self.input_dilation)
+        config = [(0, 0, 0), *space, (0, 0, 0)]
+        image = Operand(lax.pad(merged, jnp.zeros((), merged.dtype), config), x.scale)
+        outputs = w.shape[-1]
+        positions = image.values.shape[0] * math.prod(self.window.grid)
+        if not plain and (_no_overlap(self.window) or positions <= outputs):
+            return self._as_gemm(image, w)
+        values, scale = kernel_operand(w)
+        kernel = values.reshape(-1, outputs, *self.window.taps, w.shape[-2] // self._taps)
+        kernel = kernel[..., : x.values.shape[-1]]
+        # (group, o, *taps, c) -> (*taps, c, group o)
+        kernel = jnp.moveaxis(kernel, (0, 1), (-2, -1)).reshape(*kernel.shape[2:], -1)
+        gather = functools.partial(windows.gather, window=self.window)
+        return gemm.contract(image, Operand(kernel, scale), gather, self.out_dtype, self.precision)
+
+    @property
+    def _taps(self) -> int:
+        return self.window.number_of_taps
+
+    def _as_gemm(self, image: Operand, w: QTensor) -> Array:
+        groups = self.window.groups
+        patches = _patches(image.values, self.window)
+        n, *grid, taps, c = patches.shape
+        padded = w.shape[-2] // taps
+        split = patches.reshape(n * math.prod(grid), taps, groups, c // groups)
+        split = jnp.pad(split, ((0, 0), (0, 0), (0, 0), (0, padded - c // groups)))
+        rows = jnp.moveaxis(split, 2, 0).reshape(groups, split.shape[0], taps * padded)
+        rows = rows if w.ndim == 3 else rows[0]
+        y = matmul(Operand(rows, image.scale), w, self.out_dtype, self.precision)
+        y = y if y.ndim == 2 else jnp.moveaxis(y, 0, 1)
+        return y.reshape(n, *grid, -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class TransposedConvolution(Product):
+    """x (n, *in, c) and w (c, taps o'), o' = o or, for tiles, o padded to 16, to (n, *out, o).
+
+    The taps of w are in reverse order, so that tap t of x's pixel q adds to y's pixel
+    q stride + t dilation - low.
+    """
+
+    window: Window
+    # o
+    outputs: int
+
+    @classmethod
+    def of(
+        cls, x: Any, kernel: Any, arguments: dict[str, Any], **options: Any
+    ) -> "TransposedConvolution":
+        """From what a layer calls ``lax.conv_transpose`` with; it resolves the padding."""
+        resolved, out = _resolve(lax.conv_transpose, x, kernel, arguments)
+        taps, dilation = tuple(kernel.shape[:-2]), tuple(resolved["rhs_dilation"])
+        ends = zip(taps, dilation, resolved["padding"], strict=True)
+        window = Window(
+            image=tuple(out.shape[1:-1]),
+            grid=tuple(x.shape[1:-1]),
+            taps=taps,
+            stride=tuple(resolved["lhs_dilation"]),
+            dilation=dilation,
+            low=tuple((t - 1) * d - low for t, d, (low, _) in ends),
+        )
+        return cls(**options, window=window, outputs=kernel.shape[-1])
+
+    def prepare(self, x: Array) -> Array:
+        return x
+
+    def multiply(self, x: Any, w: QTensor, *, plain: bool = False) -> Array:
+        n, *grid, c = x.values.shape
+        taps, k = self.window.number_of_taps, w.shape[-2]
+        positions = n * math.prod(grid)
+        if not plain and (_no_overlap(self.window) or positions <= k):
+            rows = Operand(x.values.reshape(positions, c), x.scale)
+            columns = matmul(rows, w, jnp.float32, self.precision)
+            columns = columns.reshape(n, *grid, *self.window.taps, -1)
+            return _overlap_add(columns[..., : self.outputs], self.window).astype(self.out_dtype)
+        values, scale = kernel_operand(w)
+        kernel = values.reshape(*self.window.taps, w.shape[-1] // taps, k)
+        scatter = functools.partial(windows.scatter, window=self.window)
+        kernel = Operand(kernel[..., : self.outputs, :], scale)
+        return gemm.contract(x, kernel, scatter, self.out_dtype, self.precision)
+
+
+def _resolve(function: Any, x: Any, kernel: Any, arguments: dict[str, Any]) -> tuple[Any, Any]:
+    """The parameters of the convolution that lax makes of a call, and its result's shape.
+
+    Tracing lax checks all arguments and leaves no padding rule to repeat here.
+    """
+    traced = jax.make_jaxpr(functools.partial(function, **arguments))(
+        jax.ShapeDtypeStruct(x.shape, jnp.float32), jax.ShapeDtypeStruct(kernel.shape, jnp.float32)
+    )
+    (resolved,) = (e.params for e in traced.jaxpr.eqns if e.primitive is lax.conv_general_dilated_p)
+    return resolved, traced.out_avals[0]
+
+
+def _no_overlap(window: Window) -> bool:
+    """True if no pixel of the image belongs to two patches."""
+    return all(reach < stride for reach, stride in zip(window.reach, window.stride, strict=True))
+
+
+def _patches(image: Shaped[Array, "n *image c"], window: Window) -> Shaped[Array, "n *grid taps c"]:
+    """What each tap covers, side by side."""
+    space = ((lo, hi, 0) for lo, hi in zip(window.low, window.high, strict=True))
+    padded = lax.pad(image, jnp.zeros((), image.dtype), ((0, 0, 0), *space, (0, 0, 0)))
+    views = []
+    for tap in itertools.product(*map(range, window.taps)):
+        start = [t * d for t, d in zip(tap, window.dilation, strict=True)]
+        stop = [a + span for a, span in zip(start, window.span, strict=True)]
+        ends = (padded.shape[0], *stop, padded.shape[-1])
+        views.append(lax.slice(padded, (0, *start, 0), ends, (1, *window.stride, 1)))
+    return jnp.stack(views, -2)
+
+
+def _overlap_add(
+    columns: Shaped[Array, "n *grid_and_taps o"], window: Window
+) -> Shaped[Array, "n *image o"]:
+    """The adjoint of :func:`_patches`, axis by axis."""
+    taps_axis = window.ndim + 1
+    for a in range(window.ndim):
+        shifted = []
+        for t in range(window.taps[a]):
+            low = t * window.dilation[a] - window.low[a]
+            tap = lax.index_in_dim(columns, t, taps_axis, keepdims=False)
+            config = [(0, 0, 0)] * tap.ndim
+            high = window.image[a] - low - window.span[a]
+            config[a + 1] = (low, high, window.stride[a] - 1)
+            shifted.append(lax.pad(tap, jnp.zeros((), tap.dtype), config))
+        columns = sum(shifted[1:], shifted[0])
+    return columns

@@ -1,0 +1,88 @@
+"""x @ w for packed w, and w as the values that enter a convolution.
+
+As in every quantized GEMM here: products of (code value x block scale) are summed in float32, then
+the sum is multiplied with both tensor scales.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fp4jax import gemm, kernels
+from fp4jax.gemm import BlockAxes, Operand
+from fp4jax.kernels import backend
+from fp4jax.kernels.scaled_matmul.base import decoded_rows
+from fp4jax.qtensor import QTensor
+from fp4jax.quantize import quantize
+from fp4jax.spec import TensorSpec
+from fp4jax.typing import Array, DTypeLike, Shaped
+
+#: Blocks of x (*batch, m, k) lie along k.
+X_AXES = BlockAxes(contracted=-1, tile=(-2, -1))
+
+
+def kernel_operand(w: QTensor) -> Operand:
+    """Code value x block scale, (*batch, n, k) as the codes lie, and the tensor scale.
+
+    float32, exact in bfloat16; padding is cut off.
+    """
+    rows = functools.partial(decoded_rows, dtype=jnp.float32)
+    if w.ndim == 3:
+        rows = jax.vmap(rows, in_axes=(_over_batch(w),))
+    return Operand(rows(w), w.tensor_scale)
+
+
+def quantized(x: Array, spec: TensorSpec | None, axes: BlockAxes = X_AXES) -> Operand:
+    """x as the forward pass quantizes it, or as it is."""
+    return gemm.operand(x, spec, axes, None)
+
+
+def quantized_rows(x: Shaped[Array, "*batch m k"], spec: TensorSpec | None) -> Operand | QTensor:
+    """x as a left operand of :func:`matmul`: packed where FP4 units multiply it, else its values.
+
+    Elsewhere packing would only be undone again.
+    """
+    capability = backend.compute_capability()
+    has_fp4 = capability is not None and capability >= (10, 0)
+    if has_fp4 and spec is not None and spec.block[0] == 1 and x.ndim == 2:
+        return quantize(x, spec, axis=-1)
+    return quantized(x, spec)
+
+
+def matmul(
+    x: Operand | QTensor, w: QTensor, out_dtype: DTypeLike, precision: Any = None
+) -> Shaped[Array, "*batch m n"]:
+    """x (*batch, m, k) @ w (*batch, k, n), both quantized already: ``kernels.scaled_matmul``."""
+    if isinstance(x, QTensor):
+        return kernels.scaled_matmul(x, w, preferred_element_type=out_dtype)
+    values = x.values if x.scale is None else x.values.astype(jnp.bfloat16)
+    if values.dtype == jnp.float16:
+        return plain_matmul(x, w, out_dtype, precision)
+    # Both tensor scales are applied here, x's first: the order of the fake-quantized product.
+    unscaled = dataclasses.replace(w, amax=jnp.full_like(w.amax, w.bound))
+    product = functools.partial(kernels.scaled_matmul, preferred_element_type=jnp.float32)
+    if w.ndim == 3:
+        product = jax.vmap(product, in_axes=(0, _over_batch(unscaled)))
+    y = product(values, unscaled)
+    for scale in (x.scale, w.tensor_scale):
+        y = y if scale is None else y * scale
+    return y.astype(out_dtype)
+
+
+def plain_matmul(
+    x: Operand, w: QTensor, out_dtype: DTypeLike, precision: Any = None
+) -> Shaped[Array, "*batch m n"]:
+    """The same with nothing but differentiable operations of JAX."""
+    batch, k = tuple(range(x.values.ndim - 2)), x.values.ndim - 1
+    product = functools.partial(lax.dot_general, dimension_numbers=(((k,), (k,)), (batch, batch)))
+    return gemm.contract(x, kernel_operand(w), product, out_dtype, precision)
+
+
+def _over_batch(w: QTensor) -> Any:
+    """vmap's in_axes for the matrices of one tensor, which share its amax."""
+    leaves, structure = jax.tree.flatten(w)
+    return jax.tree.unflatten(structure, [None if leaf is w.amax else 0 for leaf in leaves])

@@ -1,0 +1,126 @@
+"""pack(model): quantized layers hold codes and scales instead of float kernels."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from flax import nnx
+
+from fp4jax import nnx as fp4nnx
+from fp4jax.packed.kernel import PackedKernel, Promote
+from fp4jax.packed.layout import Layout
+from fp4jax.packed.ops import PackedConv, PackedConvTranspose, PackedDotGeneral, PackedOp
+from fp4jax.packed.rest import narrow
+from fp4jax.packed.size import size
+from fp4jax.recipe import Recipe
+from fp4jax.typing import DTypeLike
+
+#: An injection slot -> what apply_recipe puts there, and what packing does.
+SLOTS: dict[str, tuple[type[fp4nnx.Op], type[PackedOp]]] = {
+    "dot_general": (fp4nnx.DotGeneral, PackedDotGeneral),
+    "conv_general_dilated": (fp4nnx.ConvGeneralDilated, PackedConv),
+    "conv_transpose": (fp4nnx.ConvTransposeOp, PackedConvTranspose),
+}
+
+
+def pack(
+    model: nnx.Module, *, rest_dtype: DTypeLike | None = None, verbose: bool = True
+) -> nnx.Module:
+    """A trained model for inference, whose quantized layers really take 4.5 bits per weight.
+
+    Layers whose recipe quantizes the weights of the forward pass hold their codes and block scales
+    in place of the float kernel; x is quantized as the recipe's ``fprop`` says, or not. All other
+    layers, and what is not a layer, stay as they are. A layer returns what it returned in
+    evaluation mode, up to the order of float32 sums. (A last bit may, rarely, round an activation
+    of a later layer to the next code.)
+
+    Args:
+        model: with a recipe applied (:func:`fp4jax.nnx.apply_recipe`); it is not changed. Shapes
+            instead of arrays will do (``nnx.eval_shape``).
+        rest_dtype: ``jnp.bfloat16`` stores the parameters that are not packed in that dtype; the
+            model still computes with them in float32. Norms and statistics stay in float32.
+        verbose: print one line about the bytes; :func:`fp4jax.packed.size` has the figures.
+
+    Returns:
+        A new model in evaluation mode. Rounding keys are gone. It cannot be trained: its packed
+        weights are no ``nnx.Param``, and a gradient with respect to them is a ValueError.
+
+    Raises:
+        ValueError: nothing to pack, a packed model, or a recipe whose forward pass rounds
+            stochastically.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from fp4jax.nnx import apply_recipe, pack
+        >>> layer = nnx.Linear(64, 16, rngs=nnx.Rngs(0))
+        >>> packed = pack(apply_recipe(layer, "2d+rht+sr", verbose=False))
+        1 layers packed: 1,024 weights in 520 bytes (4.06 bits each); 16 other numbers in 64 bytes
+        >>> packed(jnp.ones((2, 64))).shape
+        (2, 16)
+    """
+    model = nnx.clone(_checked(model))
+    for _, layer, slot, recipe in quantized_layers(model):
+        pack_layer(layer, slot, recipe)
+    if rest_dtype is not None:
+        narrow(model, rest_dtype)
+    model.eval()
+    if verbose:
+        print(size(model))
+    return model
+
+
+def quantized_layers(model: nnx.Module) -> Iterator[tuple[str, Any, str, Recipe]]:
+    """(dotted path, layer, slot, forward part of the recipe) of layers that hold an operation."""
+    for path, layer in list(nnx.iter_modules(model)):
+        for slot, ops in SLOTS.items():
+            op = getattr(layer, slot, None)
+            if isinstance(op, ops):
+                yield ".".join(map(str, path)), layer, slot, forward_part(op.recipe)
+
+
+def forward_part(recipe: Recipe) -> Recipe:
+    """The recipe without its backward pass."""
+    return Recipe(name=recipe.name, fprop=recipe.fprop)
+
+
+def pack_layer(layer: Any, slot: str, recipe: Recipe) -> None:
+    """Packs one layer, in place; one whose weights are not quantized only loses its key."""
+    before, after = SLOTS[slot]
+    if recipe.fprop[1] is None:
+        setattr(layer, slot, nnx.data(before(recipe, path="")))
+        return
+    layout, kernel = Layout.of(layer, slot), layer.kernel.get_raw_value()
+    mask = getattr(layer, "mask", None)
+    # The layer casts its kernel before it quantizes it.
+    dtype = layer.dtype or kernel.dtype
+    values = layout.pack(kernel, mask, recipe.fprop[1], dtype)
+    layer.kernel = nnx.data(PackedKernel(values, layout.shape(kernel), dtype))
+    layer.promote_dtype = Promote(layer.promote_dtype)
+    if mask is not None:
+        # Its zeros are among the codes.
+        layer.mask = None
+    setattr(layer, slot, nnx.data(after(recipe)))
+
+
+def _checked(model: Any) -> nnx.Module:
+    if not isinstance(model, nnx.Module):
+        raise ValueError(f"model is a {type(model).__name__}; pack takes a flax.nnx.Module.")
+    if any(isinstance(module, PackedOp) for _, module in nnx.iter_modules(model)):
+        raise ValueError(
+            f"{type(model).__name__} is packed already; pack the model that was trained."
+        )
+    found = list(quantized_layers(model))
+    for path, _, _, recipe in found:
+        if recipe.stochastic:
+            raise ValueError(
+                f"layer {path!r} has the recipe {recipe.name!r}, whose forward pass rounds "
+                "stochastically: a packed model has no random keys. Apply a recipe with "
+                "rounding='nearest' in fprop first, for example dataclasses.replace(recipe, fprop="
+                "get_recipe('full').fprop)."
+            )
+    if not any(recipe.fprop[1] is not None for *_, recipe in found):
+        raise ValueError(
+            f"no layer of {type(model).__name__} has quantized weights in its forward pass; "
+            "apply a recipe first: fp4jax.nnx.apply_recipe(model, '2d+rht+sr')."
+        )
+    return model

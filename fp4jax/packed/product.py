@@ -1,0 +1,76 @@
+"""y = x w for packed w: differentiable in x, refused in w."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+from fp4jax import hadamard
+from fp4jax.gemm import BlockAxes, Operand
+from fp4jax.packed.matmul import quantized
+from fp4jax.qtensor import QTensor
+from fp4jax.spec import TensorSpec
+from fp4jax.typing import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """A hashable description of how x and the packed w are multiplied.
+
+    ``prepare`` brings x into the form that is quantized along ``axes``; ``multiply`` takes it from
+    there, linear in x. With ``plain`` it uses nothing but differentiable operations of JAX.
+    """
+
+    # how x is quantized; None: as it is
+    spec: TensorSpec | None
+    # whether w is rotated
+    hadamard: bool
+    out_dtype: Any
+    precision: Any
+
+    axes = BlockAxes(contracted=-1, tile=None)
+
+    def prepare(self, x: Array) -> Array:
+        raise NotImplementedError
+
+    def quantize(self, x: Array) -> Any:
+        """What :meth:`multiply` takes."""
+        return quantized(x, self.spec, self.axes)
+
+    def multiply(self, x: Any, w: QTensor, *, plain: bool = False) -> Array:
+        raise NotImplementedError
+
+    def __call__(self, x: Array, w: QTensor) -> Array:
+        """The product; its gradient with respect to x passes straight through the rounding."""
+        return _jitted(self, x, w)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _product(plan: Product, x: Array, w: QTensor) -> Array:
+    with jax.named_scope("fp4_packed"):
+        return plan.multiply(plan.quantize(plan.prepare(x)), w)
+
+
+def _jvp(plan: Product, primals: tuple[Array, QTensor], tangents: tuple[Any, QTensor]):
+    (x, w), (dx, dw) = primals, tangents
+    if not all(isinstance(t, SymbolicZero) for t in (dw.block_scales, dw.amax)):
+        raise ValueError(
+            "packed weights cannot be trained, but a gradient with respect to them was asked for. "
+            "Train the model that fp4jax.nnx.pack was given, then pack it again; differentiate a "
+            "packed model with respect to its inputs or its nnx.Param variables only."
+        )
+    y = _product(plan, x, w)
+    if isinstance(dx, SymbolicZero):
+        return y, jnp.zeros_like(y)
+    dx = plan.prepare(dx).astype(jnp.float32)
+    if plan.hadamard:
+        dx = hadamard.random_hadamard(dx, plan.axes.contracted % dx.ndim)
+    return y, plan.multiply(Operand(dx, None), w, plain=True)
+
+
+_product.defjvp(_jvp, symbolic_zeros=True)
+# Eager calls are one program, too; inlined into a surrounding jit.
+_jitted = jax.jit(_product, static_argnums=0, inline=True)
