@@ -136,17 +136,9 @@ def compile_for(target: str, function, *structs, kernel: str = "") -> Report:
     Arguments are arrays' shapes and dtypes, or pytrees of these. Skips the test where the CUDA
     plugin or its tools are missing.
     """
-    mesh, tools = _mesh(target), _tools()
-    replicated = NamedSharding(mesh, PartitionSpec())
-    structs = jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=replicated), structs
-    )
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        jax.sharding.use_abstract_mesh(mesh.abstract_mesh),
-    ):
-        lowered = jax.jit(function).trace(*structs).lower()
-        lowered.compile(compiler_options={"xla_dump_to": folder})
+    tools = _compilers()
+    with tempfile.TemporaryDirectory() as folder:
+        _compiled(target, function, structs, {"xla_dump_to": folder})
         modules = [p for p in Path(folder).rglob("*.ptx") if ".entry" in p.read_text()]
         found, texts = {}, []
         for i, module in enumerate(sorted(modules)):
@@ -157,6 +149,12 @@ def compile_for(target: str, function, *structs, kernel: str = "") -> Report:
     if not found:
         raise ValueError(f"no kernel has {kernel!r} in its name")
     return Report(found, "\n".join(texts))
+
+
+def optimized(target: str, function, *structs) -> str:
+    """The HLO that XLA makes of ``jax.jit(function)`` for that GPU."""
+    _compilers()
+    return _compiled(target, function, structs, {}).as_text()
 
 
 def available() -> bool:
@@ -174,8 +172,6 @@ def _missing() -> str | None:
 
 @functools.cache
 def _mesh(target: str):
-    if (missing := _missing()) is not None:
-        pytest.skip(missing)
     os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
     topology = topologies.get_topology_desc(
         platform="cuda", target_config=targets()[target], topology="1x1x1"
@@ -183,13 +179,26 @@ def _mesh(target: str):
     return topologies.make_mesh(topo=topology, mesh_shape=(1,), axis_names=("x",))
 
 
+def _compiled(target: str, function, structs, options: dict):
+    mesh = _mesh(target)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    structs = jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=replicated), structs
+    )
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        return jax.jit(function).trace(*structs).lower().compile(compiler_options=options)
+
+
+def _compilers() -> tuple[str, str]:
+    """Paths of ptxas and nvdisasm; skips the test where something is missing."""
+    if (missing := _missing()) is not None:
+        pytest.skip(missing)
+    return str(_tool("ptxas")), str(_tool("nvdisasm"))
+
+
 def _tool(name: str) -> Path | None:
     places = (Path(p) / "nvidia" / "cu13" / "bin" / name for p in sys.path)
     return next((p for p in places if p.is_file()), None)
-
-
-def _tools() -> tuple[str, str]:
-    return str(_tool("ptxas")), str(_tool("nvdisasm"))
 
 
 def _assembled(tools: tuple[str, str], ptx: Path, cubin: Path) -> dict[str, Kernel]:

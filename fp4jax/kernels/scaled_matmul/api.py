@@ -16,14 +16,15 @@ from fp4jax.kernels.scaled_matmul.checks import check
 from fp4jax.kernels.scaled_matmul.operands import Decoded, Packed
 from fp4jax.kernels.scaled_matmul.tiles import LARGEST_M, Tile, choose_tile
 from fp4jax.qtensor import QTensor
-from fp4jax.typing import Array, DTypeLike, Shaped
+from fp4jax.typing import Array, ArrayLike, DTypeLike, Shaped
 
 _log = logging.getLogger("fp4jax.kernels")
 
 
 def scaled_matmul(
-    a: Shaped[Array, "m k"] | QTensor,
-    b: QTensor | Decoded,
+    a: Shaped[ArrayLike, "..."] | QTensor,
+    # An array is refused, with the reason.
+    b: QTensor | Decoded | Shaped[ArrayLike, "..."],
     *,
     implementation: str = "auto",
     preferred_element_type: DTypeLike | None = None,
@@ -68,7 +69,8 @@ def scaled_matmul(
         >>> bool(jnp.allclose(y, a @ q.dequantize(), atol=1e-4))
         True
     """
-    a = a if isinstance(a, QTensor) or not hasattr(a, "dtype") else _as_array(a)
+    if getattr(a, "dtype", None) in (jnp.float32, jnp.bfloat16) and not isinstance(a, QTensor):
+        a = jnp.asarray(a)  # NumPy's float64 would become float32: it is refused instead
     check(a, b, implementation, interpret)
     quantized = isinstance(a, QTensor)
     plan = _Plan(
@@ -82,9 +84,7 @@ def scaled_matmul(
     return _jitted(plan, a, b)
 
 
-def explain(
-    a: Any, b: QTensor | Decoded, *, implementation: str = "auto", interpret: bool = False
-) -> str:
+def explain(a: Any, b: Any, *, implementation: str = "auto", interpret: bool = False) -> str:
     """Which implementation :func:`scaled_matmul` takes for these operands here, and why.
 
     Operands may be shapes (``jax.ShapeDtypeStruct``, or QTensors of them from ``jax.eval_shape``).
@@ -253,7 +253,7 @@ def _by_pallas(plan: _Plan, tile: Tile, a, b: QTensor) -> Array:
     scales = [base.tensor_scale(b)]
     if isinstance(a, QTensor):
         scales.insert(0, base.tensor_scale(a))
-        a = base.decoded_rows(a, jnp.bfloat16)
+        a = base.decoded_rows(a)
     accumulator = pallas_triton.product(
         a, _packed(b), tile, portable=False, interpret=plan.interpret
     )
@@ -267,8 +267,3 @@ def _by_cudnn(plan: _Plan, a: QTensor, b: QTensor) -> Array:
 
 def _packed(q: QTensor) -> Packed:
     return Packed(q.codes, q.block_scales)
-
-
-def _as_array(a) -> Array:
-    """NumPy arrays as JAX's, whatever the dtype: it is checked before it could change."""
-    return jnp.asarray(a) if a.dtype in (jnp.float32, jnp.bfloat16) else a

@@ -1,5 +1,7 @@
 """What can be multiplied: ValueErrors before anything is computed."""
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from fp4jax.blocks import BLOCK
@@ -46,7 +48,7 @@ def check(a, b, implementation: str, interpret: bool) -> None:
         raise ValueError(f"a has shape {a.shape} and b {b.shape}; a is (m, k), b (k, n)." + hint)
 
 
-def check_quantized(name: str, q: QTensor, contracted: int) -> None:
+def check_quantized(name: str, q: Any, contracted: int) -> None:
     """ValueError unless q is a matrix, quantized along axis ``contracted``, stored as QTensors are.
 
     Blocks are 1x16 along that axis, or 16x16 tiles whose second axis it is.

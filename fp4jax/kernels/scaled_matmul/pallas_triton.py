@@ -15,7 +15,7 @@ from jax.experimental.pallas import triton
 
 from fp4jax.blocks import BLOCK
 from fp4jax.kernels import backend
-from fp4jax.kernels.scaled_matmul import decode
+from fp4jax.kernels.scaled_matmul.decode import UNBIAS, arrange, by_ptx, portably
 from fp4jax.kernels.scaled_matmul.operands import Packed
 from fp4jax.kernels.scaled_matmul.tiles import Tile, padded
 from fp4jax.typing import Array, Float, Shaped
@@ -45,8 +45,8 @@ def product(
     portable = portable or interpret
     m, n, tall = a.shape[0], b.codes.shape[0], b.codes.shape[0] // b.block_scales.shape[0]
     rows, columns = padded(m, tile.m), padded(n, tile.n)
-    depth = padded(2 * b.codes.shape[1], tile.k)
-    a = decode.arrange(_pad(a, rows, depth))
+    depth = padded(2 * b.codes.shape[1], tile.k * tile.split)
+    a = arrange(_pad(a, rows, depth))
     codes = _pad(b.codes, columns, depth // 2)
     scales = lax.bitcast_convert_type(b.block_scales, jnp.uint8)
     scales = _pad(scales, columns // tall, depth // BLOCK)
@@ -71,7 +71,7 @@ def product(
 
 
 def _kernel(a_ref, codes_ref, scales_ref, out_ref, *, tile, m, portable, interpret):
-    decoded = decode.portably if portable else decode.by_ptx
+    decoded = portably if portable else by_ptx
     # XLA:CPU has no products of bfloat16; decoded values are exact in both.
     dtype = jnp.float32 if interpret else jnp.bfloat16
 
@@ -89,7 +89,7 @@ def _kernel(a_ref, codes_ref, scales_ref, out_ref, *, tile, m, portable, interpr
     total = lax.fori_loop(0, steps, step, jnp.zeros(shape, jnp.float32))
     total = total.T if tile.swap else total
     if not portable:
-        total *= decode.UNBIAS
+        total *= UNBIAS
     mask = None
     if m % tile.m:
         row = pl.program_id(1) * tile.m + lax.broadcasted_iota(jnp.int32, total.shape, 0)
