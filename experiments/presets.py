@@ -53,7 +53,7 @@ def demo() -> Preset:
         methods=("qat", "ptq"),
         image_size=32,
         batch_size=8,
-        epochs=7,
+        epochs=8,
         **_SHORT,
         per_arch={
             "cnn": {"learning_rate": 3e-3, "model_options": {"dropout": 0.1}},

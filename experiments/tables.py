@@ -30,13 +30,20 @@ def print_runs(summaries: Iterable[dict[str, Any]]) -> None:
     for summary in summaries:
         metrics = (summary["test"][key] for _, key in _COLUMNS)
         table.add_row(
-            *(str(summary[key]) for key in _KEYS),
+            *(_shown(summary, key) for key in _KEYS),
             *("-" if value is None else f"{value:.3f}" for value in metrics),
             f"{summary['train_seconds']:.0f}",
         )
     # Written to a file, the table must not be cut to 80 columns.
     console = Console()
     (console if console.is_terminal else Console(width=120)).print(table)
+
+
+def _shown(summary: dict[str, Any], key: str) -> str:
+    """The method goes with the recipe, where it is not QAT."""
+    method = summary["method"]
+    named = key == "recipe" and method != "qat"
+    return f"{method} {summary[key]}" if named else str(summary[key])
 
 
 def write_runs(summaries: Iterable[dict[str, Any]], path: Path) -> None:

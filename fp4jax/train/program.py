@@ -106,9 +106,12 @@ class Program:
         self.init = self.start if lanes is None else jax.vmap(self.start)
         self.step = lanewise(self.train_step, (0, of_lanes, 0), donate=(0,))
         self.epoch = lanewise(self._epoch, (0, None, None, 0, None, 0, 0), donate=(0,))
-        self.accumulate = lanewise(self._accumulate, (0, 0, 0, 0, 0, 0), donate=(0,))
         # of one run, lanes or not
         self.predict = jax.jit(self._predict)
+        self._add = jax.jit(self._accumulated, donate_argnums=0)
+        self.accumulate = self._accumulate
+        if lanes is not None:
+            self.accumulate = lanewise(self._accumulate, (0, 0, 0, 0, 0, 0), donate=(0,))
         self.divergence = jax.jit(self._divergence)
 
     def start(self, seed: Array) -> TrainState:
@@ -188,7 +191,10 @@ class Program:
         return self.loss(logits, masks), parts["divergence"]
 
     def _accumulate(self, sums: "Sums", params, stats, images, masks, weights) -> "Sums":
-        logits = self._predict(params, stats, images)
+        # Two programs, because the larger one serves the final evaluation too.
+        return self._add(sums, self.predict(params, stats, images), masks, weights)
+
+    def _accumulated(self, sums: "Sums", logits: Array, masks, weights) -> "Sums":
         loss = self.loss(logits, masks, weights)
         return Sums(
             metrics=metrics.accumulate(sums.metrics, logits, masks, weights),
