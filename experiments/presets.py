@@ -50,10 +50,9 @@ def demo() -> Preset:
     study = Study(
         archs=("cnn", "swin"),
         recipes=("baseline", "full", "2d+rht+sr"),
-        methods=("qat", "ptq"),
         image_size=32,
         batch_size=8,
-        epochs=8,
+        epochs=7,
         **_SHORT,
         per_arch={
             "cnn": {"learning_rate": 3e-3, "model_options": {"dropout": 0.1}},

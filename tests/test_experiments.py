@@ -122,6 +122,7 @@ def test_data_shows_and_verifies(run, tmp_path):
 
 def test_a_study_reports_and_is_not_repeated(run, tmp_path):
     options = ["--archs", "cnn", "--recipes", "0", "5", *TINY, *FEW, "--epochs", "1"]
+    options += ["--methods", "qat", "ptq"]
     code, out, _ = run("study", "demo", *options, "--out", "s")
     assert code == 0
     assert "2d+rht+sr" in out
