@@ -4,11 +4,18 @@
 
 The reference is ``x * 2`` on N(0, 1) data, jitted. The last column says whose bits a quantizer
 produces, or how many random bits it draws.
+
+On a GPU a second table follows: the fused kernels of fp4jax.kernels against XLA's code for the
+same operands, at the shapes of fp4jax/kernels/quantize/arg_specs.py. Its reference is a copy of
+the same array; ``% of copy`` is the bandwidth in per cent of what the large copy reaches, counting
+the bytes that a fused quantizer must move: the array read twice (amax first), the result written.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +23,10 @@ import jax.numpy as jnp
 import fp4jax as fp4
 from benchmarks import timing
 from benchmarks.timing import Case
+from fp4jax.blocks import normalize_axes
+from fp4jax.kernels.quantize import base, fused
+from fp4jax.kernels.quantize.arg_specs import BENCHMARKS, ArgSpec
+from fp4jax.kernels.quantize.pallas_triton import Plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,13 +108,106 @@ def _qwix(x: jax.Array) -> Case | None:
     return Case("qwix quantize + dequantize", quantize_dequantize, (x,), "no tensor scale")
 
 
+#: Calls in one program, on arrays of their own, so that caches do not hold them.
+_CALLS = 4
+
+
+def kernel_tables(
+    rounds: int, shapes: tuple[ArgSpec, ...] = BENCHMARKS, interpret: bool = False
+) -> dict[str, list[timing.Result]]:
+    """Copy, XLA and fused kernel for each shape, as operands of a GEMM and packed."""
+    copies = [_copies(_arrays(args), rounds) for args in shapes]
+    bandwidth = max(2 * _bytes(args) / r.median for args, r in zip(shapes, copies, strict=True))
+    tables = {}
+    for args in shapes:
+        title = f"{args.name}: {args.shape} {args.dtype} along {args.axis}, {_described(args.spec)}"
+        results = timing.alternate(_kernel_runs(args, interpret), rounds)
+        tables[title] = [
+            dataclasses.replace(r, more=_rates(_moved(args, r.name), r, bandwidth)) for r in results
+        ]
+    return tables
+
+
+def _copies(arrays: list[jax.Array], rounds: int) -> timing.Result:
+    return timing.alternate([_run("copy", lambda x: x * 2, arrays)], rounds)[0]
+
+
+def _rates(moved: float, result: timing.Result, bandwidth: float) -> dict[str, float]:
+    return {"us": result.median * 1e6, "% of copy": 100 * moved / result.median / bandwidth}
+
+
+def _moved(args: ArgSpec, name: str) -> float:
+    """Bytes that must move: a copy reads and writes, a quantizer reads twice and writes."""
+    if name == "copy":
+        return 2 * _bytes(args)
+    a_value = 2 if name.startswith("operand") else 0.5 + 1 / (16 * args.spec.block[0])
+    return 2 * _bytes(args) + a_value * args.size
+
+
+def _bytes(args: ArgSpec) -> int:
+    return args.size * jnp.dtype(args.dtype).itemsize
+
+
+def _described(spec: fp4.TensorSpec) -> str:
+    block = f"{spec.block[0]}x{spec.block[1]}"
+    return f"{block}, {spec.rounding}{', hadamard' if spec.hadamard else ''}"
+
+
+def _arrays(args: ArgSpec) -> list[jax.Array]:
+    keys = jax.random.split(jax.random.key(0), _CALLS)
+    return [jax.random.normal(key, args.shape).astype(args.dtype) for key in keys]
+
+
+def _kernel_runs(args: ArgSpec, interpret: bool) -> list[timing.Run]:
+    spec, axes = args.spec, normalize_axes(args.axis, args.spec.block, len(args.shape))
+
+    def kernel(function: Callable, result: str, *amax: None) -> Callable[..., Any]:
+        plan = Plan(spec, result, interpret)
+        return lambda x, key: function(x, key, *amax, plan=plan, axes=axes)
+
+    def xla_operand(x: jax.Array, key: jax.Array | None) -> Any:
+        values, amax = base.operand(x, key, None, spec, axes)
+        return values.astype(jnp.bfloat16), amax
+
+    functions = {
+        "copy": lambda x, key: x * 2,
+        "operand, XLA": xla_operand,
+        "operand, fused": kernel(fused.operand, "operand", None),
+        "packed, XLA": lambda x, key: base.packed(x, key, spec, axes),
+        "packed, fused": kernel(fused.packed, "packed"),
+    }
+    arrays = _arrays(args)
+    key = jax.random.key(1) if spec.stochastic else None
+    return [_run(name, functools.partial(f, key=key), arrays) for name, f in functions.items()]
+
+
+def _run(name: str, function: Callable[..., Any], arrays: list[jax.Array]) -> timing.Run:
+    """Calls one after the other in one program: launching it does not count, caches do not help."""
+
+    def calls(arrays: list[jax.Array]) -> list[Any]:
+        results: list[Any] = []
+        for x in arrays:
+            if results:
+                x, results[-1] = jax.lax.optimization_barrier((x, results[-1]))
+            results.append(function(x))
+        return results
+
+    compiled = jax.jit(calls).lower(arrays).compile()
+    return timing.Run(name, lambda: compiled(arrays), steps=len(arrays))
+
+
 def main(args: Args) -> None:
     print(timing.machine())
     results = timing.measure(cases(args.size), args.rounds)
     title = f"{args.size} x {args.size} float32; ratio = time over that of x * 2"
     timing.show(title, results, elements=args.size**2)
+    tables = {title: results}
+    if jax.default_backend() == "gpu":
+        tables |= (fused_tables := kernel_tables(args.rounds))
+        for title, results in fused_tables.items():
+            timing.show(title, results)
     if args.json:
-        timing.save(args.json, {title: results})
+        timing.save(args.json, tables)
 
 
 if __name__ == "__main__":

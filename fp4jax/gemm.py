@@ -16,7 +16,7 @@ from jax import lax
 from fp4jax import exact, hadamard
 from fp4jax.blocks import BLOCK
 from fp4jax.formats import float_array
-from fp4jax.quantize import check_key, encode
+from fp4jax.quantize import check_key, encode, fused
 from fp4jax.recipe import ROLES, Recipe
 from fp4jax.spec import TensorSpec
 from fp4jax.typing import Array, ArrayLike, DTypeLike, Float, Shaped
@@ -59,9 +59,12 @@ def operand(
 def _quantized(
     spec: TensorSpec, axes: tuple[int, ...], x: Array, key: Array | None, amax_of_all: Array | None
 ) -> Operand:
-    encoded = encode(x, spec, axes, key, amax_of_all)
-    values = encoded.view.merge(encoded.values * encoded.scales)
-    return Operand(values, exact.divide(encoded.amax, float(spec.bound)))
+    if (kernels := fused(x, spec, axes)) is not None:
+        values, amax = kernels.operand(x, key, amax_of_all)
+    else:
+        encoded = encode(x, spec, axes, key, amax_of_all)
+        values, amax = encoded.view.merge(encoded.values * encoded.scales), encoded.amax
+    return Operand(values, exact.divide(amax, float(spec.bound)))
 
 
 @_quantized.defjvp

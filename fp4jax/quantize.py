@@ -163,8 +163,22 @@ def check_key(key: Any, name: str = "key") -> None:
 
 def tensor_amax(x: Array, spec: TensorSpec, axes: tuple[int, ...]) -> Float[Array, ""]:
     """The tensor amax that :func:`encode` finds (after the rotation, if any)."""
+    kernels = fused(x, spec, axes)
+    return _tensor_amax(x, spec, axes) if kernels is None else kernels.tensor_amax(x)
+
+
+def _tensor_amax(x: Array, spec: TensorSpec, axes: tuple[int, ...]) -> Float[Array, ""]:
     blocked, view = _cut(x, spec, axes)
     return scaling.find_amax(blocked, view).tensor
+
+
+def fused(x: Array, spec: TensorSpec, axes: tuple[int, ...]) -> Any:
+    """fp4jax.kernels' quantizer of such an operand of a GEMM, where a GPU has one; else None."""
+    if jax.default_backend() == "cpu":
+        return None  # and Pallas is not imported
+    from fp4jax.kernels.quantize import dispatch
+
+    return dispatch.for_recipes(x, spec, axes)
 
 
 def _cut(x: Array, spec: TensorSpec, axes: tuple[int, ...]) -> tuple[Array, BlockView]:
