@@ -1,6 +1,7 @@
 """scaled_matmul: every implementation against the reference, decoding exhaustively, dispatch."""
 
 import dataclasses
+import json
 import warnings
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import fp4jax as fp4
+from benchmarks import bench_matmul
 from fp4jax import kernels
 from fp4jax.formats import E2M1_MAGNITUDES
 from fp4jax.kernels import backend
@@ -82,7 +84,7 @@ def test_equals_the_product_of_dequantized_operands(shape, kind, spec):
         assert (np.abs(np.asarray(y, np.float64) - expected) <= 1e-6 * scale).all(), options
 
 
-@settings(max_examples=5)
+@settings(max_examples=4)
 @given(
     m=st.integers(1, 40),
     k=st.integers(1, 150),
@@ -442,6 +444,8 @@ def tried(monkeypatch):
     """cuDNN's self-check with a given product in its place."""
 
     def set_product(product):
+        # JAX keeps what it traced before.
+        jax.clear_caches()
         monkeypatch.setattr(backend, "local_capability", lambda: (10, 0))
         monkeypatch.setattr(cudnn, "_scaled_matmul", product)
 
@@ -528,3 +532,34 @@ def test_tiles_fit():
                 assert length == backend.next_power_of_two(length) >= 16
             assert tile.k >= 32
             assert tiles.padded(k, tile.k) % (tile.k * tile.split) == 0
+
+
+def test_benchmark_runs(monkeypatch, tmp_path):
+    """At a toy size: what it prints is not tested."""
+    for name in ("_BEYOND_CACHE", "_COPIED"):
+        monkeypatch.setattr(bench_matmul, name, {"cpu": 2**16, "gpu": 2**16})
+    tiny = Layer("tiny", 32, 16)
+    monkeypatch.setattr(bench_matmul, "LAYERS", (tiny,))
+    files = tmp_path / "new" / "toy.json", tmp_path / "new" / "toy.png"
+    args = bench_matmul.Args(
+        rounds=1, rows=(1, 2), layers=("tiny",), quantized=True, json=files[0], plot=files[1]
+    )
+    bench_matmul.main(args)
+    tables = json.loads(files[0].read_text())["tables"]
+    assert len(tables) == 2
+    for rows in tables.values():
+        assert [r["name"] for r in rows] == [
+            "bfloat16",
+            "XLA: dequantize, dot",
+            "auto",
+            "decoded once",
+        ]
+    assert files[1].stat().st_size > 1000
+    # every copy of the weights is read, and products are not taken apart
+    a, b = jnp.ones((2, 32)), weights(tiny)
+    call = bench_matmul.chained(kernels.scaled_matmul, a, [b, b])
+    expected = 2 * kernels.scaled_matmul(a, b)[0, 0]
+    np.testing.assert_allclose(call(a, b, b), expected, rtol=1e-5)
+    for wrong in ({"rounds": 0}, {"rows": (0,)}, {"layers": ("unknown",)}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            bench_matmul.Args(**wrong)

@@ -47,11 +47,14 @@ def tensor_scale(q: QTensor | Decoded) -> Float[Array, ""]:
     return q.scale if isinstance(q, Decoded) else exact.divide(q.amax, q.bound)
 
 
-def decoded_rows(q: QTensor) -> Shaped[Array, "rows k"]:
-    """Code value x block scale in bfloat16, k last, without padding: (m, k), or (n, k)."""
+def decoded_rows(q: QTensor, dtype: DTypeLike = jnp.bfloat16) -> Shaped[Array, "rows k"]:
+    """Code value x block scale, k last, without padding: (m, k), or (n, k) for weights.
+
+    Exact in bfloat16, and so in any ``dtype`` that contains it.
+    """
     *_, k = q.lengths
     rows = q.lengths[0] if len(q.lengths) == 2 else q.codes.shape[0]
-    return decoded_blocks(q.codes, q.block_scales)[:rows, :k]
+    return decoded_blocks(q.codes, q.block_scales)[:rows, :k].astype(dtype)
 
 
 def decoded_blocks(

@@ -1,0 +1,211 @@
+"""The product of a matrix and packed FP4 weights, against bfloat16 weights and XLA's own decoding.
+
+    python -m benchmarks.bench_matmul [--rounds 9] [--rows 1 16 64] [--json FILE] [--plot FILE.png]
+
+Each shape is a table. Its reference is the dense bfloat16 product; "XLA" is dequantize and dot in
+one program; "auto" is what fp4jax.kernels.scaled_matmul takes for these rows (the note says what),
+"pallas" its kernel, "decoded once" the product with fp4jax.kernels.decode(b), whose memory the
+note states. Every call of a program goes through several copies of the weights, so that these come
+from memory and not from a cache. GB/s counts the bytes a product must move (weights as stored, both
+matrices once), and "% of copy" is that over the bandwidth of copying an array in the same run.
+
+On CPU the rows and layers are few, and rows of "pallas" are left out: there is no kernel to run.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from benchmarks import timing
+from benchmarks.timing import Result, Run
+from fp4jax import kernels
+from fp4jax.kernels import backend
+from fp4jax.kernels.scaled_matmul.arg_specs import LAYERS, ROWS, Layer, weights
+from fp4jax.quantize import quantize
+from fp4jax.spec import TensorSpec
+
+#: Copies of the weights together are at least this many bytes: beyond any cache of today's GPUs.
+_BEYOND_CACHE = {"gpu": 2**29, "cpu": 2**27}
+_COPIED = {"gpu": 2**30, "cpu": 2**27}
+_MOST_COPIES = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Benchmark of scaled_matmul."""
+
+    # rounds; each runs every case of a table once
+    rounds: int = 9
+    # rows of the left operand (none: 1 to 4096, on CPU 1, 16 and 256)
+    rows: tuple[int, ...] = ()
+    # parts of the names of layers to take (none: all, on CPU two small ones)
+    layers: tuple[str, ...] = ()
+    # quantize the left operand, too (W4A4)
+    quantized: bool = False
+    # write the figures here, too
+    json: Path | None = None
+    # draw speed over bfloat16 by rows here
+    plot: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise ValueError(f"rounds is {self.rounds}; at least one is needed.")
+        if any(m < 1 for m in self.rows):
+            raise ValueError(f"rows is {self.rows}; each must be at least 1.")
+        known = ", ".join(repr(layer.name) for layer in LAYERS)
+        for part in self.layers:
+            if not any(part in layer.name for layer in LAYERS):
+                raise ValueError(f"layers has {part!r}; it must be a part of one of {known}.")
+
+
+def measured_bandwidth(rounds: int) -> float:
+    """Bytes per second of reading one array and writing another, both far beyond caches."""
+    platform = jax.default_backend()
+    size = _COPIED.get(platform, _COPIED["gpu"])
+    x = jnp.zeros(size // 4, jnp.uint32)
+    copy = jax.jit(lambda x: x + jnp.uint32(1)).lower(x).compile()
+    (result,) = timing.alternate([Run("copy", functools.partial(copy, x))], rounds)
+    return 2 * size / min(result.seconds)
+
+
+def copies(n_bytes: int) -> int:
+    """How many weights a program goes through, for them to come from memory."""
+    beyond = _BEYOND_CACHE.get(jax.default_backend(), _BEYOND_CACHE["gpu"])
+    return max(4, min(_MOST_COPIES, -(-beyond // n_bytes)))
+
+
+def chained(product: Callable, a, many: Sequence) -> Callable:
+    """One program: a product with each of the weights, in turn.
+
+    Behind barriers: each result is computed whole, and after the one before.
+    """
+
+    def run(a, *many):
+        total = jnp.zeros((), jnp.float32)
+        for b in many:
+            a, total = lax.optimization_barrier((a, total))
+            y = lax.optimization_barrier(product(a, b))
+            total += y[0, 0].astype(jnp.float32)
+        return total
+
+    return jax.jit(run).lower(a, *many).compile()
+
+
+def moved_bytes(m: int, layer: Layer, weight_bytes: float) -> float:
+    """What a product must read and write, a and the result in bfloat16."""
+    return weight_bytes + 2 * m * (layer.k + layer.n)
+
+
+def table(m: int, layer: Layer, args: Args, bandwidth: float) -> list[Result]:
+    """All ways to multiply m rows with the weights of a layer."""
+    a = jax.random.normal(jax.random.key(1), (m, layer.k), jnp.bfloat16)
+    n_copies = copies(layer.k * layer.n // 2)
+    packed = [weights(layer, seed=i) for i in range(n_copies)]
+    left = quantize(a, TensorSpec()) if args.quantized else a
+    decode = jax.jit(kernels.decode)
+    decoded = [decode(b) for b in packed]
+    dense = [d.values for d in decoded]
+    product = functools.partial(kernels.scaled_matmul, preferred_element_type=jnp.bfloat16)
+    pallas = functools.partial(product, implementation="pallas")
+    choice = kernels.explain(left, packed[0])
+    cases = [
+        ("bfloat16", _dense, a, dense, "reference"),
+        ("XLA: dequantize, dot", _by_xla, a, packed, ""),
+        ("auto", product, left, packed, choice.split(",")[0]),
+        ("decoded once", product, left, decoded, f"{decoded[0].nbytes / 2**20:,.1f} MiB"),
+    ]
+    if backend.supported() and not choice.startswith("pallas"):
+        cases.append(("pallas", pallas, left, packed, ""))
+    runs, moved = [], []
+    for name, function, first, many, note in cases:
+        call = functools.partial(chained(function, first, many), first, *many)
+        runs.append(Run(name, call, note, steps=n_copies))
+        moved.append(moved_bytes(m, layer, many[0].nbytes))
+    results = timing.alternate(runs, args.rounds)
+    return [
+        dataclasses.replace(
+            r,
+            more={
+                "us": r.median * 1e6,
+                "GB/s": size / r.median / 1e9,
+                "% of copy": 100 * size / r.median / bandwidth,
+                "x bfloat16": 1 / r.ratio,
+            },
+        )
+        for r, size in zip(results, moved, strict=True)
+    ]
+
+
+def _dense(a, b):
+    """bfloat16 weights as they lie, (n, k)."""
+    return lax.dot_general(a, b, (((1,), (1,)), ((), ())), preferred_element_type=jnp.bfloat16)
+
+
+def _by_xla(a, b):
+    """What one writes without a kernel."""
+    return lax.dot_general(a, b.dequantize(jnp.bfloat16), (((1,), (0,)), ((), ())))
+
+
+def chosen(args: Args) -> tuple[tuple[int, ...], tuple[Layer, ...]]:
+    """Rows and layers: those asked for, else all, else what a CPU does in a minute."""
+    cpu = jax.default_backend() == "cpu"
+    rows = args.rows or ((1, 16, 256) if cpu else ROWS)
+    names = args.layers or (("4m MLP in", "15m MLP out") if cpu else ("",))
+    return rows, tuple(layer for layer in LAYERS if any(name in layer.name for name in names))
+
+
+def plot(path: Path, tables: dict[tuple[Layer, int], list[Result]]) -> None:
+    """Speed over bfloat16 by rows, a panel for each layer."""
+    from matplotlib.figure import Figure
+
+    layers = list(dict.fromkeys(layer for layer, _ in tables))
+    figure = Figure(figsize=(3.2 * len(layers), 3.2), layout="constrained")
+    axes = figure.subplots(1, len(layers), sharey=True, squeeze=False)[0]
+    for axis, layer in zip(axes, layers, strict=True):
+        rows = [m for other, m in tables if other is layer]
+        names = dict.fromkeys(r.name for m in rows for r in tables[layer, m])
+        for name in names:
+            points = [
+                (m, r.more["x bfloat16"]) for m in rows for r in tables[layer, m] if r.name == name
+            ]
+            axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
+        axis.set_xscale("log", base=2)
+        axis.set_xlabel("rows")
+        axis.set_title(f"{layer.name}\n{layer.k} x {layer.n}", fontsize="small")
+    axes[0].set_ylabel("speed over bfloat16")
+    axes[-1].legend(fontsize="x-small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def main(args: Args) -> None:
+    about = timing.machine()
+    bandwidth = measured_bandwidth(args.rounds)
+    about["copy GB/s"] = f"{bandwidth / 1e9:,.1f}"
+    print(about)
+    rows, layers = chosen(args)
+    tables: dict[tuple[Layer, int], list[Result]] = {}
+    titles = {}
+    for layer in layers:
+        for m in rows:
+            results = table(m, layer, args, bandwidth)
+            kind = "W4A4" if args.quantized else "W4A16"
+            title = f"{layer.name}: ({m}, {layer.k}) @ ({layer.k}, {layer.n}), {kind}"
+            title += "; ratio = time over that of bfloat16"
+            tables[layer, m] = titles[title] = results
+            timing.show(title, results)
+    if args.json:
+        timing.save(args.json, titles, about)
+    if args.plot:
+        plot(args.plot, tables)
+
+
+if __name__ == "__main__":
+    import tyro
+
+    main(tyro.cli(Args, description=__doc__))
