@@ -24,7 +24,7 @@ from jax import lax
 
 from fp4jax import gemm, window as windows
 from fp4jax.gemm import Operand
-from fp4jax.packed.matmul import kernel_operand, matmul
+from fp4jax.packed.matmul import accumulate, kernel_operand, matmul, scaled
 from fp4jax.packed.product import Product
 from fp4jax.qtensor import QTensor
 from fp4jax.typing import Array, Shaped
@@ -94,7 +94,7 @@ class Convolution(Product):
         split = jnp.pad(split, ((0, 0), (0, 0), (0, 0), (0, padded - c // groups)))
         rows = jnp.moveaxis(split, 2, 0).reshape(groups, split.shape[0], taps * padded)
         rows = rows if w.ndim == 3 else rows[0]
-        y = matmul(Operand(rows, image.scale), w, self.out_dtype, self.precision)
+        y = matmul(Operand(rows, image.scale), w, self.out_dtype)
         y = y if y.ndim == 2 else jnp.moveaxis(y, 0, 1)
         return y.reshape(n, *grid, -1)
 
@@ -138,9 +138,9 @@ class TransposedConvolution(Product):
         positions = n * math.prod(grid)
         if not plain and (_no_overlap(self.window) or positions <= k):
             rows = Operand(x.values.reshape(positions, c), x.scale)
-            columns = matmul(rows, w, jnp.float32, self.precision)
-            columns = columns.reshape(n, *grid, *self.window.taps, -1)
-            return _overlap_add(columns[..., : self.outputs], self.window).astype(self.out_dtype)
+            columns = accumulate(rows, w).reshape(n, *grid, *self.window.taps, -1)
+            sums = _overlap_add(columns[..., : self.outputs], self.window)
+            return scaled(sums, x, w, self.out_dtype)
         values, scale = kernel_operand(w)
         kernel = values.reshape(*self.window.taps, w.shape[-1] // taps, k)
         scatter = functools.partial(windows.scatter, window=self.window)

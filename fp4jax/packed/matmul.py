@@ -19,7 +19,7 @@ from fp4jax.kernels.scaled_matmul.base import decoded_rows
 from fp4jax.qtensor import QTensor
 from fp4jax.quantize import quantize
 from fp4jax.spec import TensorSpec
-from fp4jax.typing import Array, DTypeLike, Shaped
+from fp4jax.typing import Array, DTypeLike, Float, Shaped
 
 #: Blocks of x (*batch, m, k) lie along k.
 X_AXES = BlockAxes(contracted=-1, tile=(-2, -1))
@@ -53,24 +53,32 @@ def quantized_rows(x: Shaped[Array, "*batch m k"], spec: TensorSpec | None) -> O
     return quantized(x, spec)
 
 
-def matmul(
-    x: Operand | QTensor, w: QTensor, out_dtype: DTypeLike, precision: Any = None
-) -> Shaped[Array, "*batch m n"]:
+def matmul(x: Operand | QTensor, w: QTensor, out_dtype: DTypeLike) -> Shaped[Array, "*batch m n"]:
     """x (*batch, m, k) @ w (*batch, k, n), both quantized already: ``kernels.scaled_matmul``."""
     if isinstance(x, QTensor):
         return kernels.scaled_matmul(x, w, preferred_element_type=out_dtype)
-    values = x.values if x.scale is None else x.values.astype(jnp.bfloat16)
-    if values.dtype == jnp.float16:
-        return plain_matmul(x, w, out_dtype, precision)
-    # Both tensor scales are applied here, x's first: the order of the fake-quantized product.
+    return scaled(accumulate(x, w), x, w, out_dtype)
+
+
+def accumulate(x: Operand, w: QTensor) -> Float[Array, "*batch m n"]:
+    """The sums of :func:`matmul` before they are multiplied with the tensor scales."""
+    # Quantized values are exact in bfloat16; scaled_matmul takes no float16.
+    exact = jnp.float32 if x.values.dtype == jnp.float16 else x.values.dtype
+    values = x.values.astype(exact if x.scale is None else jnp.bfloat16)
     unscaled = dataclasses.replace(w, amax=jnp.full_like(w.amax, w.bound))
     product = functools.partial(kernels.scaled_matmul, preferred_element_type=jnp.float32)
     if w.ndim == 3:
         product = jax.vmap(product, in_axes=(0, _over_batch(unscaled)))
-    y = product(values, unscaled)
+    return product(values, unscaled)
+
+
+def scaled(
+    sums: Float[Array, "*shape"], x: Operand, w: QTensor, out_dtype: DTypeLike
+) -> Shaped[Array, "*shape"]:
+    """Times x's tensor scale, then w's: the order of the fake-quantized product."""
     for scale in (x.scale, w.tensor_scale):
-        y = y if scale is None else y * scale
-    return y.astype(out_dtype)
+        sums = sums if scale is None else sums * scale
+    return sums.astype(out_dtype)
 
 
 def plain_matmul(

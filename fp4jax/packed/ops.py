@@ -62,8 +62,9 @@ class _Dot(Product):
         return quantized_rows(x, self.spec)
 
     def multiply(self, x: Any, w: QTensor, *, plain: bool = False) -> Array:
-        product = plain_matmul if plain else matmul
-        return product(x, w, self.out_dtype, self.precision).reshape(self.shape)
+        if plain:
+            return plain_matmul(x, w, self.out_dtype, self.precision).reshape(self.shape)
+        return matmul(x, w, self.out_dtype).reshape(self.shape)
 
 
 class PackedDotGeneral(PackedOp):

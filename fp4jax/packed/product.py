@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from fp4jax import hadamard
+from fp4jax import exact, hadamard
 from fp4jax.gemm import BlockAxes, Operand
 from fp4jax.packed.matmul import quantized
 from fp4jax.qtensor import QTensor
@@ -51,7 +51,7 @@ class Product:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _product(plan: Product, x: Array, w: QTensor) -> Array:
     with jax.named_scope("fp4_packed"):
-        return plan.multiply(plan.quantize(plan.prepare(x)), w)
+        return plan.multiply(plan.quantize(plan.prepare(x)), _opaque(w))
 
 
 def _jvp(plan: Product, primals: tuple[Array, QTensor], tangents: tuple[Any, QTensor]):
@@ -68,7 +68,16 @@ def _jvp(plan: Product, primals: tuple[Array, QTensor], tangents: tuple[Any, QTe
     dx = plan.prepare(dx).astype(jnp.float32)
     if plan.hadamard:
         dx = hadamard.random_hadamard(dx, plan.axes.contracted % dx.ndim)
-    return y, plan.multiply(Operand(dx, None), w, plain=True)
+    return y, plan.multiply(Operand(dx, None), _opaque(w), plain=True)
+
+
+def _opaque(w: QTensor) -> QTensor:
+    """w behind a barrier, for programs that hold a model as a constant.
+
+    XLA would decode such weights while it compiles, back to float arrays in the program; and up
+    to jaxlib 0.10 it folds the bitcast of bytes to 4-bit codes to wrong ones.
+    """
+    return exact.barrier(w)
 
 
 _product.defjvp(_jvp, symbolic_zeros=True)

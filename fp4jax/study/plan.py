@@ -64,7 +64,7 @@ class Study(Training):
     def groups(self) -> list[list[RunConfig]]:
         """Runs in the order in which they are trained."""
         replicates = list(itertools.product(self._splits(), self.seeds))
-        kinds = [
+        kinds: list[tuple[Any, str]] = [
             (method, recipe)
             for method in self.methods
             for recipe in self.recipes

@@ -93,18 +93,19 @@ class Program:
             self._teacher_graph, *_, self._teacher_rest = _split(teacher)
 
         def lanewise(function: Callable, axes: tuple, donate: tuple[int, ...] = ()) -> Callable:
-            if lanes is not None:
-                mapped = jax.vmap(function, in_axes=axes)
+            if lanes is None:
+                return jax.jit(function, donate_argnums=donate)
+            mapped = jax.vmap(function, in_axes=axes)
 
-                def function(*args):  # vmap does not know of the default, no teacher
-                    return mapped(*args, *[None] * (len(axes) - len(args)))
+            def of_lanes(*args):  # vmap does not know of the default, no teacher
+                return mapped(*args, *[None] * (len(axes) - len(args)))
 
-            return jax.jit(function, donate_argnums=donate)
+            return jax.jit(of_lanes, donate_argnums=donate)
 
-        of_lanes = Batch(images=0, masks=0, index=0, epoch=None)
+        batches = Batch(images=0, masks=0, index=0, epoch=None)
         # Not compiled as a whole: its parts serve all layers and programs of a shape.
         self.init = self.start if lanes is None else jax.vmap(self.start)
-        self.step = lanewise(self.train_step, (0, of_lanes, 0), donate=(0,))
+        self.step = lanewise(self.train_step, (0, batches, 0), donate=(0,))
         self.epoch = lanewise(self._epoch, (0, None, None, 0, None, 0, 0), donate=(0,))
         # of one run, lanes or not
         self.predict = jax.jit(self._predict)

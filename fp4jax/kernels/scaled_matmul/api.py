@@ -72,12 +72,12 @@ def scaled_matmul(
     if getattr(a, "dtype", None) in (jnp.float32, jnp.bfloat16) and not isinstance(a, QTensor):
         a = jnp.asarray(a)  # NumPy's float64 would become float32: it is refused instead
     check(a, b, implementation, interpret)
-    quantized = isinstance(a, QTensor)
+    a_dtype = None if isinstance(a, QTensor) else jnp.dtype(a.dtype)  # pyright: ignore
     plan = _Plan(
         implementation=implementation,
         interpret=interpret,
-        a_dtype=None if quantized else a.dtype,
-        out_dtype=jnp.dtype(preferred_element_type or (jnp.float32 if quantized else a.dtype)),
+        a_dtype=a_dtype,
+        out_dtype=jnp.dtype(preferred_element_type or a_dtype or jnp.float32),
         device=Device.current(),
     )
     _choose(plan, a, b)  # raises before anything is traced

@@ -6,6 +6,7 @@ vendor's GEMM multiplies them.
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -14,6 +15,7 @@ from fp4jax import exact, formats, gemm
 from fp4jax.blocks import BLOCK
 from fp4jax.gemm import Operand
 from fp4jax.kernels.scaled_matmul.checks import check_quantized
+from fp4jax.kernels.scaled_matmul.decode import arrange
 from fp4jax.kernels.scaled_matmul.operands import Decoded
 from fp4jax.qtensor import QTensor
 from fp4jax.typing import Array, ArrayLike, DTypeLike, Float, Shaped, UInt8
@@ -39,7 +41,7 @@ def decode(b: QTensor | Shaped[ArrayLike, "..."]) -> Decoded:
         ((32, 8), 512)
     """
     check_quantized("b", b, contracted=-2)
-    return Decoded(decoded_rows(b), tensor_scale(b))
+    return Decoded(decoded_rows(b), tensor_scale(b))  # pyright: ignore
 
 
 def tensor_scale(q: QTensor | Decoded) -> Float[Array, ""]:
@@ -66,16 +68,20 @@ def decoded_blocks(
     bytes as 4-bit numbers would do, too, but JAX 0.10 computes nonsense from it if the codes are
     constants of the program, and XLA cannot convert float4 on every Blackwell GPU.
     """
-    rows, half = codes.shape
-    scales = jnp.repeat(block_scales.astype(jnp.float32), BLOCK // 2, axis=1)
-    if scales.shape[0] != rows:
-        scales = jnp.repeat(scales, BLOCK, axis=0)
-    even, odd = (
-        lax.bitcast_convert_type(formats.decode_e2m1(nibble) * scales, jnp.uint32)
-        for nibble in (codes & jnp.uint8(15), codes >> 4)
-    )
+    even, odd = (lax.bitcast_convert_type(x, jnp.uint32) for x in even_and_odd(codes, block_scales))
     pairs = lax.bitcast_convert_type(even >> 16 | odd, jnp.bfloat16)
-    return pairs.reshape(rows, 2 * half)
+    return pairs.reshape(codes.shape[0], 2 * codes.shape[1])
+
+
+def even_and_odd(
+    codes: UInt8[Array, "rows half"], block_scales: Shaped[Array, "tiles blocks"]
+) -> tuple[Float[Array, "rows half"], Float[Array, "rows half"]]:
+    """Code value x block scale at even and at odd k, in float32."""
+    scales = jnp.repeat(block_scales.astype(jnp.float32), BLOCK // 2, axis=1)
+    if scales.shape[0] != codes.shape[0]:
+        scales = jnp.repeat(scales, BLOCK, axis=0)
+    low, high = codes & jnp.uint8(15), codes >> 4
+    return formats.decode_e2m1(low) * scales, formats.decode_e2m1(high) * scales
 
 
 def scaled_matmul(a: Array | QTensor, b: QTensor | Decoded, out_dtype: DTypeLike) -> Array:
@@ -83,6 +89,8 @@ def scaled_matmul(a: Array | QTensor, b: QTensor | Decoded, out_dtype: DTypeLike
 
     For float32 ``a`` with full float32 products on every device.
     """
+    if jax.default_backend() == "cpu" and isinstance(b, QTensor):
+        return _on_cpu(a, b, out_dtype)
     quantized = isinstance(a, QTensor)
     left = Operand(decoded_rows(a), tensor_scale(a)) if quantized else Operand(a, None)
     values = b.values if isinstance(b, Decoded) else decoded_rows(b)
@@ -93,6 +101,21 @@ def scaled_matmul(a: Array | QTensor, b: QTensor | Decoded, out_dtype: DTypeLike
         out_dtype,
         _precision(left.values),
     )
+
+
+def _on_cpu(a: Array | QTensor, b: QTensor, out_dtype: DTypeLike) -> Array:
+    """Even and odd k apart: two products cost less than to interleave decoded values (measured)."""
+    scales = [tensor_scale(b)]
+    right = even_and_odd(b.codes, b.block_scales)
+    if isinstance(a, QTensor):
+        scales.insert(0, tensor_scale(a))
+        left = even_and_odd(a.codes, a.block_scales)
+    else:
+        padding = 2 * b.codes.shape[1] - a.shape[1]
+        left = arrange(jnp.pad(a.astype(jnp.float32), ((0, 0), (0, padding))))
+    dot = functools.partial(lax.dot_general, dimension_numbers=(((1,), (1,)), ((), ())))
+    accumulator = dot(left[0], right[0]) + dot(left[1], right[1])
+    return scaled(accumulator[: a.shape[0], : b.shape[1]], scales, out_dtype)
 
 
 def gradient(g: Shaped[Array, "m n"], b: QTensor | Decoded, out_dtype: DTypeLike) -> Array:

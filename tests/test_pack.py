@@ -1,0 +1,480 @@
+"""pack(model): the fake-quantized model's outputs from 4.5 bits per weight, and its files.
+
+Tolerance of one layer: both sum the same float32 products, in another order. A sum of K terms is
+off by less than K * 2**-24 of the sum of magnitudes, in practice by its square root; K is at most
+16 * 36 here, outputs are compared with the largest of them, and 2e-6 is 32 units of 2**-24. Models
+are held to the same: their activations are rounded again in every layer, which hides last bits
+unless one falls on the edge between two codes, and none does for these inputs.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import fp4jax as fp4
+from fp4jax import models, nnx as fp4nnx, packed
+from fp4jax.nnx import RoundingKey, apply_recipe, pack
+from fp4jax.packed import Packed, PackedKernel, Stored
+from tests.checks import relative_error
+from tests.samples import assert_same_bits, sample
+
+TOLERANCE = 2e-6
+
+apply = functools.partial(apply_recipe, verbose=False)
+quietly = functools.partial(pack, verbose=False)
+
+MASK = np.random.default_rng(0).integers(0, 2, (3, 20, 18)).astype(np.float32)
+
+# constructor, input shape
+LAYERS = {
+    "linear": (functools.partial(nnx.Linear, 20, 18), (3, 20)),
+    "linear, no bias, no batch": (functools.partial(nnx.Linear, 36, 18, use_bias=False), (36,)),
+    "linear, batches": (functools.partial(nnx.Linear, 20, 18), (2, 3, 2, 20)),
+    "linear_general": (
+        functools.partial(nnx.LinearGeneral, (5, 4), (3, 7), axis=(1, -1)),
+        (2, 5, 3, 4),
+    ),
+    "linear_general, batch axis": (
+        functools.partial(nnx.LinearGeneral, 20, 18, batch_axis={0: 2}),
+        (2, 3, 20),
+    ),
+    "conv 1 x 1": (functools.partial(nnx.Conv, 20, 18, (1, 1)), (2, 5, 4, 20)),
+    "conv, patches": (functools.partial(nnx.Conv, 20, 18, (2, 2), 2), (2, 6, 8, 20)),
+    "conv, few positions": (
+        functools.partial(nnx.Conv, 20, 18, (4, 4), 2, padding=1),
+        (1, 6, 8, 20),
+    ),
+    "conv, many positions": (functools.partial(nnx.Conv, 20, 18, (3, 3)), (2, 5, 4, 20)),
+    "conv, dilated": (
+        functools.partial(nnx.Conv, 20, 18, (3,), kernel_dilation=2, input_dilation=2, padding=1),
+        (2, 7, 20),
+    ),
+    "conv, groups, few positions": (
+        functools.partial(nnx.Conv, 20, 18, (2, 2), feature_group_count=2, padding="VALID"),
+        (1, 3, 3, 20),
+    ),
+    "conv, groups, many positions": (
+        functools.partial(nnx.Conv, 20, 18, (3,), feature_group_count=2, padding="CIRCULAR"),
+        (2, 9, 20),
+    ),
+    "conv, mask": (functools.partial(nnx.Conv, 20, 18, (3,), mask=MASK), (2, 5, 20)),
+    "conv_transpose, no overlap": (
+        functools.partial(nnx.ConvTranspose, 20, 18, (2, 2), (2, 2)),
+        (2, 4, 4, 20),
+    ),
+    "conv_transpose, few positions": (
+        functools.partial(nnx.ConvTranspose, 20, 18, (4, 4), (2, 2)),
+        (1, 3, 4, 20),
+    ),
+    "conv_transpose, many positions": (
+        functools.partial(nnx.ConvTranspose, 20, 18, (4, 4), (2, 2)),
+        (2, 4, 4, 20),
+    ),
+    "conv_transpose, valid, dilated, flipped": (
+        functools.partial(
+            nnx.ConvTranspose,
+            20,
+            18,
+            (3,),
+            2,
+            padding="VALID",
+            kernel_dilation=2,
+            transpose_kernel=True,
+        ),
+        (2, 5, 20),
+    ),
+    "conv_transpose, circular, mask": (
+        functools.partial(nnx.ConvTranspose, 20, 18, (3,), 2, padding="CIRCULAR", mask=MASK),
+        (2, 5, 20),
+    ),
+    "attention": (functools.partial(nnx.MultiHeadAttention, 2, 20, decode=False), (2, 5, 20)),
+}
+#: Those that every recipe is tested with in the fast tests.
+FEW = ("linear", "linear_general, batch axis", "conv, few positions", "conv, many positions")
+W4A16 = fp4.Recipe(name="weights only", fprop=(None, fp4.TensorSpec()))
+# 1x16; 16x16 tiles; rotated; activations as they are
+RECIPES = ("full", "2d+rht+sr", "forward_only+rht", W4A16)
+
+
+def recipe_id(recipe) -> str:
+    return recipe if isinstance(recipe, str) else recipe.name
+
+
+def linear(recipe="full", inputs: int = 32, outputs: int = 24, **options) -> nnx.Linear:
+    return apply(nnx.Linear(inputs, outputs, rngs=nnx.Rngs(0), **options), recipe)
+
+
+def x_of(*shape: int) -> jax.Array:
+    return jnp.asarray(sample("normal", shape))
+
+
+def layers_and_recipes():
+    """All layers with tiles, whose layout differs most; the slow tests have all recipes."""
+    for name in LAYERS:
+        for recipe in RECIPES:
+            slow = recipe != "2d+rht+sr" and name not in FEW
+            yield pytest.param(
+                name,
+                recipe,
+                id=f"{name}-{recipe_id(recipe)}",
+                marks=[pytest.mark.slow] if slow else [],
+            )
+
+
+@pytest.mark.parametrize(("name", "recipe"), list(layers_and_recipes()))
+def test_a_packed_layer_is_the_fake_quantized_one(name, recipe):
+    make, shape = LAYERS[name]
+    layer, x = apply(make(rngs=nnx.Rngs(0)), recipe), x_of(*shape)
+    expected, actual = forward(layer, x), forward(quietly(layer), x)
+    assert actual.dtype == expected.dtype
+    assert relative_error(actual, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=recipe_id)
+def test_half_precision_layers(recipe):
+    """They quantize the kernel cast to their dtype, and return that dtype."""
+    x = x_of(4, 20).astype(jnp.bfloat16)
+    for options in ({"dtype": jnp.bfloat16}, {"dtype": jnp.float16}, {"param_dtype": jnp.bfloat16}):
+        layer = apply(nnx.Linear(20, 18, rngs=nnx.Rngs(0), **options), recipe)
+        expected, actual = layer(x), quietly(layer)(x)
+        assert actual.dtype == expected.dtype
+        assert relative_error(actual, expected) < 2.0**-8
+    wide = {"dtype": jnp.bfloat16, "preferred_element_type": jnp.float32}
+    layer = apply(nnx.Conv(20, 18, (3,), rngs=nnx.Rngs(0), use_bias=False, **wide), recipe)
+    x = x_of(2, 5, 20)
+    assert quietly(layer)(x).dtype == jnp.float32
+    assert relative_error(quietly(layer)(x), layer(x)) < TOLERANCE
+
+
+# One quantized layer of each kind; 4 x 4 tokens of small images.
+SMALL = {
+    "cnn": {"stages": 3},
+    "vit": {"depth": 1, "patch": 8},
+    "swin": {"depth": 1, "patch": 8},
+}
+
+
+def trained(arch: str, recipe, keep=None, **options) -> nnx.Module:
+    """With statistics and norms that are not those of a fresh model."""
+    model = models.create(arch, "500k", rngs=nnx.Rngs(0), **options)
+    apply(model, recipe, keep=model.high_precision if keep is None else keep)
+    model.eval()
+    rng = np.random.default_rng(0)
+
+    def moved(leaf):
+        return leaf * jnp.asarray(rng.uniform(0.8, 1.2, leaf.shape), leaf.dtype)
+
+    nnx.update(model, jax.tree.map(moved, nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))))
+    return model
+
+
+@nnx.jit
+def forward(model, x):
+    return model(x)
+
+
+@pytest.mark.parametrize("recipe", [2, 5, 7])
+@pytest.mark.parametrize("arch", SMALL)
+def test_models_of_the_width_of_500k(arch, recipe):
+    model, x = trained(arch, recipe, image_size=32, **SMALL[arch]), x_of(2, 32, 32, 3)
+    small = quietly(model)
+    assert relative_error(forward(small, x), forward(model, x)) < TOLERANCE
+    assert packed.size(small).bits_per_weight < (4.1 if recipe == 5 else 4.51)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keep", [None, ()], ids=["kept", "all"])
+@pytest.mark.parametrize("recipe", [1, 2, 5, 7])
+@pytest.mark.parametrize("arch", SMALL)
+def test_models_of_500k(arch, recipe, keep):
+    """Also with the layers packed that are kept in high precision by default."""
+    model, x = trained(arch, recipe, keep, image_size=128), x_of(2, 128, 128, 3)
+    assert relative_error(forward(quietly(model), x), forward(model, x)) < TOLERANCE
+
+
+def test_layers_of_this_project():
+    """Downsample and Upsample, which are kept in high precision by default."""
+    model, x = trained("vit", 5, (), image_size=16, **SMALL["vit"]), x_of(1, 16, 16, 3)
+    small = quietly(model)
+    assert len([m for _, m in nnx.iter_modules(small) if isinstance(m, PackedKernel)]) == 9
+    assert relative_error(forward(small, x), forward(model, x)) < TOLERANCE
+
+
+def test_the_codes_are_those_of_quantize():
+    """In memory: codes, scales and amax alone, in the place of the kernel."""
+    layer = linear("2d+rht+sr", 40, 24)
+    q = fp4.quantize(layer.kernel[...], fp4.TensorSpec(block=(16, 16)), axis=(-1, -2))
+    small = quietly(layer)
+    for name in ("codes", "block_scales", "amax"):
+        assert_same_bits(getattr(small.kernel, name)[...], getattr(q, name))
+    assert small.kernel.nbytes == q.nbytes
+    leaves = jax.tree.leaves(nnx.state(small, nnx.Not(Packed)))
+    assert [leaf.shape for leaf in leaves] == [(24,)]
+    assert isinstance(layer.kernel, nnx.Param)  # of the model that was packed
+
+
+def test_memory_of_codes_and_of_the_rest():
+    model = trained("cnn", "full", image_size=32, stages=3)
+    before, after = packed.size(model), packed.size(quietly(model))
+    assert before.layers == 0
+    assert before.nbytes == 4 * before.others
+    assert after.weights + after.others == before.others
+    assert after.weight_bytes == after.weights * 9 // 16 + 4 * after.layers
+    half = packed.size(quietly(model, rest_dtype=jnp.bfloat16))
+    norms = sum(p.size for _, m in nnx.iter_modules(model) if isinstance(m, nnx.BatchNorm)
+                for p in jax.tree.leaves(nnx.state(m)))  # fmt: skip
+    assert half.other_bytes == 2 * (half.others - norms) + 4 * norms
+    assert half.weight_bytes == after.weight_bytes
+
+
+def test_one_line_about_the_bytes(capsys):
+    small = pack(linear())
+    assert capsys.readouterr().out == f"{packed.size(small)}\n"
+    shown = str(small)
+    assert "Packed: " in shown
+    assert "B)" in shown
+
+
+def test_the_rest_in_bfloat16_is_read_as_float32():
+    """Also where a model adds a parameter to float32, with strict promotion."""
+    model = trained("swin", 2, image_size=32, depth=1, patch=8)
+    small = quietly(model, rest_dtype=jnp.bfloat16)
+    assert isinstance(small.pos_embed, Stored)
+    assert small.pos_embed[...].dtype == jnp.float32
+    assert small.norm.scale[...].dtype == small.norm.scale.get_raw_value().dtype == jnp.float32
+    rounded = nnx.clone(model)
+    narrow = nnx.state(small, Stored)
+    for path, leaf in nnx.to_flat_state(narrow):
+        assert leaf.get_raw_value().dtype == jnp.bfloat16
+        assert ".".join(map(str, path)).find("norm") == -1
+    nnx.update(rounded, jax.tree.map(lambda a: a.astype(jnp.float32), narrow))
+    x = x_of(1, 32, 32, 3)
+    assert relative_error(forward(small, x), forward(rounded, x)) < TOLERANCE
+
+
+def test_shared_parameters_stay_shared():
+    class Tied(nnx.Module):
+        def __init__(self, rngs):
+            self.layer = nnx.Linear(16, 16, rngs=rngs)
+            self.first = nnx.Param(jnp.ones(16))
+            self.second = nnx.Dict(same=self.first)
+
+        def __call__(self, x):
+            return self.layer(x * self.first[...]) + self.second["same"][...]
+
+    small = quietly(apply(Tied(nnx.Rngs(0)), "full"), rest_dtype=jnp.bfloat16)
+    assert isinstance(small.first, Stored)
+    assert small.first is small.second["same"]
+
+
+def test_kept_layers_and_other_variables_stay():
+    model = trained("cnn", "2d+rht+sr", image_size=32, stages=3)
+    small = quietly(model)
+    kept = {layer.path for layer in fp4nnx.report(small).layers if layer.precision != "2d+rht+sr"}
+    assert kept == {"encoders.0", "encoders.2", "decoders.2"}
+    for path in (0, 2):
+        assert_same_bits(small.encoders[path].kernel[...], model.encoders[path].kernel[...])
+    assert not jax.tree.leaves(nnx.state(small, RoundingKey))
+    assert jax.tree.leaves(nnx.state(model, RoundingKey))
+    quantized = fp4nnx.report(small).quantized
+    assert quantized == fp4nnx.report(model).quantized
+
+
+def test_activations_alone_are_no_packed_weights():
+    stochastic = fp4.TensorSpec(rounding="stochastic")
+    recipe = fp4.Recipe(name="x only", fprop=(fp4.TensorSpec(), None), wgrad=(stochastic, None))
+    model = nnx.Sequential(linear(recipe, 24, 24), linear("full", 24, 8))
+    small = quietly(model)
+    assert isinstance(small.layers[0].kernel, nnx.Param)
+    assert isinstance(small.layers[1].kernel, PackedKernel)
+    assert not jax.tree.leaves(nnx.state(small, RoundingKey))
+    assert_same_bits(small(x_of(3, 24)), fake(model)(x_of(3, 24)))
+
+
+def fake(model):
+    return fp4nnx.refresh_keys(model, 0, 0)
+
+
+def test_a_packed_model_is_in_evaluation_mode():
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.layer = nnx.Linear(16, 16, rngs=rngs)
+            self.norm = nnx.BatchNorm(16, rngs=rngs)
+            self.drop = nnx.Dropout(0.5, rngs=rngs)
+
+        def __call__(self, x):
+            return self.drop(self.norm(self.layer(x)))
+
+    model = apply(Net(nnx.Rngs(0)), "full")
+    model.train()
+    small, x = quietly(model), x_of(4, 16)
+    assert_same_bits(small(x), small(x))
+    assert not model.drop.deterministic
+    model.eval()
+    assert relative_error(small(x), model(x)) < TOLERANCE
+
+
+class TestTransformations:
+    def test_split_merge_and_jit(self):
+        small, x = quietly(linear()), x_of(3, 32)
+        graph, state = nnx.split(small)
+        assert graph == nnx.split(quietly(linear()))[0]
+        assert_same_bits(jax.jit(lambda s, x: nnx.merge(graph, s)(x))(state, x), small(x))
+
+    def test_equal_models_are_compiled_once(self):
+        traces = []
+
+        @nnx.jit
+        def run(model, x):
+            traces.append(None)
+            return model(x)
+
+        for seed in range(2):
+            layer = apply(nnx.Linear(32, 8, rngs=nnx.Rngs(seed)), "full")
+            run(quietly(layer), x_of(3, 32))
+        assert len(traces) == 1
+
+    @pytest.mark.parametrize("name", ["linear", "conv, patches", "conv_transpose, many positions"])
+    def test_vmap_over_inputs(self, name):
+        """Each entry has an amax of its own."""
+        make, shape = LAYERS[name]
+        small = quietly(apply(make(rngs=nnx.Rngs(0)), "full"))
+        x = x_of(3, *shape)
+        expected = jnp.stack([small(each) for each in x])
+        assert relative_error(jax.vmap(small)(x), expected) < TOLERANCE
+
+    def test_vmap_over_models(self):
+        """Packed models of several seeds are lanes of one program."""
+        all_ = [quietly(apply(nnx.Linear(32, 8, rngs=nnx.Rngs(s)), "2d+rht")) for s in range(3)]
+        graph = nnx.split(all_[0])[0]
+        states = jax.tree.map(lambda *a: jnp.stack(a), *(nnx.split(m)[1] for m in all_))
+        x = x_of(4, 32)
+        actual = jax.vmap(lambda s: nnx.merge(graph, s)(x))(states)
+        expected = jnp.stack([m(x) for m in all_])
+        assert relative_error(actual, expected) < TOLERANCE
+
+    def test_stacked_layers(self):
+        """nnx.vmap makes a stack, nnx.scan runs it; each layer has its own amax."""
+
+        @nnx.split_rngs(splits=3)
+        @nnx.vmap
+        def make(rngs):
+            return nnx.Linear(20, 20, rngs=rngs)
+
+        @nnx.scan(in_axes=(0, nnx.Carry), out_axes=nnx.Carry)
+        def run(layer, x):
+            return layer(x)
+
+        stack, x = apply(make(nnx.Rngs(0)), "full"), x_of(4, 20)
+        small = quietly(stack)
+        assert small.kernel.amax[...].shape == (3,)
+        assert packed.size(small).weights == 3 * 20 * 20
+        assert relative_error(run(small, x), run(stack, x)) < TOLERANCE
+
+    def test_shapes_are_enough(self):
+        def build():
+            return apply(nnx.Conv(20, 18, (3, 3), rngs=nnx.Rngs(0)), "2d+rht+sr")
+
+        concrete, outside = quietly(build()), quietly(nnx.eval_shape(build))
+        inside = nnx.eval_shape(lambda: quietly(build()))
+        shapes = lambda m: jax.tree.map(lambda a: (a.shape, a.dtype), nnx.state(m))  # noqa: E731
+        assert shapes(concrete) == shapes(outside) == shapes(inside)
+        assert packed.size(outside) == packed.size(concrete)
+        x = jax.ShapeDtypeStruct((2, 8, 8, 20), jnp.float32)
+        assert nnx.eval_shape(lambda m, x: m(x), outside, x).shape == (2, 8, 8, 18)
+
+
+class TestGradients:
+    @pytest.mark.parametrize(
+        ("name", "recipe"),
+        [
+            ("linear", W4A16),
+            ("conv, patches", "forward_only+rht"),
+            ("conv, many positions", "2d+rht+sr"),
+            ("conv_transpose, many positions", "full"),
+        ],
+        ids=lambda value: value if isinstance(value, str) else value.name,
+    )
+    def test_of_inputs_pass_straight_through(self, name, recipe):
+        """Through the dequantized weights: a linear function of the cotangent."""
+        make, shape = LAYERS[name]
+        layer = make(rngs=nnx.Rngs(0))
+        small, x = quietly(apply(nnx.clone(layer), recipe)), x_of(*shape)
+        spec = fp4.get_recipe(recipe).fprop[1]
+        axis = (-1, -2) if spec.block[0] == 16 else -2
+        layer.kernel.set_value(fp4.fake_quantize(layer.kernel[...], spec, axis))
+        y, pull = jax.vjp(apply(layer, "baseline"), x)
+        g = jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)
+        dx = jax.jit(lambda x, g: jax.vjp(small, x)[1](g)[0])(x, g)
+        assert relative_error(dx, pull(g)[0]) < 5e-6
+
+    def test_of_biases_and_kept_layers(self):
+        small = quietly(nnx.Sequential(linear("full", 24, 24), linear("baseline", 24, 8)))
+        grads = nnx.grad(lambda m: m(x_of(3, 24)).sum())(small)
+        names = {".".join(map(str, path)) for path, _ in nnx.to_flat_state(grads)}
+        assert names == {"layers.0.bias", "layers.1.bias", "layers.1.kernel"}
+        assert all(jnp.any(leaf != 0) for leaf in jax.tree.leaves(grads))
+
+    def test_of_packed_weights_are_refused(self):
+        graph, weights, rest = nnx.split(quietly(linear()), Packed, ...)
+        loss = lambda w: nnx.merge(graph, w, rest)(x_of(3, 32)).sum()  # noqa: E731
+        for differentiate in (
+            jax.grad(loss, allow_int=True),
+            jax.jit(jax.grad(loss, allow_int=True)),
+        ):
+            with pytest.raises(ValueError, match="packed weights cannot be trained"):
+                differentiate(weights)
+        with pytest.raises(TypeError, match="uint8"):
+            jax.grad(loss)(weights)
+
+
+class TestMistakes:
+    def test_nothing_to_pack(self):
+        for model in (nnx.Linear(4, 4, rngs=nnx.Rngs(0)), linear("baseline")):
+            with pytest.raises(ValueError, match=r"no layer of Linear .*apply a recipe first"):
+                pack(model)
+
+    def test_no_model(self):
+        with pytest.raises(ValueError, match="model is a dict"):
+            pack({})
+
+    def test_packed_already(self):
+        with pytest.raises(ValueError, match="Linear is packed already"):
+            pack(quietly(linear()))
+
+    def test_stochastic_forward_pass(self):
+        spec = fp4.TensorSpec(rounding="stochastic")
+        with pytest.raises(ValueError, match=r"layer '' has the recipe 'odd'.*stochastically"):
+            pack(linear(fp4.Recipe(name="odd", fprop=(None, spec))))
+
+    def test_dtype_of_the_rest(self):
+        with pytest.raises(ValueError, match="rest_dtype is int8"):
+            pack(linear(), rest_dtype=jnp.int8)
+
+    def test_another_recipe_on_a_packed_model(self):
+        small = quietly(linear())
+        with pytest.raises(ValueError, match="has its own dot_general"):
+            apply(small, "full")
+
+    def test_a_kernel_put_back(self):
+        layer = linear()
+        small = quietly(layer)
+        small.kernel = layer.kernel
+        with pytest.raises(ValueError, match="replaced after fp4jax"):
+            small(x_of(3, 32))
+
+    def test_a_layer_that_computes_with_its_kernel(self):
+        class Scaled(nnx.Linear):
+            def __call__(self, x):
+                return self.dot_general(x, self.kernel[...] * 2, (((1,), (0,)), ((), ())))
+
+        with pytest.raises(TypeError):
+            quietly(apply(Scaled(16, 8, rngs=nnx.Rngs(0)), "full"))(x_of(2, 16))
+
+    def test_parts_of_a_kernel(self):
+        with pytest.raises(ValueError, match="read whole"):
+            quietly(linear()).kernel[0]
