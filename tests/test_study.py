@@ -45,6 +45,7 @@ def test_expansion():
         folds=2,
         seeds=(1, 2),
         model_options={},
+        learning_rate=None,
         per_arch={"swin": {"learning_rate": 1e-4}},
     ).groups()
     assert [(g[0].arch, g[0].method, g[0].recipe) for g in groups] == [

@@ -189,5 +189,6 @@ def _recipe_to_json(recipe: Recipe) -> dict[str, Any]:
 
 
 def _recipe_from_json(record: dict[str, Any]) -> Recipe:
-    x, w = (None if spec is None else TensorSpec(**spec) for spec in record["fprop"])
+    specs = record["fprop"]
+    x, w = (s and TensorSpec(**{**s, "block": tuple(s["block"])}) for s in specs)
     return Recipe(name=record["name"], fprop=(x, w))

@@ -73,7 +73,7 @@ class PackedDotGeneral(PackedOp):
     def __call__(
         self,
         lhs: Array,
-        rhs: Weight,
+        rhs: Any,
         dimension_numbers: Any,
         precision: Any = None,
         preferred_element_type: Any = None,
@@ -108,7 +108,7 @@ class PackedConv(PackedOp):
     def __call__(
         self,
         lhs: Array,
-        rhs: Weight,
+        rhs: Any,
         window_strides: Any,
         padding: Any,
         *,
@@ -128,7 +128,7 @@ class PackedConvTranspose(PackedOp):
     def __call__(
         self,
         lhs: Array,
-        rhs: Weight,
+        rhs: Any,
         strides: Any,
         padding: Any,
         *,

@@ -22,9 +22,7 @@ SLOTS: dict[str, tuple[type[fp4nnx.Op], type[PackedOp]]] = {
 }
 
 
-def pack(
-    model: nnx.Module, *, rest_dtype: DTypeLike | None = None, verbose: bool = True
-) -> nnx.Module:
+def pack(model: Any, *, rest_dtype: DTypeLike | None = None, verbose: bool = True) -> nnx.Module:
     """A trained model for inference, whose quantized layers really take 4.5 bits per weight.
 
     Layers whose recipe quantizes the weights of the forward pass hold their codes and block scales

@@ -22,8 +22,8 @@ class Expectation:
     arch: str
     scale: str
     label: str
-    low: float
-    high: float
+    low: float | int
+    high: float | int
     source: str
     column: str = "test_auprc"
     percent: bool = False
