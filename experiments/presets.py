@@ -73,9 +73,9 @@ def demo() -> Preset:
 def lgg_cpu() -> Preset:
     """All architectures at 500k under recipes 0, 1, 2 and 5, two seeds, on LGG at 64 x 64.
 
-    Reference: what of the paper's experiment two CPU cores can do in an hour. Patches of 8 give
-    the transformers 8 x 8 tokens.
-    Cost: 24 runs of 8 epochs, about an hour on two CPU cores.
+    Reference: what of the paper's experiment two CPU cores can do. Patches of 8 give the
+    transformers 8 x 8 tokens.
+    Cost: 24 runs of 8 epochs, of 3 to 6 minutes each on two CPU cores.
     Expected: no published numbers at this size; recipes within 10 % of the baseline.
     Command: python -m experiments.study lgg-cpu --root kaggle_3m
     """
