@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from fp4jax.train import train
+from fp4jax.train import loop, train
 from fp4jax.train.checkpoint import Checkpoints
 from tests import blobs
 
@@ -70,6 +70,13 @@ def test_lanes_train_resume_and_are_recorded(config, tmp_path, monkeypatch):
     found = train(config, cohort, tmp_path / "whole", SEEDS)
     assert [f.summary()["epochs_run"] for f in found] == [s["epochs_run"] for s in summaries]
     assert records(whole) == records(again)
+
+    # A cohort for which the device has no room is streamed from the host, to the same end.
+    monkeypatch.setattr(loop, "_room", lambda: 0)
+    for a, b in zip(train(config, cohort, tmp_path / "streamed", SEEDS), again, strict=True):
+        assert [r["best_epoch"] for r in a.history()] == [r["best_epoch"] for r in b.history()]
+        losses = [[r["train_loss"] for r in folder.history()] for folder in (a, b)]
+        np.testing.assert_allclose(*losses, rtol=1e-3)
 
 
 @pytest.mark.slow

@@ -40,6 +40,8 @@ VALIDATION = (
 )
 # How often the host looks at the losses of an epoch on CPU, in steps.
 _CHECK_EVERY = 50
+# A cohort may take this share of a device's memory.
+_COHORT_SHARE = 0.5
 # How many batches the weight of a distillation is found from.
 _CALIBRATION_BATCHES = 10
 
@@ -50,16 +52,28 @@ class DivergedError(RuntimeError):
 
 @dataclasses.dataclass
 class Arrays:
-    """A cohort as the steps take it: on the accelerator, or in the memory of the host for CPU."""
+    """A cohort as the steps take it.
+
+    On an accelerator with room for it, the whole cohort; otherwise each step is given its batch
+    from the host's memory (or a file mapped into it), which is gathered while the last one runs.
+    """
 
     images: Any
     masks: Any
+    # on an accelerator
+    resident: bool
 
     @classmethod
     def of(cls, cohort: Cohort) -> "Arrays":
-        if jax.default_backend() == "cpu":
-            return cls(cohort.images, cohort.masks)
-        return cls(jnp.asarray(cohort.images), jnp.asarray(cohort.masks))
+        if jax.default_backend() == "cpu" or cohort.nbytes > _room():
+            return cls(cohort.images, cohort.masks, resident=False)
+        return cls(jnp.asarray(cohort.images), jnp.asarray(cohort.masks), resident=True)
+
+
+def _room() -> float:
+    """Bytes that a cohort may take on the device, infinite where the device does not tell."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return _COHORT_SHARE * stats.get("bytes_limit", np.inf)
 
 
 def places(cohort: Cohort, patients: Sequence[str]) -> np.ndarray:
@@ -274,7 +288,7 @@ class Fit:
         size = self.program.config.batch_size
         orders = [epoch_order(run.train, run.seed, epoch, size) for run in self.runs]
         number = jnp.asarray(epoch, jnp.int32)
-        if jax.default_backend() != "cpu":
+        if self.arrays.resident:
             order, on = self._array(orders, jnp.int32), self._array(list(active), jnp.bool_)
             images, masks = self.arrays.images, self.arrays.masks
             state, values = self.program.epoch(state, images, masks, order, number, on, teacher)
@@ -282,20 +296,24 @@ class Fit:
             self._check_finite(values, epoch, 0)
             self.listener.steps(len(orders[0]))
             return state, values
-        (order,) = orders
+        # Steps donate the state; lanes that have ended get theirs back.
+        before = None if active.all() else jax.tree.map(jnp.copy, state)
         rows = []
-        for i, index in enumerate(order):
+        for i, places in enumerate(zip(*orders, strict=True)):
+            index = places[0] if self.program.lanes is None else np.stack(places)
             batch = Batch(
                 self.arrays.images[index], self.arrays.masks[index], jnp.asarray(index), number
             )
             state, row = self.program.step(state, batch, teacher)
             rows.append(row)
-            if (i + 1) % _CHECK_EVERY == 0 or i + 1 == len(order):
+            if (i + 1) % _CHECK_EVERY == 0 or i + 1 == self._steps:
                 first = i // _CHECK_EVERY * _CHECK_EVERY
                 self._check_finite(_columns(rows[first:]), epoch, first)
             self.listener.steps(1)
-            if self.runs[0].failed:
+            if all(run.ended for run in self.runs):
                 break
+        if before is not None:
+            state = self._select(active, state, before)
         return state, _columns(rows)
 
     def _check_finite(self, values: dict[str, np.ndarray], epoch: int, first: int) -> None:
@@ -384,7 +402,11 @@ class Fit:
         if self.program.lanes is None:
             # A copy: the step donates the state's arrays.
             return jax.tree.map(jnp.copy, new) if improved[0] else old
-        on = jnp.asarray(improved)
+        return self._select(improved, new, old)
+
+    def _select(self, on: Any, new: Any, old: Any) -> Any:
+        """The new tree in the lanes that are ``on``, the old one in the others."""
+        on = jnp.asarray(on)
 
         def select(a, b):
             return jnp.where(on.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
@@ -406,6 +428,7 @@ class Fit:
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Values of single steps of one run -> (1, steps) arrays."""
+    """Values of single steps, of one run or of lanes -> (lanes, steps) arrays."""
     rows = jax.device_get(rows)
-    return {name: np.array([[row[name] for row in rows]]) for name in rows[0]}
+    columns = {name: np.stack([row[name] for row in rows], axis=-1) for name in rows[0]}
+    return {name: np.atleast_2d(column) for name, column in columns.items()}

@@ -3,7 +3,8 @@
 One :class:`Program` serves all seeds and folds of a configuration, because the seed lies in the
 state. On accelerators the steps of an epoch are one ``lax.scan`` over a cohort that stays on the
 device, and several seeds are lanes of a ``vmap``. On CPU the host calls one jitted, donated step:
-XLA's weight gradients are many times slower inside a loop there, and batched kernels too.
+XLA's weight gradients are many times slower inside a loop there, and batched kernels too. So it
+does for a cohort that the accelerator has no room for.
 """
 
 import dataclasses
