@@ -1,7 +1,7 @@
 """Look at a cohort: its fingerprint, whether it is complete, its split, a picture.
 
 python -m experiments.data --data lgg --root kaggle_3m --verify
-python -m experiments.data --data phantom --image-size 128 --picture phantom.png
+python -m experiments.data --nifti brains --patients 12 --slices 32 --image-size 64
 """
 
 import dataclasses
@@ -26,28 +26,31 @@ class Args:
     split: bool = False
     # write a picture of some patients to this PNG file
     picture: Path | None = None
+    # write phantom patients to this new folder as NIfTI files, laid out like BraTS 2023
+    nifti: Path | None = None
 
 
 def command(args: Args) -> None:
+    images = args.images
+    if args.nifti:
+        phantom.write_nifti(args.nifti, images.patients, images.slices, images.image_size)
+        return
     for path in (args.fingerprint, args.picture):
         if path is not None and path.exists():
             raise ValueError(f"{path} exists; name a new file, or delete it first.")
-    cohort = args.images.cohort()
+    cohort = images.cohort()
     found = data.fingerprint(cohort)
     print(json.dumps({key: value for key, value in found.items() if key != "crc32"}, indent=2))
     if args.verify or args.expected:
-        known = data.LGG_EXPECTED if args.images.data == "lgg" else {}
-        size = args.images.image_size
-        expected = (
-            read_json(args.expected) if args.expected else {**known, "shape": [size, size, 3]}
-        )
+        shape = [images.image_size, images.image_size, 3]
+        known = {**(data.LGG_EXPECTED if images.data == "lgg" else {}), "shape": shape}
+        expected = read_json(args.expected) if args.expected else known
         if expected is None:
             raise ValueError(f"there is no file {args.expected}; write one with --fingerprint.")
         data.verify(cohort, expected)
         print("verified: nothing differs")
     if args.split:
-        split = data.patient_holdout(cohort)
-        print(json.dumps({part: getattr(split, part) for part in ("train", "val", "test")}))
+        print(json.dumps(dataclasses.asdict(data.patient_holdout(cohort))))
     if args.fingerprint:
         write_json(args.fingerprint, found)
     if args.picture:
