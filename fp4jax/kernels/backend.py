@@ -2,7 +2,8 @@
 
 Pallas' Triton back end is deprecated since JAX 0.11, but up to 0.12 it is the only one behind
 ``pl.pallas_call`` on GPUs; Mosaic GPU is reached through another function. Kernels are launched
-by :func:`pallas_call` alone, so another back end is a change of this file.
+by :func:`pallas_call` alone, so another back end is a change of this file. (The exception is the
+experimental kernel in scaled_matmul/mosaic_tcgen05.py, which only Mosaic GPU can express.)
 """
 
 import re

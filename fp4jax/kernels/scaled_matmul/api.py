@@ -11,7 +11,7 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 
 from fp4jax.kernels import backend
-from fp4jax.kernels.scaled_matmul import base, cudnn, pallas_triton
+from fp4jax.kernels.scaled_matmul import base, cudnn, mosaic, pallas_triton
 from fp4jax.kernels.scaled_matmul.checks import check
 from fp4jax.kernels.scaled_matmul.operands import Decoded, Packed
 from fp4jax.kernels.scaled_matmul.tiles import LARGEST_M, Tile, choose_tile
@@ -46,7 +46,10 @@ def scaled_matmul(
             ``axis=(1, 0)``; or :func:`decode` of one, for repeated products of many rows.
         implementation: "reference" decodes b to bfloat16 and multiplies, on any device; "pallas"
             is a kernel that decodes on the way from memory, for NVIDIA GPUs since Ampere;
-            "cudnn" Blackwell's FP4 units, for two QTensors; "auto" chooses, see :func:`explain`.
+            "cudnn" Blackwell's FP4 units, for two QTensors; "mosaic" the same units by a kernel of
+            our own, for sm_100 and sm_110 (experimental: never executed on hardware yet; it has
+            to pass a check at its first use, or else the reference takes its place); "auto"
+            chooses among the others, see :func:`explain`.
         preferred_element_type: dtype of the result; a's by default, float32 for a QTensor.
         interpret: evaluate the Pallas kernel without a GPU, slowly.
 
@@ -158,6 +161,8 @@ def _choose(plan: _Plan, a: Any, b: Any) -> Choice:
                 f"{'a QTensor' if quantized else 'an array'} and the device is {device.name}."
             )
         return _cudnn_or(device, Choice("reference", "as cuDNN cannot be used"))
+    if asked == "mosaic":
+        return _mosaic(device, quantized, empty=0 in (m, n, k))
     if asked == "pallas" and not (has_pallas or plan.interpret):
         raise ValueError(
             f"implementation='pallas' needs an NVIDIA GPU since Ampere, but the device is "
@@ -194,6 +199,23 @@ def _cudnn_or(device: Device, other: Choice) -> Choice:
     if objection is None:
         return Choice("cudnn", f"{device.name} has FP4 units, and both operands are in FP4")
     return dataclasses.replace(other, reason=f"{other.reason} (not cuDNN: {objection})")
+
+
+def _mosaic(device: Device, quantized: bool, empty: bool) -> Choice:
+    """The tcgen05 kernel, unless it failed its test."""
+    capability = device.capability
+    if not (quantized and capability is not None and capability[0] in mosaic.MAJORS):
+        raise ValueError(
+            "implementation='mosaic' needs two QTensors and a GPU with tensor memory (sm_100 or "
+            f"sm_110), but a is {'a QTensor' if quantized else 'an array'} and the device is "
+            f"{device.name}."
+        )
+    if empty:
+        return Choice("reference", "there is nothing to multiply")
+    objection = mosaic.objection(capability)
+    if objection is None:
+        return Choice("mosaic", f"as asked for ({mosaic.LABEL})")
+    return Choice("reference", f"as the tcgen05 kernel cannot be used (not Mosaic: {objection})")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -239,10 +261,12 @@ def _compute(plan: _Plan, a, b) -> Array:
     reference = functools.partial(base.scaled_matmul, out_dtype=plan.out_dtype)
     if choice.implementation == "reference":
         return reference(a, b)
-    if choice.tile is None:
-        compute = functools.partial(_by_cudnn, plan)
-    else:
+    if choice.tile is not None:
         compute = functools.partial(_by_pallas, plan, choice.tile)
+    elif choice.implementation == "mosaic":
+        compute = functools.partial(_by_mosaic, plan)
+    else:
+        compute = functools.partial(_by_cudnn, plan)
     if plan.interpret:
         return compute(a, b)
     # A program may be placed on the CPU of a machine with a GPU.
@@ -263,6 +287,14 @@ def _by_pallas(plan: _Plan, tile: Tile, a, b: QTensor) -> Array:
 def _by_cudnn(plan: _Plan, a: QTensor, b: QTensor) -> Array:
     accumulator = cudnn.product(_packed(a), _packed(b))[: a.shape[0], : b.shape[1]]
     return base.scaled(accumulator, [base.tensor_scale(a), base.tensor_scale(b)], plan.out_dtype)
+
+
+def _by_mosaic(plan: _Plan, a: QTensor, b: QTensor) -> Array:
+    factors = jnp.stack([base.tensor_scale(a), base.tensor_scale(b)])
+    out = mosaic.product(
+        _packed(a), _packed(b), factors, plan.out_dtype, programs=plan.device.cores
+    )
+    return out[: a.shape[0], : b.shape[1]]
 
 
 def _packed(q: QTensor) -> Packed:

@@ -9,7 +9,7 @@ from fp4jax.kernels.scaled_matmul.operands import Decoded
 from fp4jax.qtensor import QTensor
 from fp4jax.spec import shown
 
-IMPLEMENTATIONS = ("auto", "reference", "pallas", "cudnn")
+IMPLEMENTATIONS = ("auto", "reference", "pallas", "cudnn", "mosaic")
 
 
 def check(a, b, implementation: str, interpret: bool) -> None:
