@@ -59,9 +59,9 @@ def prediction_grid(runs: "Sequence[RunResult]") -> "Figure | None":
     side = min(_PANEL, panels.WIDTH / columns)
     size = _font(headings, side)
     lines = max(text.count("\n") for text in headings) + 1
-    height = (0.97 * side + 1.9 * size / 72) * len(rows) + 0.35 + 1.4 * lines * size / 72
+    height = (0.97 * side + 1.9 * size / 72) * len(rows) + 0.41 + 1.4 * lines * size / 72
     figure = panels.new_figure(side * columns + 0.3, height)
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)  # pyright: ignore
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.05, wspace=0, hspace=0)  # pyright: ignore
     axes = figure.subplots(len(rows), columns, squeeze=False)
     examples = {key: run.examples() for key, run in by_place.items()}
     for row, (scale, what, patient) in zip(axes, rows, strict=True):
