@@ -1,4 +1,9 @@
-"""The random Hadamard transform: orthogonal, its own matrix, padded, and rounded once."""
+"""The random Hadamard transform: orthogonal, its own matrix, padded, and rounded once.
+
+Most of it holds for both orders of summation; ``order`` runs a test with CPU's and with GPUs'.
+"""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -7,11 +12,23 @@ import pytest
 from scipy.linalg import hadamard as sylvester
 
 import fp4jax as fp4
+from fp4jax import hadamard
 from fp4jax.hadamard import DEFAULT_SIGNS
+from fp4jax.quantize import _pack
 from tests.oracle import hadamard as oracle
 from tests.samples import assert_same_bits, eager_and_jit, on_grid, sample
+from tests.test_golden import ENTRIES, FILES, compare, entries
 
 OTHER_SIGNS = (-1, 1) * 8
+
+
+@pytest.fixture(params=[False, True], ids=["product", "pairs"])
+def order(request, monkeypatch):
+    """The order of summation: of XLA's matrix product, or in pairs."""
+    monkeypatch.setattr(hadamard, "fixed_order", lambda: request.param)
+
+
+either_order = pytest.mark.usefixtures("order")
 signs_of_both = pytest.mark.parametrize("signs", [DEFAULT_SIGNS, OTHER_SIGNS], ids=["te", "other"])
 
 
@@ -28,6 +45,7 @@ def rotated(x, axis, signs=DEFAULT_SIGNS):
     return np.moveaxis(y.reshape(x.shape), -1, axis)
 
 
+@either_order
 @signs_of_both
 def test_rows_of_the_identity_give_the_matrix(signs):
     y = fp4.random_hadamard(jnp.eye(16), signs=signs)
@@ -46,6 +64,7 @@ SHAPES = [
 ]
 
 
+@either_order
 @eager_and_jit
 @pytest.mark.parametrize(("shape", "axis"), SHAPES)
 def test_equals_the_matrix_along_any_axis(shape, axis, way):
@@ -56,6 +75,7 @@ def test_equals_the_matrix_along_any_axis(shape, axis, way):
     np.testing.assert_allclose(y, expected, atol=2e-6)
 
 
+@either_order
 @signs_of_both
 @pytest.mark.parametrize(("shape", "axis"), SHAPES)
 def test_inverse(shape, axis, signs):
@@ -76,6 +96,7 @@ def test_it_cancels_in_a_product():
     np.testing.assert_allclose(product, x @ w, atol=2e-5)
 
 
+@either_order
 @eager_and_jit
 def test_bfloat16_is_rotated_in_float32_and_rounded_once(way):
     """Sums of 16 bfloat16 numbers of like size are exact in float32, so the result is defined."""
@@ -89,6 +110,54 @@ def test_bfloat16_is_rotated_in_float32_and_rounded_once(way):
     assert_same_bits(widened, expected.astype(np.float32))
 
 
+def in_pairs(x, signs=DEFAULT_SIGNS):
+    """Rows of 16 in float32: neighbours are added, then neighbouring pairs, and so on."""
+    y = x * (np.float32(signs) / np.float32(4))
+    for bit in (1, 2, 4, 8):
+        a, b = np.moveaxis(y.reshape(-1, 8 // bit, 2, bit), 2, 0)
+        y = np.stack([a + b, a - b], axis=2).reshape(-1, 16)
+    return y
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_order_on_gpus_is_defined(axis, monkeypatch):
+    """Bit for bit, though no sum is exact; the inverse is the same tree with other signs."""
+    monkeypatch.setattr(hadamard, "fixed_order", lambda: True)
+    x = sample("normal", (48, 32), 0) * 2.0 ** sample("normal", (48, 32), 1).astype(np.float32)
+    x[3:7, 5] = -0.0
+    rows = np.moveaxis(x, axis, -1)
+    for function, before, after in (
+        (fp4.random_hadamard, DEFAULT_SIGNS, (1,) * 16),
+        (fp4.inverse_random_hadamard, (1,) * 16, DEFAULT_SIGNS),
+    ):
+        expected = in_pairs(rows.reshape(-1, 16), before) * np.float32(after)
+        y = np.moveaxis(np.asarray(jax.jit(functools.partial(function, axis=axis))(x)), axis, -1)
+        assert_same_bits(y.reshape(-1, 16), expected)
+        np.testing.assert_allclose(y, rotated(rows, -1) if before[3] < 0 else y, atol=1e-5)
+
+
+def test_golden_vectors_in_pairs(golden, monkeypatch):
+    """TransformerEngine's codes and scale bytes; test_golden.py has CPU's order."""
+    monkeypatch.setattr(hadamard, "fixed_order", lambda: True)
+
+    @functools.cache
+    def function(spec, axis):
+        @jax.jit
+        def compute(x):
+            # Not fp4.quantize, whose traces of CPU's order would be taken.
+            codes, scales, amax = _pack(x, None, spec=spec, axes=(axis % 2,))
+            q = fp4.QTensor(codes, scales, amax, (axis % 2 - 2,), (x.shape[axis],))
+            return q.codes, q.unpacked_codes(), q.block_scales, q.amax, q.dequantize()
+
+        return compute
+
+    file = golden(FILES[0])
+    found = entries(file, "1d_rht")
+    for entry in found:
+        compare(file, entry, function, transpose=False)
+    assert len(found) == ENTRIES["1d_rht"]
+
+
 @pytest.mark.parametrize(
     ("dtype", "out"), [("float32", "float32"), ("float16", "float32"), ("bfloat16", "bfloat16")]
 )
@@ -98,6 +167,7 @@ def test_dtypes(dtype, out):
     assert fp4.inverse_random_hadamard(x).dtype == out
 
 
+@either_order
 def test_no_overflow_near_the_largest_float():
     """The sum of four is above FLT_MAX, its quarter is not."""
     x = np.zeros((1, 16), np.float32)
@@ -105,6 +175,7 @@ def test_no_overflow_near_the_largest_float():
     np.testing.assert_allclose(fp4.random_hadamard(x), rotated(x, -1), rtol=1e-6, atol=1e32)
 
 
+@either_order
 def test_empty_and_nan():
     assert fp4.random_hadamard(jnp.zeros((0, 16))).shape == (0, 16)
     assert fp4.random_hadamard(jnp.zeros((3, 0))).shape == (3, 0)
@@ -112,6 +183,7 @@ def test_empty_and_nan():
     assert np.isnan(y).tolist() == [[True] * 16 + [False] * 16, [False] * 32]
 
 
+@either_order
 def test_gradient_and_vmap():
     """Linear: the gradient of <y, g> is g rotated back."""
     x, g = sample("normal", (4, 32), 0), sample("normal", (4, 32), 1)

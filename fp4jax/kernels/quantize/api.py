@@ -32,10 +32,10 @@ def quantize(
 ) -> QTensor:
     """fp4jax.quantize, fused: amax, rotation, rounding and packing without XLA in between.
 
-    The bits are those of fp4jax.quantize for the same key. With ``spec.hadamard`` one thing is
-    not fp4jax's to say: in which order XLA adds the 16 numbers of a rotation, which depends on
-    device, shape and version. The kernels add them in the elements' order. Where XLA does not
-    and a float32 sum is inexact, rotated numbers (and with them amax) differ in the last bit.
+    The bits are those of fp4jax.quantize on a GPU for the same key. On CPU one thing is not
+    fp4jax's to say: in which order XLA adds the 16 numbers of a rotation (``spec.hadamard``; see
+    :mod:`fp4jax.hadamard`). Where float32 sums are inexact, numbers rotated there (and with them
+    amax) may differ in the last bit.
 
     Args:
         x, spec, axis, key: as for fp4jax.quantize.

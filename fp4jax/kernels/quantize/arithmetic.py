@@ -60,38 +60,22 @@ def as_float(x: Array) -> Array:
 
 
 def rotate(x: Sequence[Array]) -> list[Array]:
-    """x diag(signs) H16 / 4 of each block, summed in the order of the elements.
-
-    Output j adds ``+-x[k]`` by the parity of ``k & j``, so that all outputs whose j agree in the
-    bits seen so far share a partial sum: 170 additions a block instead of 240.
-    """
-    x = [v * np.float32(0.25) for v in x]
-    # The sum starts at +0, which makes -0 of it +0.
-    sums = [jnp.where(x[0] == 0, jnp.float32(0), x[0])]
-    for k in range(1, BLOCK):
-        if k & (k - 1) == 0:
-            sums = sums + sums
-        sums = [s + x[k] if _positive(k, j) else s - x[k] for j, s in enumerate(sums)]
-    return sums
+    """x diag(signs) H16 / 4 of each block, in the order of :func:`fp4jax.hadamard.fixed_order`."""
+    signs = zip(x, DEFAULT_SIGNS, strict=True)
+    return _add_in_pairs([v * np.float32(sign / 4) for v, sign in signs])
 
 
 def rotate_back(y: Sequence[Array]) -> list[Array]:
     """The inverse of :func:`rotate`: y H16 diag(signs) / 4."""
-    y = [v * np.float32(0.25) for v in y]
-    sums = [jnp.where(y[0] == 0, jnp.float32(0), y[0])]
-    for k in range(1, BLOCK):
-        if k & (k - 1) == 0:
-            sums = sums + sums
-        sums = [s + y[k] if _even(k & j) else s - y[k] for j, s in enumerate(sums)]
-    return [s if sign > 0 else 0.0 - s for s, sign in zip(sums, DEFAULT_SIGNS, strict=True)]
+    sums = _add_in_pairs([v * np.float32(0.25) for v in y])
+    return [s if sign > 0 else -s for s, sign in zip(sums, DEFAULT_SIGNS, strict=True)]
 
 
-def _even(n: int) -> bool:
-    return n.bit_count() % 2 == 0
-
-
-def _positive(k: int, j: int) -> bool:
-    return _even(k & j) == (DEFAULT_SIGNS[k] > 0)
+def _add_in_pairs(x: list[Array]) -> list[Array]:
+    """H16 by four rounds of sums and differences of two: 64 additions a block."""
+    for bit in (1, 2, 4, 8):
+        x = [x[j] + x[j | bit] if not j & bit else x[j ^ bit] - x[j] for j in range(BLOCK)]
+    return x
 
 
 def round_bfloat16(x: Sequence[Array], portable: bool) -> list[Array]:

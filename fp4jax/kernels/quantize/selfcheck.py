@@ -1,9 +1,7 @@
 """Compares the kernels with jnp on the device, on a small array whose every sum is exact.
 
 Elements are integers of 8 bits times a power of two for each block, so that the sums of the
-Hadamard transform are exact in whatever order the device takes them: every byte must agree.
-On general float32 numbers jnp's rotation differs from the kernel's in the last bit, since XLA
-chooses the order of its sums (by device, shape and version).
+Hadamard transform are exact: every byte must agree, whatever a compiler makes of their order.
 """
 
 import functools
