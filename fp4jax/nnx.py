@@ -221,7 +221,8 @@ def apply_recipe(
 
     Raises:
         ValueError: for an unknown recipe, a pattern that matches no layer, a model without layers
-            to quantize, or a layer whose slot is taken by somebody else's function or not used.
+            to quantize, a packed model (apply recipes to the trained one and pack that), or a
+            layer whose slot is taken by somebody else's function or not used.
 
     Example:
         >>> from flax import nnx
@@ -391,6 +392,12 @@ def _check_slot(path: str, layer: Any) -> None:
     """Raises ValueError if this layer computes with somebody else's function."""
     name, op, default = _slot(layer)
     taken = getattr(layer, name, None)
+    if isinstance(taken, Op) and not isinstance(taken, op):
+        raise ValueError(
+            f"layer {path!r} is packed: it holds 4-bit codes instead of a float kernel, and cannot "
+            "take another recipe. Apply recipes to the trained model, and pack that afterwards "
+            "(fp4jax.nnx.pack returns a new model; the trained one is unchanged)."
+        )
     foreign = taken is not None and taken is not default and not isinstance(taken, op)
     if foreign or getattr(layer, "dot_general_cls", None) is not None:
         raise ValueError(
