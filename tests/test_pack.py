@@ -457,7 +457,7 @@ class TestMistakes:
 
     def test_another_recipe_on_a_packed_model(self):
         small = quietly(linear())
-        with pytest.raises(ValueError, match="layer '' is packed.*pack that afterwards"):
+        with pytest.raises(ValueError, match=r"layer '' is packed.*pack that afterwards"):
             apply(small, "full")
 
     def test_a_kernel_put_back(self):
