@@ -18,6 +18,15 @@ class Listener:
         """An epoch of a run ended."""
 
 
+# Of what an epoch's record has, and its name on the terminal.
+_SHOWN = {
+    "train_loss": "loss",
+    "val_loss": "validation",
+    "val_auprc": "AUPRC",
+    "val_dice": "Dice",
+}
+
+
 class _Bar(Listener):
     def __init__(self, progress, task):
         self._progress, self._task = progress, task
@@ -26,13 +35,9 @@ class _Bar(Listener):
         self._progress.advance(self._task, done)
 
     def epoch(self, run: str, record: dict[str, Any]) -> None:
-        self._progress.update(
-            self._task,
-            description=(
-                f"{run}: epoch {record['epoch']}, loss {record['train_loss']:.3f}, "
-                f"validation {record['val_loss']:.3f}, AUPRC {record['val_auprc']:.3f}"
-            ),
-        )
+        values = [f"{name} {record[key]:.3f}" for key, name in _SHOWN.items() if key in record]
+        description = f"{run}: epoch {record['epoch']}, {', '.join(values)}"
+        self._progress.update(self._task, description=description)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,112 @@
+"""picture: a case in three planes through its lesion, with truth and prediction outlined."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fp4jax.typing import Float, UInt8
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+_COLOURS = ("#56B4E9", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#F0E442")
+# Of the voxels that are not 0, what is shown as black and as white, percentiles.
+_WINDOW = (1, 99.5)
+# name, axis that is cut, axes to the right and up
+_PLANES = (("axial", 2, (0, 1)), ("coronal", 1, (0, 2)), ("sagittal", 0, (1, 2)))
+
+
+def centre_of(mask: np.ndarray) -> tuple[int, int, int]:
+    """Along each axis the place of the largest cross-section; the middle if the mask is empty.
+
+    Example:
+        >>> mask = np.zeros((4, 5, 6), np.uint8)
+        >>> mask[1, 2, 3:5] = 1
+        >>> centre_of(mask)
+        (1, 2, 3)
+    """
+    if not mask.any():
+        x, y, z = (n // 2 for n in mask.shape)
+    else:
+        x, y, z = (
+            int(np.argmax(mask.sum(tuple(a for a in range(3) if a != axis), dtype=np.int64)))
+            for axis in range(3)
+        )
+    return x, y, z
+
+
+def picture(
+    path: Path,
+    image: Float[np.ndarray, "x y z c"],
+    predicted: UInt8[np.ndarray, "x y z k"],
+    target: UInt8[np.ndarray, "x y z k"] | None,
+    *,
+    modalities: Sequence[str],
+    regions: Sequence[str],
+    spacing: tuple[float, float, float],
+    title: str = "",
+) -> None:
+    """Writes a PNG: a row per channel; axial, coronal and sagittal cuts through the lesion.
+
+    The cuts are where the union of the target's regions (the prediction's, without a target) has
+    its largest cross-sections. Outlines: predictions solid, truth dashed, a colour per region. The
+    axes are those of the arrays, the first to the right, the last up; voxels have their shape in
+    millimetres. Needs matplotlib.
+
+    Args:
+        path: of the PNG; an existing file is replaced.
+        image: the channels.
+        predicted, target: 0 and 1 for each region.
+        modalities, regions: names of the channels of image and masks.
+        spacing: edges of a voxel, mm.
+        title: is written above.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    from fp4jax.train.folder import replacing
+
+    shown = predicted if target is None else target
+    centre = centre_of(shown.max(-1))
+    rows = image.shape[-1]
+    figure = Figure(figsize=(9.6, 3.1 * rows + 0.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, 3, squeeze=False)
+    for channel, row in enumerate(axes):
+        volume = image[..., channel]
+        inside = volume[volume != 0]
+        low, high = np.percentile(inside, _WINDOW) if inside.size else (0.0, 1.0)
+        for axis, (name, cut, (right, up)) in zip(row, _PLANES, strict=True):
+            at = centre[cut]
+            axis.imshow(
+                volume.take(at, cut).T,
+                cmap="gray",
+                vmin=low,
+                vmax=high,
+                origin="lower",
+                aspect=spacing[up] / spacing[right],
+            )
+            for k in range(predicted.shape[-1]):
+                colour = _COLOURS[k % len(_COLOURS)]
+                _outline(axis, predicted[..., k].take(at, cut), colour, "solid")
+                if target is not None:
+                    _outline(axis, target[..., k].take(at, cut), colour, "dashed")
+            axis.set_title(f"{modalities[channel]}, {name} {at}", fontsize=8)
+            axis.set_axis_off()
+    lines = [
+        Line2D([], [], color=_COLOURS[k % len(_COLOURS)], label=region)
+        for k, region in enumerate(regions)
+    ]
+    lines.append(Line2D([], [], color="grey", label="prediction"))
+    if target is not None:
+        lines.append(Line2D([], [], color="grey", linestyle="dashed", label="truth"))
+    figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), fontsize=8)
+    figure.suptitle(title, fontsize=9)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
+
+
+def _outline(axis, mask: np.ndarray, colour: str, style: str) -> None:
+    # matplotlib warns about contours of nothing.
+    if mask.any() and not mask.all():
+        axis.contour(mask.T, [0.5], colors=colour, linewidths=0.9, linestyles=style)
