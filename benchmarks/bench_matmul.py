@@ -8,6 +8,7 @@ one program; "auto" is what fp4jax.kernels.scaled_matmul takes for these rows (t
 note states. Every call of a program goes through several copies of the weights, so that these come
 from memory and not from a cache. GB/s counts the bytes a product must move (weights as stored, both
 matrices once), and "% of copy" is that over the bandwidth of copying an array in the same run.
+On GPUs several calls are under way at once, so that the time to start them does not count.
 
 On CPU the rows and layers are few, and rows of "pallas" are left out: there is no kernel to run.
 """
@@ -63,10 +64,12 @@ class Args:
                 raise ValueError(f"layers has {part!r}; it must be a part of one of {known}.")
 
 
-def measured_bandwidth(rounds: int) -> float:
-    """Bytes per second of reading one array and writing another, both far beyond caches."""
-    platform = jax.default_backend()
-    size = _COPIED.get(platform, _COPIED["gpu"])
+def measured_bandwidth(rounds: int, size: int | None = None) -> float:
+    """Bytes per second of reading one array of ``size`` bytes and writing another.
+
+    By default they are far larger than caches.
+    """
+    size = size or _COPIED.get(jax.default_backend(), _COPIED["gpu"])
     x = jnp.zeros(size // 4, jnp.uint32)
     copy = jax.jit(lambda x: x + jnp.uint32(1)).lower(x).compile()
     (result,) = timing.alternate([Run("copy", functools.partial(copy, x))], rounds)
@@ -79,21 +82,42 @@ def copies(n_bytes: int) -> int:
     return max(4, min(_MOST_COPIES, -(-beyond // n_bytes)))
 
 
-def chained(product: Callable, a, many: Sequence) -> Callable:
-    """One program: a product with each of the weights, in turn.
+def calls_in_flight(m: int) -> int:
+    """Products of many rows take longer than a call, and their results more memory."""
+    return 1 if jax.default_backend() == "cpu" else 8 if m <= 256 else 2
 
-    Behind barriers: each result is computed whole, and after the one before.
+
+def chained(product: Callable, a, many: Sequence) -> Callable:
+    """One program: the products with each of the weights, in turn.
+
+    Behind barriers, so that XLA makes no larger product of several.
     """
 
     def run(a, *many):
-        total = jnp.zeros((), jnp.float32)
+        results = []
         for b in many:
-            a, total = lax.optimization_barrier((a, total))
-            y = lax.optimization_barrier(product(a, b))
-            total += y[0, 0].astype(jnp.float32)
-        return total
+            if results:
+                a, results[-1] = lax.optimization_barrier((a, results[-1]))
+            results.append(product(a, b))
+        return results
 
     return jax.jit(run).lower(a, *many).compile()
+
+
+@dataclasses.dataclass(frozen=True)
+class Operands:
+    """Weights of a layer, copied several times: packed, and decoded to bfloat16."""
+
+    layer: Layer
+    packed: list
+    decoded: list
+
+    @classmethod
+    def of(cls, layer: Layer, n_copies: int | None = None) -> "Operands":
+        n_copies = n_copies or copies(layer.k * layer.n // 2)
+        packed = [weights(layer, seed=i) for i in range(n_copies)]
+        decode = jax.jit(kernels.decode)
+        return cls(layer, packed, [decode(b) for b in packed])
 
 
 def moved_bytes(m: int, layer: Layer, weight_bytes: float) -> float:
@@ -101,14 +125,19 @@ def moved_bytes(m: int, layer: Layer, weight_bytes: float) -> float:
     return weight_bytes + 2 * m * (layer.k + layer.n)
 
 
-def table(m: int, layer: Layer, args: Args, bandwidth: float) -> list[Result]:
+def title_of(m: int, layer: Layer, quantized: bool = False) -> str:
+    kind = "W4A4" if quantized else "W4A16"
+    shapes = f"({m}, {layer.k}) @ ({layer.k}, {layer.n})"
+    return f"{layer.name}: {shapes}, {kind}; ratio = time over that of bfloat16"
+
+
+def table(
+    m: int, operands: Operands, bandwidth: float, rounds: int, quantized: bool = False
+) -> list[Result]:
     """All ways to multiply m rows with the weights of a layer."""
+    layer, packed, decoded = operands.layer, operands.packed, operands.decoded
     a = jax.random.normal(jax.random.key(1), (m, layer.k), jnp.bfloat16)
-    n_copies = copies(layer.k * layer.n // 2)
-    packed = [weights(layer, seed=i) for i in range(n_copies)]
-    left = quantize(a, TensorSpec()) if args.quantized else a
-    decode = jax.jit(kernels.decode)
-    decoded = [decode(b) for b in packed]
+    left = quantize(a, TensorSpec()) if quantized else a
     dense = [d.values for d in decoded]
     product = functools.partial(kernels.scaled_matmul, preferred_element_type=jnp.bfloat16)
     pallas = functools.partial(product, implementation="pallas")
@@ -121,12 +150,13 @@ def table(m: int, layer: Layer, args: Args, bandwidth: float) -> list[Result]:
     ]
     if backend.supported() and not choice.startswith("pallas"):
         cases.append(("pallas", pallas, left, packed, ""))
+    times = calls_in_flight(m)
     runs, moved = [], []
     for name, function, first, many, note in cases:
         call = functools.partial(chained(function, first, many), first, *many)
-        runs.append(Run(name, call, note, steps=n_copies))
+        runs.append(Run(name, timing.in_flight(call, times), note, steps=len(many) * times))
         moved.append(moved_bytes(m, layer, many[0].nbytes))
-    results = timing.alternate(runs, args.rounds)
+    results = timing.alternate(runs, rounds)
     return [
         dataclasses.replace(
             r,
@@ -192,11 +222,10 @@ def main(args: Args) -> None:
     tables: dict[tuple[Layer, int], list[Result]] = {}
     titles = {}
     for layer in layers:
+        operands = Operands.of(layer)
         for m in rows:
-            results = table(m, layer, args, bandwidth)
-            kind = "W4A4" if args.quantized else "W4A16"
-            title = f"{layer.name}: ({m}, {layer.k}) @ ({layer.k}, {layer.n}), {kind}"
-            title += "; ratio = time over that of bfloat16"
+            results = table(m, operands, bandwidth, args.rounds, args.quantized)
+            title = title_of(m, layer, args.quantized)
             tables[layer, m] = titles[title] = results
             timing.show(title, results)
     if args.json:

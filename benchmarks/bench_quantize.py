@@ -13,7 +13,7 @@ the bytes that a fused quantizer must move: the array read twice (amax first), t
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,26 +110,28 @@ def _qwix(x: jax.Array) -> Case | None:
 
 #: Calls in one program, on arrays of their own, so that caches do not hold them.
 _CALLS = 4
+#: Such programs that are under way at once on a GPU.
+_IN_FLIGHT = 4
 
 
 def kernel_tables(
-    rounds: int, shapes: tuple[ArgSpec, ...] = BENCHMARKS, interpret: bool = False
-) -> dict[str, list[timing.Result]]:
-    """Copy, XLA and fused kernel for each shape, as operands of a GEMM and packed."""
-    copies = [_copies(_arrays(args), rounds) for args in shapes]
-    bandwidth = max(2 * _bytes(args) / r.median for args, r in zip(shapes, copies, strict=True))
-    tables = {}
+    rounds: int, shapes: Sequence[ArgSpec] = BENCHMARKS, interpret: bool = False
+) -> Iterator[tuple[ArgSpec, str, list[timing.Result]]]:
+    """For each shape a title; and copy, XLA and fused kernel, as operands of a GEMM and packed."""
+    largest = max(shapes, key=_bytes)
+    copy = _run("copy", lambda x: x * 2, _arrays(largest))
+    bandwidth = 2 * _bytes(largest) / timing.alternate([copy], rounds)[0].median
     for args in shapes:
         title = f"{args.name}: {args.shape} {args.dtype} along {args.axis}, {_described(args.spec)}"
         results = timing.alternate(_kernel_runs(args, interpret), rounds)
-        tables[title] = [
-            dataclasses.replace(r, more=_rates(_moved(args, r.name), r, bandwidth)) for r in results
-        ]
-    return tables
-
-
-def _copies(arrays: list[jax.Array], rounds: int) -> timing.Result:
-    return timing.alternate([_run("copy", lambda x: x * 2, arrays)], rounds)[0]
+        yield (
+            args,
+            title,
+            [
+                dataclasses.replace(r, more=_rates(_moved(args, r.name), r, bandwidth))
+                for r in results
+            ],
+        )
 
 
 def _rates(moved: float, result: timing.Result, bandwidth: float) -> dict[str, float]:
@@ -182,7 +184,10 @@ def _kernel_runs(args: ArgSpec, interpret: bool) -> list[timing.Run]:
 
 
 def _run(name: str, function: Callable[..., Any], arrays: list[jax.Array]) -> timing.Run:
-    """Calls one after the other in one program: launching it does not count, caches do not help."""
+    """Calls one after the other in one program, so that caches do not help.
+
+    On GPUs several such programs are under way at once, so that launching them does not count.
+    """
 
     def calls(arrays: list[jax.Array]) -> list[Any]:
         results: list[Any] = []
@@ -193,7 +198,9 @@ def _run(name: str, function: Callable[..., Any], arrays: list[jax.Array]) -> ti
         return results
 
     compiled = jax.jit(calls).lower(arrays).compile()
-    return timing.Run(name, lambda: compiled(arrays), steps=len(arrays))
+    times = 1 if jax.default_backend() == "cpu" else _IN_FLIGHT
+    call = timing.in_flight(functools.partial(compiled, arrays), times)
+    return timing.Run(name, call, steps=len(arrays) * times)
 
 
 def main(args: Args) -> None:
@@ -203,8 +210,8 @@ def main(args: Args) -> None:
     timing.show(title, results, elements=args.size**2)
     tables = {title: results}
     if jax.default_backend() == "gpu":
-        tables |= (fused_tables := kernel_tables(args.rounds))
-        for title, results in fused_tables.items():
+        for _, title, results in kernel_tables(args.rounds):
+            tables[title] = results
             timing.show(title, results)
     if args.json:
         timing.save(args.json, tables)

@@ -100,6 +100,11 @@ def alternate(runs: Sequence[Run], rounds: int, pause: float = 0.0) -> list[Resu
     ]
 
 
+def in_flight(call: Callable[[], Any], times: int) -> Callable[[], Any]:
+    """``call`` several times without waiting in between, so that a GPU hides how calls are made."""
+    return lambda: [call() for _ in range(times)]
+
+
 def machine() -> dict[str, str]:
     """What the figures were measured on."""
     device = jax.devices()[0]
@@ -139,26 +144,35 @@ def show(title: str, results: Sequence[Result], elements: int | None = None) -> 
     Console(width=110).print(table)
 
 
+def rows(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """A table's figures, to be written as JSON."""
+    return [
+        {
+            "name": r.name,
+            "median_ms": r.median * 1e3 if r.seconds else None,
+            "ratio": r.ratio if r.seconds else None,
+            "note": r.note,
+            **r.more,
+        }
+        for r in results
+    ]
+
+
 def save(
     path: Path, tables: Mapping[str, Sequence[Result]], about: Mapping[str, str] | None = None
 ) -> None:
     """Writes all figures as JSON, atomically; ``about`` if more is to be said than usual."""
-    content = {
-        "machine": dict(about or machine()),
-        "tables": {
-            title: [
-                {
-                    "name": r.name,
-                    "median_ms": r.median * 1e3 if r.seconds else None,
-                    "ratio": r.ratio if r.seconds else None,
-                    "note": r.note,
-                    **r.more,
-                }
-                for r in results
-            ]
-            for title, results in tables.items()
+    write_json(
+        path,
+        {
+            "machine": dict(about or machine()),
+            "tables": {title: rows(results) for title, results in tables.items()},
         },
-    }
+    )
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
         json.dump(content, file, indent=1)
