@@ -98,8 +98,8 @@ def test_options(folder):
 
 
 def test_load_refuses(tmp_path):
-    with pytest.raises(ValueError, match="No data set 'brats'; available are lgg, phantom"):
-        data.load("brats")
+    with pytest.raises(ValueError, match="No data set 'acdc'; available are lgg, phantom"):
+        data.load("acdc")
     with pytest.raises(ValueError, match="pass root"):
         data.load("lgg")
     with pytest.raises(ValueError, match="leave it out"):
