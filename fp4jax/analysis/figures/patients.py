@@ -32,7 +32,7 @@ def per_patient(runs: "Sequence[RunResult]") -> "Figure | None":
             data[group] = pairs
     if not data:
         return None
-    figure, axes = panels.grid(data, 3.3, width=3.6)
+    figure, axes = panels.grid(data, 3.6, width=3.6)
     for group, axis in axes.items():
         axis.plot([0, 1], [0, 1], color=FAINT, linestyle="--", linewidth=0.9)
         for label in ordered_labels(data[group]):
