@@ -55,6 +55,8 @@ def load(name: str, root: str | os.PathLike | None = None, **options: Any) -> Co
         raise ValueError(f"{name!r} is read from files; pass root, the folder that has them.")
     if root is not None and not needs_root:
         raise ValueError(f"{name!r} reads no files; root is {str(root)!r}, leave it out.")
-    options |= fixed
+    for option, value in fixed.items():
+        if options.setdefault(option, value) != value:
+            raise ValueError(f"{name!r} has {option} {value!r}; leave {option} out.")
     loader: Callable[..., Cohort] = importlib.import_module(module).load
     return loader(root, **options) if needs_root else loader(**options)

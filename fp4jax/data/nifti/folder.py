@@ -21,7 +21,7 @@ _REMEDY = "Correct the patterns, or add or move files, so that each pattern matc
 
 def find(
     root: Path,
-    modalities: Mapping[str, str],
+    modalities: Mapping[str, str] | None,
     label: str | None = None,
     labels: str | Mapping[str, Collection[int]] | None = None,
     mask: str | None = None,

@@ -53,7 +53,7 @@ def load(
     target: str = "whole_tumour",
     modalities: Mapping[str, str] | Sequence[str] | None = None,
     image_size: int | None = None,
-    window: tuple[float, float] = (0.5, 99.5),
+    window: tuple[int | float, int | float] = (0.5, 99.5),
     label: str | None = None,
     labels: str | Mapping[str, Collection[int]] | None = None,
     mask: str | None = None,
@@ -216,7 +216,7 @@ def read_slices(
     modalities: Sequence[str],
     target: str,
     image_size: int | None,
-    window: tuple[float, float],
+    window: tuple[int | float, int | float],
 ) -> _Slices:
     """The slices of one case that show brain.
 
@@ -249,7 +249,7 @@ def read_slices(
 
 
 def window_to_uint8(
-    data: np.ndarray, brain: np.ndarray, percentiles: tuple[float, float]
+    data: np.ndarray, brain: np.ndarray, percentiles: tuple[int | float, int | float]
 ) -> np.ndarray:
     """Grey levels 0..255 between two percentiles of the brain's voxels; 0 outside.
 
@@ -282,7 +282,7 @@ def _square(stack: np.ndarray) -> np.ndarray:
 
 
 def _check_options(
-    image_size: int | None, window: tuple[float, float], on_error: str, cache: object
+    image_size: int | None, window: tuple[int | float, int | float], on_error: str, cache: object
 ) -> None:
     if image_size is not None and image_size < 1:
         raise ValueError(
