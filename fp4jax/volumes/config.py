@@ -12,10 +12,9 @@ import fp4jax
 from fp4jax import losses, models
 from fp4jax.recipe import get_recipe
 from fp4jax.train import optimizer as optimizers
+from fp4jax.train.optimizer import DEFAULTS
 
 _POSITIVE = ("batch_size", "steps", "epochs", "validate_every", "windows")
-_RATES = {"swin_unetr": 4e-4}
-_RATE = 1e-3
 _SCALE = "4m"
 #: The scale that is a network's own default size.
 MONAI = "monai"
@@ -32,7 +31,7 @@ class VolumeRun:
     Example:
         >>> run = VolumeRun(recipe="5", patch_size=(64, 64, 64)).resolved()
         >>> run.recipe, run.learning_rate
-        ('2d+rht+sr', 0.0004)
+        ('2d+rht+sr', 0.0001)
     """
 
     # architecture: swin_unetr, unet, basic_unet, or one of the 2D models
@@ -45,7 +44,7 @@ class VolumeRun:
     # layers that stay in high precision, as regular expressions of their paths; default: those
     # that the model names
     keep: tuple[str, ...] | None = None
-    # further options of the model, by name and value: feature_size 48
+    # further options of the model, by name and value: feature_size 48, or channels 16,32,64
     model_options: dict[str, int | float | bool | str] = dataclasses.field(default_factory=dict)
     # checkpoint to start from, by torch's names (.safetensors, .npz, .pt)
     weights: Path | None = None
@@ -78,12 +77,12 @@ class VolumeRun:
     validate_every: int = 1
     # name of a loss of fp4jax.losses
     loss: str = "bce_dice"
-    # adamw or adamax
-    optimizer: str = "adamw"
+    # adamw or adamax; default: the architecture's
+    optimizer: str | None = None
     # highest learning rate; default: the architecture's
     learning_rate: float | None = None
-    # decoupled, in units of the learning rate
-    weight_decay: float = 1e-5
+    # decoupled, in units of the learning rate; default: the architecture's
+    weight_decay: float | None = None
     # gradients are scaled down to this global norm
     clip: float = 1.0
     # onecycle: warm up, then anneal to zero over all epochs; constant
@@ -107,8 +106,8 @@ class VolumeRun:
         allowed = ", ".join((*models.scales(self.arch), MONAI))
         if self.scale is not None and self.scale not in allowed.split(", "):
             raise ValueError(f"{self.arch} has no scale {self.scale!r}; its scales are: {allowed}.")
-        # Raises for an unknown name.
-        optimizers.optimizer(self.optimizer, self.weight_decay, clip=self.clip)
+        # Raises for an unknown name or a number out of its range.
+        optimizers.optimizer(self.optimizer or "adamw", self.weight_decay or 0.0, clip=self.clip)
         self._check_numbers()
         if len(self.patch_size) != self.spatial_dims or min(self.patch_size) < 1:
             raise ValueError(
@@ -146,11 +145,10 @@ class VolumeRun:
 
     def resolved(self) -> "VolumeRun":
         """With the defaults of the architecture filled in."""
-        return dataclasses.replace(
-            self,
-            scale=self.scale or (_SCALE if self.weights is None else MONAI),
-            learning_rate=self.learning_rate or _RATES.get(self.arch, _RATE),
-        )
+        defaults = dataclasses.asdict(DEFAULTS.get(self.arch, DEFAULTS["swin"]))
+        defaults["scale"] = _SCALE if self.weights is None else MONAI
+        missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        return dataclasses.replace(self, **missing)
 
     def identity(self, digest: str) -> dict[str, Any]:
         """All that the numbers of a run depend on; ``digest`` is that of the cases."""

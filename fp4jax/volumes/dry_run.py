@@ -29,7 +29,7 @@ def dry_run(config: VolumeRun) -> str:
         >>> small = {"stages": 2, "channels": 16}
         >>> run = VolumeRun("cnn", spatial_dims=2, patch_size=(32, 32), model_options=small)
         >>> print(dry_run(run).splitlines()[-1])
-        training: adamw, learning rate 0.001, onecycle, 100 epochs of 250 steps of 2, float32
+        training: adamax, learning rate 0.0005, onecycle, 100 epochs of 250 steps of 2, float32
     """
     config = config.resolved()
     channels, regions = (

@@ -20,6 +20,7 @@ from fp4jax.train.folder import RunFolder
 from fp4jax.train.loop import DivergedError
 from fp4jax.train.state import Batch, TrainState
 from fp4jax.volumes.cases import Data
+from fp4jax.volumes.config import VolumeRun
 from fp4jax.volumes.evaluation import mean_dice
 from fp4jax.volumes.inference import Segmenter
 from fp4jax.volumes.program import Program
@@ -41,6 +42,7 @@ class Fit:
     """Trains one run, or goes on with it.
 
     Args:
+        config: of the run.
         program: the compiled steps.
         data: the cases and their split.
         folder: of the run; gets the history.
@@ -50,16 +52,17 @@ class Fit:
 
     def __init__(
         self,
+        config: VolumeRun,
         program: Program,
         data: Data,
         folder: RunFolder,
         checkpoints: Checkpoints,
         listener: Listener,
     ):
-        self.program, self.data = program, data
+        self.config, self.program, self.data = config, program, data
         self.folder, self.checkpoints = folder, checkpoints
         self.listener = listener
-        self.sampler = data.sampler(program.config)
+        self.sampler = data.sampler(config)
         self.progress = Progress()
 
     def __call__(self) -> tuple[Any, Any]:
@@ -68,7 +71,7 @@ class Fit:
         Raises:
             fp4jax.train.DivergedError: a loss or gradient that is not finite.
         """
-        config = self.program.config
+        config = self.config
         state, best = self._start()
         self.folder.start_history(self.progress.epoch)
         for epoch in range(self.progress.epoch + 1, config.epochs + 1):
@@ -100,7 +103,7 @@ class Fit:
             )
             self.progress = Progress(**progress)
             return state, best
-        state = self.program.init(jnp.uint32(self.program.config.seed))
+        state = self.program.init(jnp.uint32(self.config.seed))
         return state, jax.tree.map(jnp.copy, (state.params, state.stats))
 
     def _train(self, state: TrainState, epoch: int) -> tuple[TrainState, dict[str, float]]:
@@ -109,7 +112,7 @@ class Fit:
         ``waited`` is the share of the epoch in which no step ran because its patches were not yet
         there; an upper bound, because a step may end while the host waits.
         """
-        config = self.program.config
+        config = self.config
         first = (epoch - 1) * config.steps
 
         def draw(step: int) -> Batch:
@@ -145,7 +148,7 @@ class Fit:
 
     def _batch(self, epoch: int, step: int) -> Batch:
         """The patches of a step, counted from the first epoch's, on the device."""
-        config = self.program.config
+        config = self.config
         # The sampler's epochs take every case once; those here have as many steps as asked for.
         images, targets = self.sampler.batch(*divmod(step, self.sampler.steps_per_epoch))
         if self.program.exclusive and targets.sum(-1).max() > 1:

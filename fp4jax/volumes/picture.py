@@ -49,8 +49,9 @@ def picture(
 
     The cuts are where the union of the target's regions (the prediction's, without a target) has
     its largest cross-sections. Outlines: predictions solid, truth dashed, a colour per region. The
-    axes are those of the arrays, the first to the right, the last up; voxels have their shape in
-    millimetres. Needs matplotlib.
+    axes are those of the arrays (right, anterior, superior), the first to the right, the last up;
+    so the patient's right is on the right. Voxels have their shape in millimetres. Needs
+    matplotlib.
 
     Args:
         path: of the PNG; an existing file is replaced.
@@ -78,8 +79,10 @@ def picture(
         low, high = np.percentile(inside, _WINDOW) if inside.size else (0.0, 1.0)
         for axis, (name, cut, (right, up)) in zip(row, _PLANES, strict=True):
             at = centre[cut]
+            slice_ = volume.take(at, cut).T
             axis.imshow(
-                volume.take(at, cut).T,
+                # What is 0 is background, whatever the z-scores of the brain.
+                np.where(slice_ == 0, low, slice_),
                 cmap="gray",
                 vmin=low,
                 vmax=high,
@@ -101,7 +104,7 @@ def picture(
     if target is not None:
         lines.append(Line2D([], [], color="grey", linestyle="dashed", label="truth"))
     figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), fontsize=8)
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(f"{title} (the patient's right is on the right)".strip(), fontsize=9)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
 

@@ -5,7 +5,10 @@ model, the loss, the optimizer. The seed lies in the state, so one compilation s
 """
 
 import dataclasses
+import functools
 import inspect
+import json
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,7 +22,7 @@ from fp4jax.data import augment
 from fp4jax.train import optimizer as optimizers
 from fp4jax.train.state import Batch, TrainState
 from fp4jax.typing import Array
-from fp4jax.volumes.config import MONAI, VolumeRun
+from fp4jax.volumes.config import MONAI, VolumeRun, from_json
 
 # Streams of keys from a run's seed; the numbers of the epochs are those of the augmentation.
 _DROPOUT, _ROUNDING = 2**32 - 1, 2**32 - 2
@@ -48,7 +51,7 @@ def build(config: VolumeRun, channels: int, regions: int, seed: int | Array) -> 
         rngs=nnx.Rngs(jax.random.key(seed)),
         dtype=None if config.dtype == "float32" else jnp.dtype(config.dtype),
         **dims(config),
-        **dict(config.model_options),
+        **{name: _option(value) for name, value in config.model_options.items()},
     )
     keep = model.high_precision if config.keep is None else config.keep
     model = fp4nnx.apply_recipe(model, config.recipe, keep=keep, verbose=False)
@@ -83,7 +86,7 @@ class Program:
         self.loss: Any = losses.get_loss(config.loss, None if self.exclusive else regions)
         constants: Any = config
         self.optimizer = optimizers.optimizer(
-            config.optimizer, config.weight_decay, clip=config.clip
+            constants.optimizer, constants.weight_decay, clip=config.clip
         )
         self.rate = optimizers.schedule(
             config.schedule, constants.learning_rate, config.epochs * config.steps
@@ -175,9 +178,34 @@ class Program:
         return (classes[..., None] == np.arange(1, self.regions + 1)).astype(np.uint8)
 
 
+def program_of(config: VolumeRun, channels: int, regions: int) -> Program:
+    """A :class:`Program`, the same for configurations that differ in the seed alone."""
+    record = dataclasses.asdict(dataclasses.replace(config.resolved(), seed=0))
+    weights = record.pop("weights")
+    return _program(json.dumps(record, sort_keys=True), weights, channels, regions)
+
+
+@functools.lru_cache(maxsize=2)
+def _program(key: str, weights: Path | None, channels: int, regions: int) -> Program:
+    config = dataclasses.replace(from_json(json.loads(key)), weights=weights)
+    return Program(config, channels, regions)
+
+
 def exclusive(config: VolumeRun) -> bool:
     """Whether the loss of a run is of classes that exclude each other."""
     return isinstance(losses.get_loss(config.loss), losses.ClassLoss)
+
+
+def _option(value: Any) -> Any:
+    """Numbers with commas between them, as a command line has them, become a tuple."""
+    if not (isinstance(value, str) and "," in value):
+        return value
+    try:
+        return tuple(int(part) for part in value.split(",") if part)
+    except ValueError as error:
+        raise ValueError(
+            f"{value!r} is no option of a model; give integers with commas, such as 16,32,64."
+        ) from error
 
 
 def dims(config: VolumeRun) -> dict[str, int]:

@@ -16,7 +16,7 @@ from fp4jax.volumes.config import VolumeRun
 from fp4jax.volumes.evaluation import draw, evaluate
 from fp4jax.volumes.fit import Fit
 from fp4jax.volumes.inference import Segmenter
-from fp4jax.volumes.program import Program, parameters
+from fp4jax.volumes.program import parameters, program_of
 
 #: of summary.json
 SCHEMA = 1
@@ -58,7 +58,7 @@ def train(
         folder.open(identity)
         return folder
     # What does not fit fails before there is a folder.
-    program = Program(config, len(data.modalities), len(data.regions))
+    program = program_of(config, len(data.modalities), len(data.regions))
     folder.open(identity)
     checkpoints = Checkpoints(folder.checkpoints)
     try:
@@ -66,24 +66,26 @@ def train(
         name = f"{config.arch} {config.scale} {config.recipe}"
         bar = progress_bar(name, config.epochs * config.steps, done * config.steps)
         with contextlib.nullcontext(listener) if listener else bar as told:
-            fit = Fit(program, data, folder, checkpoints, told)
+            fit = Fit(config, program, data, folder, checkpoints, told)
             params, stats = fit()
     finally:
         checkpoints.close()
     segmenter = Segmenter(program, params, stats, data.modalities, data.regions)
     if folder.summary() is None:
-        _summarize(segmenter, data, fit, folder)
+        _summarize(config, segmenter, data, fit, folder)
     if pictures:
         draw(segmenter, data, folder.path / PICTURES)
     return folder
 
 
-def _summarize(segmenter: Segmenter, data: Data, fit: Fit, folder: RunFolder) -> None:
+def _summarize(
+    config: VolumeRun, segmenter: Segmenter, data: Data, fit: Fit, folder: RunFolder
+) -> None:
     """Evaluates the best epoch and writes what a finished run has."""
-    program, progress = segmenter.program, fit.progress
+    progress = fit.progress
     scores = evaluate(segmenter, data, folder.path)
-    record: dict[str, Any] = dataclasses.asdict(program.config)
-    record["weights"] = None if program.config.weights is None else str(program.config.weights)
+    record: dict[str, Any] = dataclasses.asdict(config)
+    record["weights"] = None if config.weights is None else str(config.weights)
     folder.write_summary(
         {
             "schema": SCHEMA,

@@ -17,7 +17,7 @@ from fp4jax.train.folder import RunFolder, read_json
 from fp4jax.volumes.cases import Source, open_volumes, save
 from fp4jax.volumes.config import VolumeRun, from_json
 from fp4jax.volumes.inference import Segmenter
-from fp4jax.volumes.program import Program
+from fp4jax.volumes.program import program_of
 
 # What may be another for inference than it was in training.
 _FREE = ("recipe", "overlap", "windows")
@@ -58,7 +58,7 @@ def from_run(path: str | os.PathLike, changes: VolumeRun | None = None) -> Segme
         )
     config = dataclasses.replace(from_json(record), **_changes(changes))
     regions, modalities = tuple(summary["regions"]), tuple(summary["modalities"])
-    program = Program(config, len(modalities), len(regions))
+    program = program_of(config, len(modalities), len(regions))
     checkpoints = Checkpoints(folder.checkpoints)
     try:
         epochs = checkpoints.epochs()
@@ -84,7 +84,7 @@ def from_weights(config: VolumeRun) -> Segmenter:
     if config.weights is None:
         raise ValueError("nothing to segment with: name a run's folder, or --weights CHECKPOINT.")
     modalities, regions = config.modalities or MODALITIES, config.regions or REGIONS
-    program = Program(config, len(modalities), len(regions))
+    program = program_of(config, len(modalities), len(regions))
     state = program.init(jnp.uint32(config.seed))
     return Segmenter(program, state.params, state.stats, modalities, regions)
 
