@@ -168,6 +168,8 @@ def _kernel(
     *scales, factors, out = refs
     steps = tiles[2]
     warpgroup = lax.axis_index("warpgroup")
+    programs = lax.axis_size("program")
+    my_tiles = lax.div(tiles[0] * tiles[1] - 1 - lax.axis_index("program"), programs) + 1
     for_each_tile = plgpu.nd_loop(tiles[:2], collective_axes="program")
 
     def accumulator(tile):
@@ -194,6 +196,13 @@ def _kernel(
                     plgpu.copy_gmem_to_smem(x, smem.at[stage], full.at[stage])
 
             lax.fori_loop(0, steps, step, None)
+
+        # No arrival may be on its way when the program ends.
+        for stage in range(stages):
+
+            @pl.when(stage < my_tiles * steps)
+            def _(stage=stage):
+                plgpu.barrier_wait(empty.at[stage])
 
     def multiply():
         @for_each_tile
