@@ -332,7 +332,7 @@ def test_decathlon(tmp_path):
     np.testing.assert_allclose(case.image, expected, rtol=1e-3, atol=1e-4)
     np.testing.assert_array_equal(case.target, to_regions(ras(labels), "msd"))
     assert case.geometry.source_shape == (*SHAPE, 4)
-    np.testing.assert_array_equal(case.reference.data, ras(images[..., 0]))
+    np.testing.assert_array_equal(case.reference.data, ras(images[..., 2]))
     written = nibabel.load(
         save_prediction(tmp_path / "p.nii.gz", to_labels(case.target, cases[0].table), case)
     )

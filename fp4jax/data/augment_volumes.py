@@ -220,11 +220,11 @@ def apply(
 
 
 def augment(
-    images: Float[Array, "b *space c"],
-    targets: Shaped[Array, "b *space k"],
+    images: Float[Array, "b ..."],
+    targets: Shaped[Array, "b ..."],
     keys: Shaped[Array, " b"],
     ranges: Ranges = MONAI,
-) -> tuple[Float[Array, "b *space c"], Shaped[Array, "b *space k"]]:
+) -> tuple[Float[Array, "b ..."], Shaped[Array, "b ..."]]:
     """A batch of patches, each with the parameters of its key.
 
     Args:

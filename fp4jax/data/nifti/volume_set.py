@@ -36,7 +36,7 @@ class LoadedCase:
         spacing: of ``image`` in mm.
         case: its files and what its labels mean (``case.table``).
         geometry: the source's grid, orientation and header, for writing results.
-        regions: the names of the k regions.
+        modalities, regions: the names of the c channels and of the k regions.
     """
 
     id: str
@@ -46,12 +46,13 @@ class LoadedCase:
     spacing: Three
     case: Case
     geometry: Geometry
+    modalities: tuple[str, ...]
     regions: tuple[str, ...]
 
     @functools.cached_property
     def reference(self) -> Volume:
         """The first modality as it is in its file (in RAS), read when first asked for."""
-        _, path, index = self.case.images[0]
+        path, index = self.case.image(self.modalities[0])
         volume = read_volume(path, channels=None if index is None else (index,))
         return volume if index is None else dataclasses.replace(volume, data=volume.data[..., 0])
 
@@ -156,6 +157,7 @@ class VolumeSet:
             spacing=prepared.spacing,
             case=case,
             geometry=read_geometry(find_file(case.image(self.modalities[0])[0])),
+            modalities=self.modalities,
             regions=self.regions,
         )
 
