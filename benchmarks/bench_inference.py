@@ -134,6 +134,10 @@ def measure(todo: Sequence[Case], args: Args, batch: int) -> list[Result]:
     ]
 
 
+def title_of(arch: str, scale: str, batch: int, image_size: int) -> str:
+    return f"{arch} {scale}, inference, batch {batch}, {image_size} pixels a side"
+
+
 def main(args: Args) -> None:
     about = timing.machine()
     print(about)
@@ -142,7 +146,7 @@ def main(args: Args) -> None:
         for arch in args.arch:
             todo = cases(args, arch, scale)
             for batch in args.batch:
-                title = f"{arch} {scale}, inference, batch {batch}, {args.image_size} pixels a side"
+                title = title_of(arch, scale, batch, args.image_size)
                 tables[title] = measure(todo, args, batch)
                 timing.show(title, tables[title])
                 # After every table: a run takes minutes.

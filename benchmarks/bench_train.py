@@ -112,7 +112,8 @@ class Compiled:
             active = jnp.ones(leading, jnp.bool_)
             arguments = (batch.images, batch.masks, order, batch.epoch, active)
             function = program.epoch
-        compiled = function.lower(self.states(1)[0], *arguments).compile()
+        seeds = jnp.uint32(0) if lanes is None else jnp.arange(lanes, dtype=jnp.uint32)
+        compiled = function.lower(jax.eval_shape(self.init, seeds), *arguments).compile()
         self.temporary: int = compiled.memory_analysis().temp_size_in_bytes
         self.advance: Callable[[Any], tuple[Any, dict]] = lambda state: compiled(state, *arguments)
 
@@ -122,9 +123,12 @@ class Compiled:
             return [self.init(jnp.arange(self.lanes, dtype=jnp.uint32))]
         return [self.init(jnp.uint32(seed)) for seed in range(runs)]
 
-    def runner(self, runs: int = 1) -> Callable[[], list[float]]:
-        """A function that takes the next step of every run and returns the losses."""
-        states = self.states(runs)
+    def runner(self, runs: int = 1, states: Any = None) -> Callable[[], list[float]]:
+        """A function that takes the next step of every run and returns the losses.
+
+        Steps donate ``states``, by default fresh ones.
+        """
+        states = self.states(runs) if states is None else list(states)
 
         def run() -> list[float]:
             losses = []
@@ -188,10 +192,12 @@ def measure(args: Args, arch: str) -> list[Result]:
         if not reason:
             layouts = torch_peer.LAYOUTS if arch == "cnn" else ("contiguous",)
             images, masks = np.asarray(augment.normalize(batch.images)), np.asarray(batch.masks)
-            peer = stack.enter_context(torch_peer.Peer(arch, layouts, images, masks))
+            peer = stack.enter_context(
+                torch_peer.Peer(torch_peer.training, arch, layouts, images, masks)
+            )
             note = f"{peer.threads} threads; above 1: fp4jax is faster"
             for layout in layouts:
-                step = functools.partial(peer.step, layout)
+                step = functools.partial(peer.call, layout)
                 todo.append(Row(Run(f"torch, {layout}", step, note)))
         results = timing.alternate([row.run for row in todo], args.rounds, _PAUSE)
     found = [

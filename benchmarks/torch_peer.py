@@ -1,9 +1,10 @@
-"""A training step of PyTorch in a process of its own, which takes turns with this one.
+"""Calls of PyTorch in a process of its own, which takes turns with this one.
 
 The child waits on a pipe between its steps, so two pools of threads never compute at once. Only
 the child imports torch.
 """
 
+import functools
 import importlib.metadata
 import multiprocessing
 import os
@@ -15,6 +16,9 @@ import numpy as np
 
 LAYOUTS = ("channels_last", "contiguous")
 
+#: Functions by name, as a child serves them.
+Calls = dict[str, Callable[[], float]]
+
 
 def version() -> str | None:
     """Of the torch that is installed, None without it."""
@@ -25,30 +29,28 @@ def version() -> str | None:
 
 
 class Peer:
-    """Steps of one architecture on one batch, a model and an optimizer per memory layout.
+    """Functions in a process that has torch.
 
     Args:
-        arch: cnn, vit or swin.
-        layouts: of ``LAYOUTS``.
-        images: (b, h, w, 3) float32, normalised.
-        masks: (b, h, w), 0 or 1.
+        make: a function of a module, called there with ``arguments``; gives functions by name,
+            each of which ends when its work is done and returns a number.
+        arguments: arrays, names and numbers.
 
     Raises:
         RuntimeError: if the child ends early; its traceback is on stderr.
     """
 
-    def __init__(self, arch: str, layouts: Sequence[str], images: np.ndarray, masks: np.ndarray):
+    def __init__(self, make: Callable[..., Calls], *arguments: Any):
         context = multiprocessing.get_context("spawn")
         self._pipe, end = context.Pipe()
-        arguments = (end, arch, tuple(layouts), images, masks)
-        self._process = context.Process(target=_serve, args=arguments, daemon=True)
+        self._process = context.Process(target=_serve, args=(end, make, arguments), daemon=True)
         self._process.start()
         end.close()
         self.threads: int = self._receive()
 
-    def step(self, layout: str) -> float:
-        """Takes one step and returns its loss when it is done."""
-        self._pipe.send(layout)
+    def call(self, name: str) -> float:
+        """Calls one of the functions and returns its number, such as a loss."""
+        self._pipe.send(name)
         return self._receive()
 
     def close(self) -> None:
@@ -76,28 +78,23 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _serve(pipe: Connection, arch: str, layouts, images, masks) -> None:
+def _serve(pipe: Connection, make: Callable[..., Calls], arguments: tuple) -> None:
     import torch
 
-    from benchmarks import torch_models
-
-    torch_models.check_sizes()
     torch.manual_seed(0)
     torch.set_num_threads(_cores())
-    x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
-    y = torch.from_numpy(masks.astype(np.float32))[:, None]
-    steps = {layout: train_step(arch, x, y, layout) for layout in layouts}
+    calls = make(*arguments)
     pipe.send(torch.get_num_threads())
     while True:
         try:
-            layout = pipe.recv()
+            name = pipe.recv()
         except EOFError:
             return
-        pipe.send(steps[layout]())
+        pipe.send(calls[name]())
 
 
 def loss(logits, mask):
-    """Binary cross entropy + Tversky (0.3 FP, 0.7 FN) of logits and masks (n, 1, h, w)."""
+    """Binary cross entropy + Tversky (0.3 FP, 0.7 FN) of logits and masks (n, 1, *space)."""
     import torch
 
     bce = torch.nn.functional.binary_cross_entropy_with_logits(logits, mask)
@@ -107,22 +104,40 @@ def loss(logits, mask):
     return bce + 1 - index.mean()
 
 
-def train_step(arch: str, x: Any, y: Any, layout: str) -> Callable[[], float]:
-    """Forward, loss, backward, clipping and update, on a fresh model; returns the loss."""
+def training(arch: str, layouts: Sequence[str], images: np.ndarray, masks: np.ndarray) -> Calls:
+    """Training steps of one architecture on one batch, a model and an optimizer per layout.
+
+    Args:
+        arch: cnn, vit or swin.
+        layouts: of ``LAYOUTS``.
+        images: (b, h, w, 3) float32, normalised.
+        masks: (b, h, w), 0 or 1.
+    """
     import torch
 
     from benchmarks import torch_models
 
-    model = torch_models.create(arch, x.shape[-1]).train()
-    if layout == "channels_last":
-        model = model.to(memory_format=torch.channels_last)
-        x = x.contiguous(memory_format=torch.channels_last)
+    torch_models.check_sizes()
+    x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+    y = torch.from_numpy(masks.astype(np.float32))[:, None]
+    # One kernel for all parameters: torch's fastest.
+    adamw = functools.partial(torch.optim.AdamW, lr=1e-4, weight_decay=1e-4, fused=True)
+    optimizer = functools.partial(torch.optim.Adamax, lr=5e-4) if arch == "cnn" else adamw
+    return {
+        layout: train_step(torch_models.create(arch, x.shape[-1]), x, y, layout, optimizer)
+        for layout in layouts
+    }
+
+
+def train_step(
+    model: Any, x: Any, y: Any, layout: str, make_optimizer: Callable[[Any], Any]
+) -> Callable[[], float]:
+    """Forward, loss, backward, clipping and update of a model; returns the loss."""
+    import torch
+
+    model, x = arranged(model.train(), x, layout)
     parameters = list(model.parameters())
-    if arch == "cnn":
-        optimizer = torch.optim.Adamax(parameters, lr=5e-4)
-    else:
-        # One kernel for all parameters: torch's fastest.
-        optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=1e-4, fused=True)
+    optimizer = make_optimizer(parameters)
 
     def step() -> float:
         optimizer.zero_grad(set_to_none=True)
@@ -133,3 +148,13 @@ def train_step(arch: str, x: Any, y: Any, layout: str) -> Callable[[], float]:
         return value.item()
 
     return step
+
+
+def arranged(model: Any, x: Any, layout: str) -> tuple[Any, Any]:
+    """A model and its input in a memory layout."""
+    import torch
+
+    if layout == "contiguous":
+        return model, x
+    last = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+    return model.to(memory_format=last), x.contiguous(memory_format=last)

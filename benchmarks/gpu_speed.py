@@ -1,0 +1,142 @@
+"""Parts of run_gpu that take times: products, quantizers, training steps, seeds, inference."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import bench_inference, bench_matmul, bench_quantize, bench_train, timing
+from benchmarks.gpu_job import Job
+from benchmarks.timing import Run
+from fp4jax.kernels.quantize import dispatch
+from fp4jax.kernels.quantize.arg_specs import BENCHMARKS, HADAMARD_STOCHASTIC, ArgSpec
+from fp4jax.kernels.scaled_matmul.arg_specs import LAYERS, Layer
+from fp4jax.train import RunConfig
+
+#: What matters most comes first; then the other rows, and the project's own layers.
+_FIRST_ROWS = (1, 16, 64, 128, 256, 4096)
+_OTHER_ROWS = (8, 32, 1024, 2, 4, 512, 2048)
+_LAYER_ROWS = (64, 1024, 8192)
+_LAYER_NAMES = ("15m qkv", "15m MLP out", "4m MLP in, qkv")
+
+_ARCHS = ("swin", "vit", "cnn")
+#: Ids of the paper's recipes that a training step is timed with, over the baseline.
+_RECIPES = ("forward_only", "2d+rht+sr")
+#: A network that compiles in seconds.
+_TINY_MODEL = {"stages": 2, "channels": 16}
+
+
+def matmul(job: Job) -> None:
+    """scaled_matmul against bfloat16 and XLA's decoding, for few and many rows."""
+    bandwidth = bench_matmul.measured_bandwidth(job.rounds, 2**16 if job.tiny else None)
+    named = {layer.name: layer for layer in LAYERS}
+    large = named["large"]
+    todo = [(large, m) for m in _FIRST_ROWS]
+    todo += [(named[name], m) for name in _LAYER_NAMES for m in _LAYER_ROWS]
+    todo += [(large, m) for m in _OTHER_ROWS]
+    if job.tiny:
+        tiny = Layer("large", 64, 32)
+        todo = [(tiny, m) for m in (1, 16)]
+    operands: bench_matmul.Operands | None = None
+    for layer, m in job.in_time(todo, lambda item: f"{item[0].name} with {item[1]} rows"):
+        if operands is None or operands.layer != layer:
+            del operands  # before as much is made again
+            operands = bench_matmul.Operands.of(layer, 2 if job.tiny else None)
+        results = bench_matmul.table(m, operands, bandwidth, job.rounds)
+        title = bench_matmul.title_of(m, layer)
+        job.add(title, results, layer=layer.name, k=layer.k, n=layer.n, rows=m)
+
+
+def quantizer(job: Job) -> None:
+    """The fused quantizer against XLA's code."""
+    interpret = jax.default_backend() != "gpu"
+    shapes = (ArgSpec("tiny", (32, 32), HADAMARD_STOCHASTIC),) if job.tiny else BENCHMARKS
+    tables = bench_quantize.kernel_tables(job.rounds, shapes, interpret)
+    for _ in job.in_time(shapes, lambda args: f"{args.name} {args.shape}"):
+        args, title, results = next(tables)
+        rotated = args.spec.hadamard and args.spec.stochastic
+        job.add(title, results, shape=args.shape, hadamard_and_stochastic=rotated)
+
+
+def training(job: Job) -> None:
+    """Steps of the 4m models by recipe, with the fused quantizer and without."""
+    recipes = _RECIPES[-1:] if job.tiny else _RECIPES
+    todo = [("baseline", "baseline", True)]
+    todo += [(f"{recipe}, fused quantizer", recipe, True) for recipe in recipes]
+    todo += [(f"{recipe}, XLA's quantizer", recipe, False) for recipe in recipes]
+    for arch in job.in_time(("cnn",) if job.tiny else _ARCHS, str):
+        config = _config(job, arch, "4m")
+        batch = bench_train.sample(config.batch_size, config.image_size)
+        state: Any = None
+        runs, temporary = [], []
+        for name, recipe, fused in job.in_time(todo, lambda item, a=arch: f"{a}: {item[0]}"):
+            _switch(fused)
+            changed = dataclasses.replace(config, recipe=recipe)
+            compiled = bench_train.Compiled(changed, batch, 2 if job.tiny else 16)
+            if state is None:
+                (state,) = compiled.states(1)
+            states = [jax.tree.map(jnp.copy, state)]
+            runs.append(Run(name, compiled.runner(states=states), steps=compiled.steps))
+            temporary.append(compiled.temporary / 1e6)
+        _switch(True)
+        results = timing.alternate(runs, job.rounds) if runs else []
+        shape = f"batch {config.batch_size}, {config.image_size} x {config.image_size}"
+        title = f"{arch} {config.scale}, training step, {shape}; ratio over the baseline"
+        more = [
+            {"images/s": config.batch_size / r.median, "temp MB": mb}
+            for r, mb in zip(results, temporary, strict=True)
+        ]
+        done = [dataclasses.replace(r, more=m) for r, m in zip(results, more, strict=True)]
+        job.add(title, done, arch=arch)
+
+
+def _switch(fused: bool) -> None:
+    """The fused quantizer on or off for what is traced next; compiled programs keep theirs."""
+    dispatch.switch(fused)
+    # Traces of inner functions remember the choice.
+    jax.clear_caches()
+
+
+def _config(job: Job, arch: str, scale: str) -> RunConfig:
+    if job.tiny:
+        return RunConfig(
+            arch=arch, scale="500k", image_size=16, batch_size=2, model_options=_TINY_MODEL
+        )
+    return RunConfig(arch=arch, scale=scale, image_size=256, batch_size=32)
+
+
+def seeds(job: Job) -> None:
+    """One seed and ten as lanes of a vmap, of the 500k models."""
+    many = 2 if job.tiny else 10
+    for arch in job.in_time(("cnn",) if job.tiny else _ARCHS, str):
+        config = _config(job, arch, "500k")
+        batch = bench_train.sample(config.batch_size, config.image_size)
+        runs = []
+        for lanes in (None, many):
+            compiled = bench_train.Compiled(config, batch, 2 if job.tiny else 8, lanes)
+            name = f"{lanes or 1} seed{'s, lanes of a vmap' if lanes else ''}"
+            runs.append(Run(name, compiled.runner(), "", compiled.steps))
+        results = timing.alternate(runs, job.rounds)
+        title = f"{arch} 500k, baseline, batch {config.batch_size}: {many} seeds over one"
+        job.add(title, results, arch=arch, seeds=many)
+
+
+def inference(job: Job) -> None:
+    """Models in float32, bfloat16, fake-quantized and packed."""
+    options = bench_inference.Args(
+        arch=("vit",) if job.tiny else _ARCHS,
+        scale=("500k",) if job.tiny else ("15m",),
+        batch=(1,) if job.tiny else (1, 32),
+        rounds=job.rounds,
+        image_size=64 if job.tiny else 256,
+    )
+    (scale,) = options.scale
+    for arch in job.in_time(options.arch, str):
+        cases = bench_inference.cases(options, arch, scale)
+        if job.tiny:
+            cases = [cases[0], cases[-1]]
+        for batch in job.in_time(options.batch, lambda b, a=arch: f"{a}, batch {b}"):
+            results = bench_inference.measure(cases, options, batch)
+            title = bench_inference.title_of(arch, scale, batch, options.image_size)
+            job.add(title, results, arch=arch, batch=batch)
