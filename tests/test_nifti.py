@@ -302,6 +302,7 @@ def test_missing_and_double_files(tmp_path):
         ({"label": "*"}, ("belong to layout 'folder'",)),
         ({"modalities": ("t1", "t1n")}, ("name each once",)),
         ({"layout": "folder", "modalities": {"t1": "{id}", "t2": "a"}}, ("in all of them",)),
+        ({"layout": "folder", "modalities": {"t1": "a", "T1w": "b"}}, ("name each once",)),
     ],
 )
 def test_find_cases_refuses(tmp_path, options, texts):
@@ -376,7 +377,7 @@ def test_folders_by_pattern(tmp_path):
         "labels": "brats2013",
     }
     cases = find_cases(tmp_path, **options)
-    assert [case.id for case in cases] == ["site1_p1", "site2_p1", "p2"]
+    assert [case.id for case in cases] == ["p2", "site1_p1", "site2_p1"]
     assert cases[0].modalities == ("flair", "t1c")
     # With a brain mask, and without: the value of the corners is the background.
     with_mask = find_cases(tmp_path, mask="mask*", **options)
@@ -384,6 +385,10 @@ def test_folders_by_pattern(tmp_path):
     for case in (loaded(cases), loaded(with_mask)):
         np.testing.assert_allclose(case.image[..., 1], expected, rtol=1e-3, atol=1e-4)
         assert case.target.sum(axis=(0, 1, 2)).tolist() == [120, 48, 12]
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "p9").symlink_to(tmp_path / "site2" / "p2")
+    assert [case.id for case in find_cases(tmp_path / "linked", **options)] == ["p9"]
+    (tmp_path / "linked" / "p9").unlink()
     (one,) = find_cases(tmp_path / "site1" / "p1", **options)
     assert one.id == "p1"
     write(tmp_path / "site1" / "p1" / "Flair_old.nii.gz", image)

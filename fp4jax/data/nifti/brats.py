@@ -94,7 +94,7 @@ def _files(root: Path) -> Files:
         for style, suffixes in _SUFFIXES.items()
         for name, suffix in suffixes.items()
     }
-    for parent, folders, names in os.walk(root):
+    for parent, folders, names in os.walk(root, followlinks=True):
         # a folder named x.nii holds the file
         holders = [name for name in folders if is_nifti_name(name)]
         folders[:] = sorted(f for f in folders if f not in holders and not _is_hidden(f))

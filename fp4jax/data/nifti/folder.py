@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from fp4jax.data.nifti.case import Case, canonical, refuse
+from fp4jax.data.nifti.case import Case, canonical_all, refuse
 from fp4jax.data.nifti.labels import table_of
 from fp4jax.data.nifti.volume import is_nifti_name
 
@@ -51,7 +51,8 @@ def find(
     if isinstance(labels, Mapping) and not labels:
         raise ValueError("labels is empty; name a region, such as {'lesion': {1}}.")
     table = None if labels is None else table_of(labels)
-    patterns = {canonical(name): pattern for name, pattern in modalities.items()}
+    names = canonical_all(tuple(modalities))
+    patterns = dict(zip(names, modalities.values(), strict=True))
     patterns |= {name: p for name, p in ((_LABEL, label), (_MASK, mask)) if p is not None}
     by_id = ["{id}" in pattern for pattern in patterns.values()]
     if any(by_id) and not all(by_id):
@@ -82,24 +83,27 @@ def find(
         problems.append(f"no file matches {', '.join(patterns.values())}")
     if problems:
         refuse(root, problems, _REMEDY)
-    return tuple(cases)
+    return tuple(sorted(cases, key=lambda case: case.id))
 
 
 def _by_folder(root: Path, patterns: Mapping[str, str]) -> dict[str, dict[str, list[Path]]]:
     found: dict[Path, dict[str, list[Path]]] = {}
-    for parent, folders, _ in os.walk(root):
+    for parent, folders, _ in os.walk(root, followlinks=True):
         folders[:] = sorted(f for f in folders if not f.startswith(".") and not is_nifti_name(f))
         files = {name: _match(Path(parent), pattern) for name, pattern in patterns.items()}
         files = {name: paths for name, paths in files.items() if paths}
         if set(files) - {_LABEL, _MASK}:
             found[Path(parent)] = files
+    found = {Path(os.path.abspath(folder)): files for folder, files in found.items()}
     names = collections.Counter(folder.name for folder in found)
-    return {
-        folder.resolve().name
-        if names[folder.name] == 1
-        else "_".join(folder.relative_to(root).parts): files
-        for folder, files in found.items()
+    above = Path(os.path.abspath(root))  # links stay as they are
+    ids = {
+        folder: folder.name
+        if names[folder.name] == 1 or folder == above
+        else "_".join(folder.relative_to(above).parts)
+        for folder in found
     }
+    return {ids[folder]: files for folder, files in found.items()}
 
 
 def _by_id(root: Path, patterns: Mapping[str, str]) -> dict[str, dict[str, list[Path]]]:
