@@ -99,8 +99,8 @@ class ClassLoss:
 
 
 def class_divergence(
-    student_logits: Float[Array, "n *space k"],
-    teacher_logits: Float[Array, "n *space k"],
+    student_logits: Float[Array, "n ..."],
+    teacher_logits: Float[Array, "n ..."],
     weights: Array | None = None,
     *,
     temperature: float = 2.0,
