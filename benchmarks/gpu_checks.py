@@ -208,9 +208,10 @@ def _product_differs(shape: tuple[int, int, int], unit: bool) -> int:
             b.axes,
             b.lengths,
         )
+    ways: tuple[dict[str, Any], ...] = (_pallas_options(), {"implementation": "reference"})
     got, expected = (
         np.asarray(kernels.scaled_matmul(a, b, preferred_element_type=jnp.float32, **options))
-        for options in (_pallas_options(), {"implementation": "reference"})
+        for options in ways
     )
     if unit:
         return int((got != expected).sum())

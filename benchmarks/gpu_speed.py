@@ -23,8 +23,10 @@ _LAYER_NAMES = ("15m qkv", "15m MLP out", "4m MLP in, qkv")
 _ARCHS = ("swin", "vit", "cnn")
 #: Ids of the paper's recipes that a training step is timed with, over the baseline.
 _RECIPES = ("forward_only", "2d+rht+sr")
+#: Steps of one call.
+_STEPS = 8
 #: A network that compiles in seconds.
-_TINY_MODEL = {"stages": 2, "channels": 16}
+_TINY_MODEL: dict[str, int | float | bool | str] = {"stages": 2, "channels": 16}
 
 
 def matmul(job: Job) -> None:
@@ -73,7 +75,7 @@ def training(job: Job) -> None:
         for name, recipe, fused in job.in_time(todo, lambda item, a=arch: f"{a}: {item[0]}"):
             _switch(fused)
             changed = dataclasses.replace(config, recipe=recipe)
-            compiled = bench_train.Compiled(changed, batch, 2 if job.tiny else 16)
+            compiled = bench_train.Compiled(changed, batch, 2 if job.tiny else _STEPS)
             if state is None:
                 (state,) = compiled.states(1)
             states = [jax.tree.map(jnp.copy, state)]
@@ -114,7 +116,7 @@ def seeds(job: Job) -> None:
         batch = bench_train.sample(config.batch_size, config.image_size)
         runs = []
         for lanes in (None, many):
-            compiled = bench_train.Compiled(config, batch, 2 if job.tiny else 8, lanes)
+            compiled = bench_train.Compiled(config, batch, 2 if job.tiny else _STEPS, lanes)
             name = f"{lanes or 1} seed{'s, lanes of a vmap' if lanes else ''}"
             runs.append(Run(name, compiled.runner(), "", compiled.steps))
         results = timing.alternate(runs, job.rounds)

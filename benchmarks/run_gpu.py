@@ -46,8 +46,8 @@ PARTS = {
     "seeds": Part(gpu_speed.seeds, 55),
 }
 _NO_GPU = 2
-# Seconds that a part may take longer than its time, before it is ended.
-_GRACE = 10.0
+# A part may take so much longer than its time before it is ended: a share of it, or seconds.
+_GRACE = (0.3, 10.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,16 +128,17 @@ def _in_a_process(args: Args, name: str, seconds: float) -> int:
     command += ["--parts", name, "--no-isolate", "--rounds", str(args.rounds)]
     command += ["--minutes", str(seconds / 60)]
     command += ["--tiny"] * args.tiny + ["--allow-cpu"] * args.allow_cpu
+    limit = seconds + max(_GRACE[0] * seconds, _GRACE[1])
     with log.open("w") as output:
         # A session of its own: with the process end those that it started.
         process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
         try:
-            code = process.wait(seconds + _GRACE)
+            code = process.wait(limit)
             reason = f"its process ended with exit code {code}"
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             code = process.wait()
-            reason = f"ended after {seconds + _GRACE:.0f} s, its time"
+            reason = f"ended after {limit:.0f} s"
     lines = log.read_text(errors="replace").strip().splitlines()
     if code == _NO_GPU and not path.exists():
         print(lines[-1] if lines else "benchmarks.run_gpu found no GPU", file=sys.stderr)

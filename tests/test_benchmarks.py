@@ -1,12 +1,24 @@
 """The benchmarks run, at toy sizes: what they print is not tested."""
 
+import functools
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import bench_ops, bench_quantize, bench_train, timing, torch_peer
+from benchmarks import (
+    bench_inference,
+    bench_matmul,
+    bench_ops,
+    bench_quantize,
+    bench_train,
+    timing,
+    torch_peer,
+)
+from fp4jax import kernels, models
+from fp4jax.kernels.scaled_matmul.arg_specs import Layer, weights
 
 
 @pytest.mark.usefixtures("standard_promotion")
@@ -30,6 +42,64 @@ def test_operations(monkeypatch):
     monkeypatch.setitem(bench_ops.OPS, name, ((16, 32), (32, 16), op))
     results = timing.measure(bench_ops.op_cases(name, ("baseline", "2d+rht+sr")), rounds=1)
     assert [r.name for r in results] == ["jax.lax", "baseline", "2d+rht+sr"]
+
+
+def test_products(monkeypatch, tmp_path):
+    for name in ("_BEYOND_CACHE", "_COPIED"):
+        monkeypatch.setattr(bench_matmul, name, {"cpu": 2**16, "gpu": 2**16})
+    tiny = Layer("tiny", 32, 16)
+    monkeypatch.setattr(bench_matmul, "LAYERS", (tiny,))
+    files = tmp_path / "new" / "toy.json", tmp_path / "new" / "toy.png"
+    args = bench_matmul.Args(
+        rounds=1, rows=(2,), layers=("tiny",), quantized=True, json=files[0], plot=files[1]
+    )
+    bench_matmul.main(args)
+    saved = json.loads(files[0].read_text())
+    ((title, rows),) = saved["tables"].items()
+    assert title.startswith("tiny: (2, 32) @ (32, 16), W4A4")
+    names = ["bfloat16", "XLA: dequantize, dot", "auto", "decoded once"]
+    assert [r["name"] for r in rows] == names
+    assert {"device", "copy GB/s"} <= saved["machine"].keys()
+    assert files[1].stat().st_size > 1000
+    # every copy of the weights is multiplied
+    a, b = jnp.ones((2, 32)), weights(tiny)
+    call = bench_matmul.chained(kernels.scaled_matmul, a, [b, b])
+    expected = kernels.scaled_matmul(a, b)
+    np.testing.assert_allclose(call(a, b, b), [expected, expected], rtol=1e-5)
+
+
+def test_inference(monkeypatch, tmp_path):
+    small = functools.partial(models.create, stages=2, channels=16)
+    monkeypatch.setattr(models, "create", small)
+    file = tmp_path / "toy.json"
+    args = bench_inference.Args(arch=("cnn",), batch=(1,), rounds=1, image_size=16, json=file)
+    bench_inference.main(args)
+    saved = json.loads(file.read_text())
+    ((title, rows),) = saved["tables"].items()
+    assert title == "cnn 500k, inference, batch 1, 16 pixels a side"
+    names = ["float32", "bfloat16", "fake-quantized", "packed", "packed, bfloat16"]
+    assert [r["name"] for r in rows] == names
+    sizes = {r["name"]: (r["MB"], r["file MB"]) for r in rows}
+    for packed in names[-2:]:
+        assert all(a < b for a, b in zip(sizes[packed], sizes["bfloat16"], strict=True))
+    assert saved["machine"]["device"]
+
+
+@pytest.mark.parametrize(
+    ("args", "option", "message"),
+    [
+        (bench_matmul.Args, {"rounds": 0}, "rounds is 0"),
+        (bench_matmul.Args, {"rows": (0,)}, "rows is"),
+        (bench_matmul.Args, {"layers": ("unknown",)}, "layers has 'unknown'"),
+        (bench_inference.Args, {"arch": ("resnet",)}, "arch has resnet"),
+        (bench_inference.Args, {"scale": ("1b",)}, "scale has 1b"),
+        (bench_inference.Args, {"batch": (0,)}, "at least 1"),
+        (bench_inference.Args, {"recipe": "baseline"}, "quantizes no weights"),
+    ],
+)
+def test_wrong_options(args, option, message):
+    with pytest.raises(ValueError, match=message):
+        args(**option)
 
 
 # XLA's weight gradients are slow inside a loop on CPU, where a scan is here for the test alone.
@@ -117,10 +187,10 @@ def test_torch_takes_turns():
     images = rng.normal(size=(2, 64, 64, 3)).astype(np.float32)
     masks = (images[..., 0] > 1).astype(np.uint8)
     for arch, layouts in (("cnn", torch_peer.LAYOUTS), ("swin", ("contiguous",))):
-        with torch_peer.Peer(arch, layouts, images, masks) as peer:
+        with torch_peer.Peer(torch_peer.training, arch, layouts, images, masks) as peer:
             assert peer.threads >= 1
-            losses = [[peer.step(layout) for layout in layouts] for _ in range(3)]
+            losses = [[peer.call(layout) for layout in layouts] for _ in range(3)]
         assert np.isfinite(losses).all()
         assert np.ptp(losses) > 0
     with pytest.raises(RuntimeError, match="ended early"):
-        torch_peer.Peer("unet", ("contiguous",), images, masks)
+        torch_peer.Peer(torch_peer.training, "unet", ("contiguous",), images, masks)

@@ -53,7 +53,7 @@ def test_all_parts_in_processes(tmp_path):
 
 
 def test_a_part_that_takes_too_long_is_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_gpu, "_GRACE", 0.5)
+    monkeypatch.setattr(run_gpu, "_GRACE", (0.0, 0.5))
     args = run_gpu.Args(tmp_path, **CPU)
     assert run_gpu._in_a_process(args, "seeds", 0.0) == -9
     part = gpu_report.read(tmp_path / "seeds.json")

@@ -1,7 +1,6 @@
 """scaled_matmul: every implementation against the reference, decoding exhaustively, dispatch."""
 
 import dataclasses
-import json
 import warnings
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import fp4jax as fp4
-from benchmarks import bench_matmul
 from fp4jax import kernels
 from fp4jax.formats import E2M1_MAGNITUDES
 from fp4jax.kernels import backend
@@ -535,29 +533,3 @@ def test_tiles_fit():
                 assert length == backend.next_power_of_two(length) >= 16
             assert tile.k >= 32
             assert tiles.padded(k, tile.k) % (tile.k * tile.split) == 0
-
-
-def test_benchmark_runs(monkeypatch, tmp_path):
-    """At a toy size: what it prints is not tested."""
-    for name in ("_BEYOND_CACHE", "_COPIED"):
-        monkeypatch.setattr(bench_matmul, name, {"cpu": 2**16, "gpu": 2**16})
-    tiny = Layer("tiny", 32, 16)
-    monkeypatch.setattr(bench_matmul, "LAYERS", (tiny,))
-    files = tmp_path / "new" / "toy.json", tmp_path / "new" / "toy.png"
-    args = bench_matmul.Args(
-        rounds=1, rows=(2,), layers=("tiny",), quantized=True, json=files[0], plot=files[1]
-    )
-    bench_matmul.main(args)
-    tables = json.loads(files[0].read_text())["tables"]
-    (rows,) = tables.values()
-    names = ["bfloat16", "XLA: dequantize, dot", "auto", "decoded once"]
-    assert [r["name"] for r in rows] == names
-    assert files[1].stat().st_size > 1000
-    # every copy of the weights is multiplied
-    a, b = jnp.ones((2, 32)), weights(tiny)
-    call = bench_matmul.chained(kernels.scaled_matmul, a, [b, b])
-    expected = kernels.scaled_matmul(a, b)
-    np.testing.assert_allclose(call(a, b, b), [expected, expected], rtol=1e-5)
-    for wrong in ({"rounds": 0}, {"rows": (0,)}, {"layers": ("unknown",)}):
-        with pytest.raises(ValueError, match=next(iter(wrong))):
-            bench_matmul.Args(**wrong)
