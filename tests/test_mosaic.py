@@ -199,7 +199,7 @@ def test_compiles_without_spills(target, arch):
     for report in reports:
         assert re.search(rf"^\.target {arch}$", report.ptx, re.M)
         assert report.spills == 0
-        # Two warpgroups could have 255 each; the rest is room for a second program.
+        # 48 and 80 by the assembler of CUDA 13.
         assert report.registers <= 128
         check_ptx(report.ptx)
         (kernel,) = report.kernels.values()
