@@ -1,4 +1,4 @@
-# make study | test | test-slow | bench | lint | format | constraints | clean
+# make study | test | test-slow | test-compile-only | bench | lint | format | constraints | clean
 # Everything is set up on first use, in $(VENV), by the Python named in PYTHON (3.11 to 3.13).
 
 PYTHON  ?= python3
@@ -13,7 +13,7 @@ PINNED := $(if $(filter 3.11,$(MINOR)),3.11,3.13)
 CONSTRAINTS := constraints-$(PINNED).txt
 BIN := $(VENV)/bin
 
-.PHONY: study test test-slow bench lint format constraints clean check-python
+.PHONY: study test test-slow test-compile-only bench lint format constraints clean check-python
 .DEFAULT_GOAL := test
 
 study: $(VENV)/.installed-study
@@ -24,6 +24,21 @@ test: lint
 
 test-slow: $(VENV)/.installed-all
 	$(BIN)/python -m pytest -m slow --timeout 3600 $(PYTEST_ARGS)
+
+# Compiles the kernels for five GPUs, without one, where JAX's CUDA plugin lies in $(CUDA_WHEELS):
+# not in the environment itself, where JAX would look for a driver.
+CUDA_WHEELS ?= $(VENV)/cuda
+CUDA_PACKAGES = jax-cuda13-plugin==$$version jax-cuda13-pjrt==$$version nvidia-cuda-nvcc nvidia-nvvm \
+  nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-nvdisasm absl-py
+
+test-compile-only: $(VENV)/.installed-all
+	@test -d $(CUDA_WHEELS)/jax_cuda13_plugin || \
+	  { version=$$($(BIN)/python -c 'import jax; print(jax.__version__)'); \
+	    echo "No CUDA plugin in $(CUDA_WHEELS): kernels are lowered, but not compiled. Hint (0.7 GB, no GPU needed):"; \
+	    echo "  $(BIN)/python -m pip install --no-deps --target $(CUDA_WHEELS) $(CUDA_PACKAGES)"; }
+	PYTHONPATH=$(CUDA_WHEELS) JAX_PLATFORMS=cpu JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 \
+	  $(BIN)/python -m pytest -m "slow or not slow" -rs -k "compile or lower or instructions" \
+	  $(PYTEST_ARGS) tests/test_compile_only.py tests/test_kernel_quantize.py tests/test_mosaic.py
 
 bench: $(VENV)/.installed-all
 	$(BIN)/python -m benchmarks.bench_quantize
