@@ -10,8 +10,7 @@ import pytest
 from fp4jax import losses
 from fp4jax.losses import ClassLoss, Distillation, get_loss
 
-MASKS = ("bce_tversky", "bce_tversky_ref", "bce_dice")
-CLASSES = ("ce", "ce_dice", "ce_tversky")
+MASKS = ("bce_tversky_ref", "bce_dice")
 
 
 def labelled(n=3, k=3, space=(4, 5, 2), seed=0):
@@ -29,13 +28,16 @@ def classified(n=3, k=3, space=(4, 5, 2), seed=0):
 
 @pytest.mark.parametrize("name", losses.losses()[:8])
 def test_one_label_is_the_binary_loss_to_the_bit(name):
+    """It is the same program."""
     logits, masks = labelled(k=1)
-    weights = jnp.array([1.0, 0.5, 0.0])
-    binary = jax.jit(jax.value_and_grad(get_loss(name).with_components, has_aux=True))
-    one = jax.jit(jax.value_and_grad(get_loss(name, labels=1).with_components, has_aux=True))
-    expected = binary(logits, masks[..., 0], weights)
-    for found in (one(logits, masks, weights), one(logits, masks[..., 0], weights)):
-        assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), expected, found))
+    for y in (masks, masks[..., 0]):
+        binary, one = (
+            jax.make_jaxpr(jax.value_and_grad(get_loss(name, k).with_components, has_aux=True))(
+                logits, y, jnp.ones(3)
+            )
+            for k in (None, 1)
+        )
+        assert str(binary) == str(one)
 
 
 @pytest.mark.parametrize("name", MASKS)
@@ -116,7 +118,7 @@ def test_cross_entropy_of_classes_does_not_cancel():
     logits, labels = classified(k=1)
     np.testing.assert_allclose(
         jax.jit(get_loss("ce"))(logits, labels),
-        losses.bce(logits[..., 1] - logits[..., 0], labels),
+        jax.jit(losses.bce)(logits[..., 1] - logits[..., 0], labels),
         rtol=1e-6,
     )
 
@@ -132,24 +134,22 @@ def test_kl_of_classes():
     np.testing.assert_allclose(kl(student, teacher), expected, rtol=1e-5)
     # Two classes: the divergence of the sigmoid of their difference.
     two = [z[..., :2] for z in (student, teacher)]
-    np.testing.assert_allclose(
-        losses.class_divergence(*two), losses.divergence(*(z[..., 1] - z[..., 0] for z in two)),
-        rtol=1e-5,
-    )  # fmt: skip
+    one = [z[..., 1] - z[..., 0] for z in two]
+    np.testing.assert_allclose(kl(*two), jax.jit(losses.divergence)(*one), rtol=1e-5)
     loss = Distillation(task=get_loss("ce_dice"), weight=0.5, temperature=2.0)
     value, parts = jax.jit(loss.with_components)(student, labels, teacher)
-    task = get_loss("ce_dice")(student, labels)
+    task = jax.jit(get_loss("ce_dice"))(student, labels)
     np.testing.assert_allclose(value, task + 0.5 * 4 * expected, rtol=1e-5)
     assert set(parts) == {*losses.CLASS_COMPONENTS, "divergence"}
     logits, masks = labelled()
     loss = Distillation(task=get_loss("bce_dice", labels=3))
-    _, parts = loss.with_components(logits, masks, logits)
+    _, parts = jax.jit(loss.with_components)(logits, masks, logits)
     assert parts["divergence"] == 0
 
 
-@pytest.mark.parametrize("name", [*MASKS[::2], *CLASSES])
+@pytest.mark.parametrize("name", ["bce_tversky", "ce_dice"])
 def test_padded_images_change_nothing(name):
-    if name in MASKS:
+    if name.startswith("bce"):
         loss, (logits, masks) = get_loss(name, labels=3), labelled()
     else:
         loss, (logits, masks) = get_loss(name), classified()
@@ -169,8 +169,11 @@ def test_padded_images_change_nothing(name):
 
 def test_unknown_classes_are_not_hidden():
     logits, labels = classified()
+    loss = jax.jit(get_loss("ce_dice"))
     for bad in (4, 255):
-        assert jnp.isnan(get_loss("ce_dice")(logits, labels.at[0, 0, 0, 0].set(np.uint8(bad))))
+        wrong = np.array(labels)
+        wrong[0, 0, 0, 0] = bad
+        assert jnp.isnan(loss(logits, jnp.asarray(wrong)))
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -185,7 +188,7 @@ def test_losses_are_monais(background):
     smooth = {"smooth_nr": 1e-5, "smooth_dr": 1e-5}
     logits, masks = labelled()
     # Their Dice has the smoothing of numerator and denominator as ours has it.
-    parts = get_loss("bce_tversky", labels=3).with_components(logits, masks)[1]
+    parts = jax.jit(get_loss("bce_tversky", labels=3).with_components)(logits, masks)[1]
     z, y = channels_first(logits), channels_first(masks)
     found = monai.DiceLoss(sigmoid=True, **smooth)(z, y)
     np.testing.assert_allclose(parts["dice"], found, rtol=2e-6)
@@ -196,7 +199,7 @@ def test_losses_are_monais(background):
     np.testing.assert_allclose(parts["bce"], found, rtol=2e-6)
     logits, labels = classified()
     loss = ClassLoss(name="all", ce_weight=1.0, dice_weight=1.0, include_background=background)
-    value, parts = loss.with_components(logits, labels)
+    value, parts = jax.jit(loss.with_components)(logits, labels)
     options = {"softmax": True, "to_onehot_y": True, "include_background": background}
     z, y = channels_first(logits), channels_first(labels[..., None])
     found = monai.DiceCELoss(**options, **smooth)(z, y)
