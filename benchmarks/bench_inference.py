@@ -1,6 +1,7 @@
 """Inference with the paper's models: float32, bfloat16, fake-quantized and packed; and their sizes.
 
     python -m benchmarks.bench_inference [--scale 500k 4m 15m] [--rounds 7] [--json FILE]
+        [--plot FILE.png]
 
 A call takes normalized images to logits in evaluation mode. Weights are arguments of the compiled
 call: nothing is decoded or cast beforehand. Ratios are over the float32 model; above 1 is slower.
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from benchmarks import timing
+from benchmarks import plots, timing
 from benchmarks.timing import Result, Run
 from fp4jax import export, models, nnx as fp4nnx, packed
 from fp4jax.export import tensors
@@ -46,6 +47,8 @@ class Args:
     image_size: int = 256
     # write the figures here, too
     json: Path | None = None
+    # draw the times here
+    plot: Path | None = None
 
     def __post_init__(self):
         for name, known in (("arch", models.names()), ("scale", _SCALES)):
@@ -153,6 +156,8 @@ def main(args: Args) -> None:
                 if args.json:
                     timing.save(args.json, tables, about)
             jax.clear_caches()
+    if args.plot:
+        plots.bars(args.plot, {title: timing.rows(results) for title, results in tables.items()})
 
 
 if __name__ == "__main__":

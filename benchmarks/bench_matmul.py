@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from benchmarks import timing
+from benchmarks import plots, timing
 from benchmarks.timing import Result, Run
 from fp4jax import kernels
 from fp4jax.kernels import backend
@@ -189,30 +189,6 @@ def chosen(args: Args) -> tuple[tuple[int, ...], tuple[Layer, ...]]:
     return rows, tuple(layer for layer in LAYERS if any(name in layer.name for name in names))
 
 
-def plot(path: Path, tables: dict[tuple[Layer, int], list[Result]]) -> None:
-    """Speed over bfloat16 by rows, a panel for each layer."""
-    from matplotlib.figure import Figure
-
-    layers = list(dict.fromkeys(layer for layer, _ in tables))
-    figure = Figure(figsize=(3.2 * len(layers), 3.2), layout="constrained")
-    axes = figure.subplots(1, len(layers), sharey=True, squeeze=False)[0]
-    for axis, layer in zip(axes, layers, strict=True):
-        rows = [m for other, m in tables if other is layer]
-        names = dict.fromkeys(r.name for m in rows for r in tables[layer, m])
-        for name in names:
-            points = [
-                (m, r.more["x bfloat16"]) for m in rows for r in tables[layer, m] if r.name == name
-            ]
-            axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
-        axis.set_xscale("log", base=2)
-        axis.set_xlabel("rows")
-        axis.set_title(f"{layer.name}\n{layer.k} x {layer.n}", fontsize="small")
-    axes[0].set_ylabel("speed over bfloat16")
-    axes[-1].legend(fontsize="x-small")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-
-
 def main(args: Args) -> None:
     about = timing.machine()
     bandwidth = measured_bandwidth(args.rounds)
@@ -231,7 +207,8 @@ def main(args: Args) -> None:
     if args.json:
         timing.save(args.json, titles, about)
     if args.plot:
-        plot(args.plot, tables)
+        drawn = [(layer.name, m, timing.rows(r)) for (layer, m), r in tables.items()]
+        plots.speed_by_rows(args.plot, drawn)
 
 
 if __name__ == "__main__":

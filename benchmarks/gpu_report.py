@@ -1,11 +1,15 @@
 """report.md and plots of run_gpu's folder, from the JSON files of its parts."""
 
+import importlib.util
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import plots
+
+_BARS = ("quantizer", "training", "inference")
 #: Columns that are not shown as they are.
 _HIDDEN = {"median_ms": "ms"}
 
@@ -161,53 +165,18 @@ def _row(
 
 def _plots(out: Path, parts: Sequence[dict[str, Any]]) -> tuple[list[Path], str]:
     """PNG files of the parts that have something to draw; a note without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
+    if importlib.util.find_spec("matplotlib") is None:
         return [], "No plots: matplotlib is not installed."
-    named = {part["part"]: [(t["about"], t["rows"]) for t in _tables(part)] for part in parts}
     drawn = []
-    if tables := [(about, rows) for about, rows in named.get("matmul", []) if rows]:
-        figure = Figure(layout="constrained")
-        _speed_by_rows(figure, tables)
-        drawn.append(("matmul", figure))
-    for name in ("quantizer", "training", "inference"):
-        titles = [title for part in parts if part["part"] == name for title in part["tables"]]
-        bars = [(t, rows) for t, (_, rows) in zip(titles, named.get(name, []), strict=True) if rows]
-        if bars:
-            figure = Figure(figsize=(9, 1 + 1.5 * len(bars)), layout="constrained")
-            _bars(figure, bars)
-            drawn.append((name, figure))
-    for name, figure in drawn:
-        figure.savefig(out / f"{name}.png", dpi=150)
-    return [out / f"{name}.png" for name, _ in drawn], "Nothing to draw."
-
-
-def _speed_by_rows(figure: Any, tables: Sequence[tuple[dict, list]]) -> None:
-    """Speed over bfloat16, a panel for each layer."""
-    layers = list(dict.fromkeys(about["layer"] for about, _ in tables))
-    figure.set_size_inches(3.2 * len(layers), 3.2)
-    axes = figure.subplots(1, len(layers), sharey=True, squeeze=False)[0]
-    for axis, layer in zip(axes, layers, strict=True):
-        points: dict[str, list[tuple[int, float]]] = {}
-        for about, rows in tables:
-            for row in rows if about["layer"] == layer else ():
-                points.setdefault(row["name"], []).append((about["rows"], row["x bfloat16"]))
-        for name, line in points.items():
-            axis.plot(*zip(*sorted(line), strict=True), marker="o", markersize=3, label=name)
-        axis.set_xscale("log", base=2)
-        axis.set_xlabel("rows")
-        axis.set_title(layer, fontsize="small")
-    axes[0].set_ylabel("speed over bfloat16")
-    axes[-1].legend(fontsize="x-small")
-
-
-def _bars(figure: Any, tables: Sequence[tuple[str, list]]) -> None:
-    """Milliseconds of each row, a panel for each table."""
-    axes = figure.subplots(len(tables), 1, squeeze=False)[:, 0]
-    for axis, (title, rows) in zip(axes, tables, strict=True):
-        timed = [row for row in reversed(rows) if row.get("median_ms") is not None]
-        axis.barh([row["name"] for row in timed], [row["median_ms"] for row in timed])
-        axis.set_title(title, fontsize="x-small", loc="left")
-        axis.tick_params(labelsize="x-small")
-    axes[-1].set_xlabel("ms")
+    for part in parts:
+        path = out / f"{part['part']}.png"
+        tables = {title: t["rows"] for title, t in part["tables"].items() if t["rows"]}
+        if part["part"] == "matmul" and tables:
+            about = [(t["about"]["layer"], t["about"]["rows"], t["rows"]) for t in _tables(part)]
+            plots.speed_by_rows(path, about)
+        elif part["part"] in _BARS and tables:
+            plots.bars(path, tables)
+        else:
+            continue
+        drawn.append(path)
+    return drawn, "Nothing to draw."

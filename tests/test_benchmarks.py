@@ -71,8 +71,10 @@ def test_products(monkeypatch, tmp_path):
 def test_inference(monkeypatch, tmp_path):
     small = functools.partial(models.create, stages=2, channels=16)
     monkeypatch.setattr(models, "create", small)
-    file = tmp_path / "toy.json"
-    args = bench_inference.Args(arch=("cnn",), batch=(1,), rounds=1, image_size=16, json=file)
+    file, plot = tmp_path / "toy.json", tmp_path / "new" / "toy.png"
+    args = bench_inference.Args(
+        arch=("cnn",), batch=(1,), rounds=1, image_size=16, json=file, plot=plot
+    )
     bench_inference.main(args)
     saved = json.loads(file.read_text())
     ((title, rows),) = saved["tables"].items()
@@ -83,6 +85,7 @@ def test_inference(monkeypatch, tmp_path):
     for packed in names[-2:]:
         assert all(a < b for a, b in zip(sizes[packed], sizes["bfloat16"], strict=True))
     assert saved["machine"]["device"]
+    assert plot.stat().st_size > 1000
 
 
 @pytest.mark.parametrize(
