@@ -13,12 +13,13 @@ class Downsample(nnx.Linear):
 
     Parameters and result are those of a convolution whose windows do not overlap. The input's
     pixels must have become channels first, :func:`space_to_channels`; the kernel is
-    (p * p * c, out). XLA's strided form has slow gradients on CPU. With p = 1 it is a pointwise
+    (p**d * c, out). XLA's strided form has slow gradients on CPU. With p = 1 it is a pointwise
     convolution.
 
     Args:
         in_features, out_features: c and the output's channels.
         patch: p, in pixels.
+        spatial_dims: d, 2 for images, 3 for volumes.
         options: as for ``nnx.Linear``.
 
     Example:
@@ -28,22 +29,26 @@ class Downsample(nnx.Linear):
         (2, 4, 4, 8)
     """
 
-    def __init__(self, in_features: int, out_features: int, *, patch: int, **options):
-        super().__init__(patch**2 * in_features, out_features, **options)
+    def __init__(
+        self, in_features: int, out_features: int, *, patch: int, spatial_dims: int = 2, **options
+    ):
+        super().__init__(patch**spatial_dims * in_features, out_features, **options)
         self.patch = patch
+        self.spatial_dims = spatial_dims
 
 
 class Upsample(nnx.Conv):
     """A transposed convolution of kernel p and stride p, as one matrix product over pixels.
 
     Every pixel becomes a patch of its own: (b, h, w, c) -> (b, p h, p w, out). A pointwise
-    convolution to p * p * out channels, kernel (1, 1, c, p * p * out), whose channels become
+    convolution to p**d * out channels, kernel (1, 1, c, p * p * out), whose channels become
     pixels; a bias per output channel. (As a convolution, because fp4jax's has fast gradients.)
 
     Args:
         in_features, out_features: channels.
         patch: p, in pixels.
-        bias_init: of the bias.
+        spatial_dims: d, 2 for images, 3 for volumes.
+        bias_init: of the bias; None for a layer without.
         options: as for ``nnx.Conv``.
 
     Example:
@@ -60,39 +65,48 @@ class Upsample(nnx.Conv):
         out_features: int,
         *,
         patch: int,
-        bias_init: Initializer,
+        spatial_dims: int = 2,
+        bias_init: Initializer | None,
         rngs: nnx.Rngs,
         **options,
     ):
-        channels = patch**2 * out_features
-        super().__init__(in_features, channels, (1, 1), use_bias=False, rngs=rngs, **options)
+        channels, ones = patch**spatial_dims * out_features, (1,) * spatial_dims
+        super().__init__(in_features, channels, ones, use_bias=False, rngs=rngs, **options)
         self.patch = patch
-        self.bias = nnx.Param(bias_init(rngs.params(), (out_features,), jnp.float32))
+        if bias_init is not None:
+            self.bias = nnx.Param(bias_init(rngs.params(), (out_features,), jnp.float32))
 
-    def __call__(self, inputs: Float[Array, "b h w c"]) -> Float[Array, "b i j d"]:
-        bias = self.bias
-        assert bias is not None
-        x, kernel, offset = self.promote_dtype(
-            (inputs, self.kernel[...], bias[...]), dtype=self.dtype
-        )
+    def __call__(self, inputs: Float[Array, "b *space c"]) -> Float[Array, "b *pixels d"]:
+        bias = None if self.bias is None else self.bias[...]
+        x, kernel, offset = self.promote_dtype((inputs, self.kernel[...], bias), dtype=self.dtype)
+        strides = self.kernel_size
+        data, taps = ("NHWC", "HWIO") if len(strides) == 2 else ("NDHWC", "DHWIO")
         y = self.conv_general_dilated(
-            x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            x, kernel, strides, "VALID", dimension_numbers=(data, taps, data)
         )
-        return channels_to_space(y, self.patch) + offset.reshape(1, 1, 1, -1)
+        pixels = channels_to_space(y, self.patch)
+        return pixels if offset is None else pixels + offset.reshape((1,) * (y.ndim - 1) + (-1,))
 
 
-def space_to_channels(x: Float[Array, "b h w c"], p: int) -> Float[Array, "b i j n"]:
-    """(b, h, w, c) -> (b, h / p, w / p, p * p * c): the pixels of each p x p patch, row by row."""
-    b, h, w, c = x.shape
-    patches = x.reshape(b, h // p, p, w // p, p, c).swapaxes(2, 3)
-    return patches.reshape(b, h // p, w // p, p * p * c)
+def space_to_channels(x: Float[Array, "b *space c"], p: int) -> Float[Array, "b *patches n"]:
+    """(b, h, w, c) -> (b, h / p, w / p, p * p * c): the pixels of each p x p patch, row by row.
+
+    Any number of dimensions between the first and the last.
+    """
+    b, *space, c = x.shape
+    d = len(space)
+    split = x.reshape(b, *(m for n in space for m in (n // p, p)), c)
+    patches = split.transpose(0, *range(1, 2 * d, 2), *range(2, 2 * d + 1, 2), 2 * d + 1)
+    return patches.reshape(b, *(n // p for n in space), p**d * c)
 
 
-def channels_to_space(x: Float[Array, "b i j n"], p: int) -> Float[Array, "b h w c"]:
+def channels_to_space(x: Float[Array, "b *patches n"], p: int) -> Float[Array, "b *space c"]:
     """The inverse of :func:`space_to_channels`."""
-    b, i, j, n = x.shape
-    pixels = x.reshape(b, i, j, p, p, n // p**2).swapaxes(2, 3)
-    return pixels.reshape(b, i * p, j * p, n // p**2)
+    b, *patches, n = x.shape
+    d = len(patches)
+    split = x.reshape(b, *patches, *(p,) * d, n // p**d)
+    pixels = split.transpose(0, *(a for i in range(d) for a in (1 + i, 1 + d + i)), 2 * d + 1)
+    return pixels.reshape(b, *(m * p for m in patches), n // p**d)
 
 
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -119,23 +133,52 @@ def checked_images(
     x: Shaped[Array, "..."],
     in_channels: int,
     size: tuple[int, int] | None = None,
-    multiple: int = 1,
+    multiple: int | tuple[int, ...] = 1,
+    spatial_dims: int = 2,
 ) -> None:
-    """ValueError unless x is float NHWC of that many channels and of an admissible size."""
+    """ValueError unless x is float and channels last, of that many channels and admissible size."""
+    what, axes = _AXES[spatial_dims]
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"images are {x.dtype}; pass normalised floating-point numbers.")
-    if x.ndim != 4 or x.shape[-1] != in_channels:
+        raise ValueError(f"{what} are {x.dtype}; pass normalised floating-point numbers.")
+    if x.ndim != spatial_dims + 2 or x.shape[-1] != in_channels:
         raise ValueError(
-            f"images have shape {x.shape}; expected (batch, height, width, {in_channels}), "
-            "channels last. Transpose NCHW images, or create the model with other in_channels."
+            f"{what} have shape {x.shape}; expected (batch, {', '.join(axes)}, {in_channels}), "
+            f"channels last. Transpose {what} with channels first, or create the model with other "
+            "in_channels or spatial_dims."
         )
     if size is not None and x.shape[1:3] != size:
         raise ValueError(
             f"images are {x.shape[1]} x {x.shape[2]}; this model was created for {size[0]} x "
             f"{size[1]}, the size of its position table. Create it with another image_size."
         )
-    if any(n % multiple or n == 0 for n in x.shape[1:3]):
+    checked_size(x.shape[1:-1], multiple, what)
+
+
+def checked_size(
+    size: int | tuple[int, ...], multiple: int | tuple[int, ...], what: str = "images"
+) -> None:
+    """ValueError unless a size is positive and a multiple along each axis."""
+    sizes = size if isinstance(size, tuple) else (size,)
+    multiples = multiple if isinstance(multiple, tuple) else (multiple,) * len(sizes)
+    if len(sizes) == 1:
+        sizes *= len(multiples)
+    if any(n <= 0 or n % m for n, m in zip(sizes, multiples, strict=True)):
+        needed = multiples if len(set(multiples)) > 1 else multiples[:1]
         raise ValueError(
-            f"images are {x.shape[1]} x {x.shape[2]}; height and width must be multiples of "
-            f"{multiple}. Pad or resize them, or take a smaller scale."
+            f"{what} are {' x '.join(map(str, sizes))}; their sides must be multiples of "
+            f"{' x '.join(map(str, needed))}. Pad or resize them, or take a smaller scale."
         )
+
+
+# What a message calls the input of a network, and its axes.
+_AXES: dict[int, tuple[str, tuple[str, ...]]] = {
+    2: ("images", ("height", "width")),
+    3: ("volumes", ("depth", "height", "width")),
+}
+
+
+def checked_dims(spatial_dims: int) -> int:
+    """ValueError unless a network has two or three spatial dimensions."""
+    if spatial_dims not in _AXES:
+        raise ValueError(f"spatial_dims is {spatial_dims}; give 2 for images, 3 for volumes.")
+    return spatial_dims

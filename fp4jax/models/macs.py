@@ -25,9 +25,9 @@ def macs(model: nnx.Module, image_size: int | tuple[int, ...]) -> dict[str, int]
     ``jax.named_scope`` ("blocks.0.attn.qk"). Norms, activations and resizing are not counted.
 
     Args:
-        model: with an attribute ``in_channels``; a recipe may have been applied, the numbers are
-            the same. Nothing is computed and the model is not changed; it may be abstract, made by
-            ``nnx.eval_shape``.
+        model: with an attribute ``in_channels``, and ``spatial_dims`` if not 2; a recipe may have
+            been applied, the numbers are the same. Nothing is computed and the model is not
+            changed; it may be abstract, made by ``nnx.eval_shape``.
         image_size: pixels per side, or the size along each axis.
 
     Returns:
@@ -42,7 +42,8 @@ def macs(model: nnx.Module, image_size: int | tuple[int, ...]) -> dict[str, int]
         >>> macs(model, 16)["encoders.0"]  # 8 x 8 positions x 4 x 4 x 3 x 16 weights
         49152
     """
-    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    sides = (image_size,) * getattr(model, "spatial_dims", 2)
+    size = sides if isinstance(image_size, int) else tuple(image_size)
     images = jax.ShapeDtypeStruct((1, *size, getattr(model, "in_channels")), jnp.float32)  # noqa: B009
     counts: Counter[str] = Counter()
     graph, state = nnx.split(model)

@@ -22,10 +22,26 @@ _HALF = np.float32(0.5)
 
 
 class Activation(NamedTuple):
-    """An elementwise function and its derivative, of float32."""
+    """An elementwise function and its derivative, of float32.
 
-    function: Callable[[Array], Array]
-    derivative: Callable[[Array], Array]
+    With a parameter, all three are functions of (z, parameter); the third is the derivative with
+    respect to the parameter, and None says that there is none.
+    """
+
+    function: Callable[..., Array]
+    derivative: Callable[..., Array]
+    slope_derivative: Callable[[Array, Array], Array] | None = None
+
+    def __call__(self, z: Array, slope: Array | None) -> Array:
+        return self.function(*self.arguments(z, slope))
+
+    def arguments(self, z: Array, slope: Array | None) -> tuple[Array, ...]:
+        """What the functions take: z, or z and the parameter."""
+        if self.slope_derivative is None:
+            return (z,)
+        if slope is None:
+            raise ValueError("this activation has a parameter; pass slope.")
+        return (z, slope)
 
 
 def _phi(z: Array) -> Array:
@@ -47,6 +63,12 @@ def leaky_relu(slope: float) -> Activation:
 
 IDENTITY = Activation(lambda z: z, jnp.ones_like)
 RELU = leaky_relu(0.0)
+#: max(z, 0) + slope * min(z, 0) with a slope that is learned.
+PRELU = Activation(
+    lambda z, a: jnp.where(z > 0, z, z * a),
+    lambda z, a: jnp.where(z > 0, np.float32(1), a),
+    lambda z, a: jnp.minimum(z, np.float32(0)),
+)
 #: Exact: z Phi(z).
 GELU = Activation(lambda z: z * _phi(z), _gelu_derivative)
 
@@ -58,6 +80,7 @@ def norm_act(
     groups: int,
     activation: Activation = IDENTITY,
     epsilon: float = 1e-5,
+    slope: Float[Array, " 1"] | None = None,
 ) -> tuple[Array, Array, Array]:
     """y = f((x - mean) / sqrt(var + eps) * scale + bias), with mean and var per set and group.
 
@@ -68,6 +91,7 @@ def norm_act(
         groups: how many groups of channels; must divide c.
         activation: f.
         epsilon: eps.
+        slope: the parameter of ``PRELU``.
 
     Returns:
         y in x's dtype, mean and biased variance (sets, groups) in float32. Gradients flow through
@@ -82,33 +106,35 @@ def norm_act(
     """
     *sets, positions, c = x.shape
     merged = x.reshape(-1, positions, c)
-    result: Any = _norm_act(merged, scale, bias, groups, activation, float(epsilon))
+    result: Any = _norm_act(merged, scale, bias, slope, groups, activation, float(epsilon))
     y, mean, var = result
     return y.reshape(x.shape), mean.reshape(*sets, groups), var.reshape(*sets, groups)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def _norm_act(x, scale, bias, groups, activation, epsilon):
-    return _forward(x, scale, bias, groups, activation, epsilon)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def _norm_act(x, scale, bias, slope, groups, activation, epsilon):
+    return _forward(x, scale, bias, slope, groups, activation, epsilon)[0]
 
 
-def _forward(x, scale, bias, groups, activation, epsilon):
+def _forward(x, scale, bias, slope, groups, activation, epsilon):
     z = x.astype(jnp.float32)
     mean = _group_mean(z.mean(1), groups)
     centred = z - _spread(mean, x.shape[-1])
     var = _group_mean(lax.square(centred).mean(1), groups)
     factor = _spread(lax.rsqrt(var + np.float32(epsilon)), x.shape[-1])
-    y = activation.function(centred * (factor * _channels(scale)) + _channels(bias))
-    return (y.astype(x.dtype), mean, var), (x, mean, factor, scale, bias)
+    normal = centred * (factor * _channels(scale)) + _channels(bias)
+    y = activation(normal, _scalar(slope))
+    return (y.astype(x.dtype), mean, var), (x, mean, factor, scale, bias, slope)
 
 
 def _backward(groups, activation, epsilon, saved, cotangents):
-    x, mean, factor, scale, bias = saved
+    x, mean, factor, scale, bias, slope = saved
     g, _, _ = cotangents
     c = x.shape[-1]
     normal = (x.astype(jnp.float32) - _spread(mean, c)) * factor
-    scale32 = _channels(scale)
-    dz = g.astype(jnp.float32) * activation.derivative(normal * scale32 + _channels(bias))
+    scale32, g32 = _channels(scale), g.astype(jnp.float32)
+    arguments = activation.arguments(normal * scale32 + _channels(bias), _scalar(slope))
+    dz = g32 * activation.derivative(*arguments)
     # Once to memory: three passes read it, and each would evaluate the derivative again.
     dz = lax.optimization_barrier(dz)
     d_bias, d_scale = _sum_positions(dz), _sum_positions(dz * normal)
@@ -117,7 +143,14 @@ def _backward(groups, activation, epsilon, saved, cotangents):
         _spread(_group_mean(d * scale32[0] * positions, groups), c) for d in (d_bias, d_scale)
     )
     dx = factor * (dz * scale32 - along_mean - normal * along_normal)
-    return dx.astype(x.dtype), d_scale.sum(0).astype(scale.dtype), d_bias.sum(0).astype(bias.dtype)
+    d_slope = None
+    if activation.slope_derivative is not None:
+        along_slope = _sum_positions(g32 * activation.slope_derivative(*arguments))
+        d_slope = along_slope.sum().reshape(slope.shape).astype(slope.dtype)
+    elif slope is not None:
+        d_slope = jnp.zeros_like(slope)
+    d_scale, d_bias = d_scale.sum(0).astype(scale.dtype), d_bias.sum(0).astype(bias.dtype)
+    return dx.astype(x.dtype), d_scale, d_bias, d_slope
 
 
 _norm_act.defvjp(_forward, _backward)
@@ -141,6 +174,67 @@ def _spread(per_group: Array, c: int) -> Array:
 
 def _channels(a: Array) -> Array:
     return a.astype(jnp.float32).reshape(1, 1, -1)
+
+
+def _scalar(slope: Array | None) -> Array | None:
+    return None if slope is None else slope.astype(jnp.float32).reshape(1, 1, 1)
+
+
+class PReLU(nnx.Module):
+    """The learned slope of ``PRELU``, one for all channels; torch's name for it is ``weight``.
+
+    Args:
+        slope: at the start.
+    """
+
+    def __init__(self, slope: float = 0.25):
+        self.slope = nnx.Param(jnp.full((1,), slope, jnp.float32))
+
+
+class InstanceNorm(nnx.InstanceNorm):
+    """``nnx.InstanceNorm`` with torch's eps, an activation behind it, and no running statistics.
+
+    Args:
+        features: channels, the last axis.
+        affine: whether there is a scale and a bias per channel.
+        dtype: of the result; x's if None.
+        rngs: as for ``nnx.InstanceNorm``.
+
+    Raises:
+        ValueError: when called with one value per channel, as torch does.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> norm = InstanceNorm(1, affine=False, rngs=nnx.Rngs(0))
+        >>> [round(float(v), 3) for v in norm(jnp.array([[[1.0], [3.0]]]), RELU).ravel()]
+        [0.0, 1.0]
+    """
+
+    def __init__(
+        self, features: int, *, affine: bool, dtype: DTypeLike | None = None, rngs: nnx.Rngs
+    ):
+        super().__init__(
+            features, epsilon=1e-5, use_scale=affine, use_bias=affine, dtype=dtype, rngs=rngs
+        )
+
+    def __call__(
+        self,
+        x: Float[Array, "b *space c"],
+        activation: Activation = IDENTITY,
+        slope: Float[Array, " 1"] | None = None,
+    ) -> Float[Array, "b *space c"]:
+        b, *space, c = x.shape
+        if math.prod(space) < 2:
+            raise ValueError(
+                f"InstanceNorm got shape {x.shape}, {math.prod(space)} value per channel and "
+                "image, which has no variance; use larger images, or downsample less."
+            )
+        # Constants, which XLA removes.
+        scale = jnp.ones((c,)) if self.scale is None else self.scale[...]
+        bias = jnp.zeros((c,)) if self.bias is None else self.bias[...]
+        flat = x.reshape(b, -1, c)
+        y, _, _ = norm_act(flat, scale, bias, c, activation, self.epsilon, slope)
+        return y.reshape(x.shape).astype(self.dtype or x.dtype)
 
 
 class GroupNorm(nnx.GroupNorm):
@@ -204,6 +298,7 @@ class BatchNorm(nnx.BatchNorm):
         self,
         x: Float[Array, "*batch c"],
         activation: Activation = IDENTITY,
+        slope: Float[Array, " 1"] | None = None,
         *,
         use_running_average: bool | None = None,
     ) -> Float[Array, "*batch c"]:
@@ -219,14 +314,14 @@ class BatchNorm(nnx.BatchNorm):
                     f"BatchNorm in training mode got shape {x.shape}, {count} value per channel, "
                     "which has no variance; use a larger batch, larger images, or model.eval()."
                 )
-            y, mean, var = norm_act(flat, scale, bias, x.shape[-1], activation, self.epsilon)
+            y, mean, var = norm_act(flat, scale, bias, x.shape[-1], activation, self.epsilon, slope)
             unbiased = var[0] * np.float32(count / (count - 1))
             self._update(self.mean, mean[0])
             self._update(self.var, unbiased)
         else:
             factor = lax.rsqrt(self.var[...] + np.float32(self.epsilon)) * scale
             centred = flat.astype(jnp.float32) - _channels(self.mean[...])
-            y = activation.function(centred * _channels(factor) + _channels(bias))
+            y = activation(centred * _channels(factor) + _channels(bias), _scalar(slope))
         return y.reshape(x.shape).astype(dtype)
 
     def _update(self, running: nnx.Variable, batch: Array) -> None:

@@ -5,16 +5,24 @@ from typing import Any
 
 from flax import nnx
 
+from fp4jax.models.basic_unet import BasicUNet
 from fp4jax.models.cnn import CNN
 from fp4jax.models.swin import Swin
+from fp4jax.models.swin_unetr import SwinUNETR
+from fp4jax.models.unet import UNet
 from fp4jax.models.vit import ViT
 from fp4jax.typing import DTypeLike
 
-# A class with ``scales`` (keyword arguments by scale) and ``high_precision``.
+# A class with ``high_precision`` and ``scales`` (keyword arguments by scale). MONAI's networks have
+# two attributes more. ``default_scale``: None, because all their arguments have MONAI's defaults.
+# ``sized_by``: the argument that stands for a size of its own; nothing of a scale goes with it.
 _MODELS: dict[str, Any] = {
     "cnn": CNN,
     "vit": ViT,
     "swin": Swin,
+    "swin_unetr": SwinUNETR,
+    "unet": UNet,
+    "basic_unet": BasicUNet,
 }
 
 
@@ -40,16 +48,18 @@ def scales(name: str) -> tuple[str, ...]:
 
 def create(
     name: str,
-    scale: str = "4m",
+    scale: str | None = None,
     *,
     in_channels: int = 3,
     num_classes: int = 1,
-    image_size: int = 256,
+    image_size: int | tuple[int, ...] = 256,
     rngs: nnx.Rngs,
     dtype: DTypeLike | None = None,
     **options: Any,
 ) -> nnx.Module:
     """A segmentation model: (b, h, w, in_channels) floats in, (b, h, w, num_classes) logits out.
+
+    With ``spatial_dims=3``, for "swin_unetr", "unet" and "basic_unet": (b, depth, h, w, channels).
 
     ``model.train()`` and ``model.eval()`` switch dropout and batch norm; in training mode call
     ``model(x, rngs=nnx.Rngs(dropout=key))``. ``model.high_precision`` names the layers that the
@@ -57,12 +67,15 @@ def create(
 
     Args:
         name: one of :func:`names`.
-        scale: one of :func:`scales`, named after the number of parameters.
+        scale: one of :func:`scales`, named after the number of parameters. Default: "4m", or
+            MONAI's own default sizes for its networks, "swin_unetr", "unet" and "basic_unet".
         in_channels, num_classes: of the images and of the float32 logits.
-        image_size: height and width in pixels.
+        image_size: height and width in pixels; MONAI's networks take a size for each axis, too.
         rngs: ``params`` stream of the initial weights.
         dtype: of the computation, float32 if None; parameters are float32 in any case.
-        options: arguments of the model's class, which override those of the scale.
+        options: arguments of the model's class, which override those of the scale. The one that
+            sizes a network of MONAI's ("feature_size", "channels", "features") replaces the scale:
+            all other arguments are then MONAI's defaults, or given.
 
     Raises:
         ValueError: for an unknown name, scale or option, or sizes that do not fit.
@@ -75,7 +88,9 @@ def create(
         530753
     """
     model = _model(name)
-    if scale not in model.scales:
+    if scale is None:
+        scale = getattr(model, "default_scale", "4m")
+    if scale is not None and scale not in model.scales:
         raise ValueError(
             f"{name} has no scale {scale!r}; its scales are: {', '.join(model.scales)}."
         )
@@ -85,13 +100,14 @@ def create(
             f"{name} has no option {', '.join(sorted(unknown))}; its options are: "
             f"{', '.join(sorted(known))}."
         )
+    replaced = scale is None or getattr(model, "sized_by", None) in options
     return model(
         in_channels=in_channels,
         num_classes=num_classes,
         image_size=image_size,
         rngs=rngs,
         dtype=dtype,
-        **{**model.scales[scale], **options},
+        **{**({} if replaced else model.scales[scale]), **options},
     )
 
 

@@ -2,7 +2,8 @@
 
 A module's path in the Flax model is its torch name (``blocks.0.attn.qkv``). A model that differs
 has an attribute ``torch_names``: pairs (regular expression, replacement) that turn the dotted path
-of a variable into its torch name, applied in order with ``re.sub``.
+of a variable into its torch name, applied in order with ``re.sub`` (so a replacement may be a
+function of the match).
 """
 
 import re
@@ -14,6 +15,7 @@ import numpy as np
 from flax import nnx
 
 from fp4jax.models.layers import Downsample, Upsample
+from fp4jax.models.norms import PReLU
 
 
 class Rule(NamedTuple):
@@ -52,21 +54,25 @@ def _transposed_from_torch(a: np.ndarray, layer: Any) -> np.ndarray:
 
 
 def _patches_to_torch(a: np.ndarray, layer: Any) -> np.ndarray:
-    """(p * p * in, out) -> (out, in, p, p)."""
-    return a.reshape(layer.patch, layer.patch, -1, a.shape[-1]).transpose(3, 2, 0, 1)
+    """(p**d * in, out) -> (out, in, *p)."""
+    d = layer.spatial_dims
+    return a.reshape(*(layer.patch,) * d, -1, a.shape[-1]).transpose(d + 1, d, *range(d))
 
 
 def _patches_from_torch(a: np.ndarray, layer: Any) -> np.ndarray:
-    return a.transpose(2, 3, 1, 0).reshape(-1, a.shape[0])
+    return a.transpose(*range(2, a.ndim), 1, 0).reshape(-1, a.shape[0])
 
 
 def _upsample_to_torch(a: np.ndarray, layer: Any) -> np.ndarray:
-    """(1, 1, in, p * p * out) -> (in, out, p, p)."""
-    return a.reshape(a.shape[2], layer.patch, layer.patch, -1).transpose(0, 3, 1, 2)
+    """(*ones, in, p**d * out) -> (in, out, *p)."""
+    d = a.ndim - 2
+    split = a.reshape(a.shape[-2], *(layer.patch,) * d, -1)
+    return split.transpose(0, d + 1, *range(1, d + 1))
 
 
 def _upsample_from_torch(a: np.ndarray, layer: Any) -> np.ndarray:
-    return a.transpose(0, 2, 3, 1).reshape(1, 1, a.shape[0], -1)
+    last = a.transpose(0, *range(2, a.ndim), 1)
+    return last.reshape(*(1,) * (a.ndim - 2), a.shape[0], -1)
 
 
 def _swap(a: np.ndarray, layer: Any) -> np.ndarray:
@@ -91,6 +97,7 @@ RULES: dict[type[nnx.Module], dict[str, Rule]] = {
     nnx.LayerNorm: _NORM,
     nnx.GroupNorm: _NORM,
     nnx.InstanceNorm: _NORM,
+    PReLU: {"slope": Rule("weight")},
 }
 
 # Buffers of torch modules that are no weights: counters and tables derived from the geometry.
@@ -136,7 +143,8 @@ def load_torch(model: nnx.Module, params: Mapping[str, Any]) -> nnx.Module:
     for name, slot in slots.items():
         variable = slot.variable
         values = slot.rule.from_torch(given[name], slot.layer)
-        variable.set_value(jnp.asarray(values, variable.get_value().dtype))
+        # A copy: on CPU the model would otherwise see what happens to the caller's array.
+        variable.set_value(jnp.array(values, variable.get_value().dtype))
     return model
 
 

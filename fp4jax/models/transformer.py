@@ -124,7 +124,7 @@ class Block(nnx.Module):
         self.drop_path = DropPath(drop_path)
         self.dtype = dtype
 
-    def __call__(self, x: Float[Array, "b n d"], seeds: Seeds) -> Float[Array, "b n d"]:
+    def __call__(self, x: Float[Array, "b *n d"], seeds: Seeds) -> Float[Array, "b *n d"]:
         with jax.named_scope("attn"):
             x = x + self.drop_path(self.attn(self.norm1(x).astype(self.dtype), seeds), seeds)
         with jax.named_scope("mlp"):

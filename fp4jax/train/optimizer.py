@@ -41,14 +41,19 @@ class Constants:
 
 _ADAMAX = Constants(optimizer="adamax", learning_rate=5e-4, weight_decay=0.0)
 _ADAMW = Constants(optimizer="adamw", learning_rate=1e-4, weight_decay=1e-4)
+_UNET = Constants(optimizer="adamw", learning_rate=1e-3, weight_decay=1e-5)
 
-#: The reference's constants by architecture, the same at all scales; "vit" means "vit_adamw".
+#: Constants by architecture, the same at all scales: the reference's ("vit" means "vit_adamw"); for
+#: MONAI's networks those usual with them, Swin UNETR's from its BraTS 2021 training.
 DEFAULTS = {
     "cnn": _ADAMAX,
     "vit": _ADAMW,
     "vit_adamw": _ADAMW,
     "vit_adamax": _ADAMAX,
     "swin": _ADAMW,
+    "swin_unetr": Constants(optimizer="adamw", learning_rate=1e-4, weight_decay=1e-5),
+    "unet": _UNET,
+    "basic_unet": _UNET,
 }
 
 
