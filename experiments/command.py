@@ -21,17 +21,25 @@ from fp4jax.train import DivergedError
 class Source:
     """Where images come from, beside the name of the cohort."""
 
-    # folder of the LGG data set (kaggle_3m)
+    # folder of the data set: kaggle_3m of LGG, the folder of cases of BraTS or the Decathlon
     root: Path | None = None
     # patients of the phantom cohort, and slices of each
     patients: int = 60
     slices: int = 30
     # order of the channels: rgb as stored; ref_bgr as the reference reads them
     channel_order: Literal["rgb", "ref_bgr"] = "rgb"
+    # of brats and msd: the region to segment (whole_tumour, tumour_core, enhancing)
+    target: str = "whole_tumour"
+    # of brats and msd: the channels, in this order; default: all that there are
+    modalities: tuple[str, ...] = ()
 
     def load(self, name: str, image_size: int) -> Cohort:
         """The cohort with that name."""
-        options: dict[str, Any] = {"image_size": image_size, "channel_order": self.channel_order}
+        options: dict[str, Any] = {"image_size": image_size}
+        if name in ("brats", "msd"):
+            options |= {"target": self.target, "modalities": self.modalities or None}
+        else:
+            options["channel_order"] = self.channel_order
         if name == "phantom":
             options |= {"patients": self.patients, "slices": self.slices}
         return load(name, self.root, **options)
@@ -41,8 +49,9 @@ class Source:
 class Images(Source):
     """A cohort by name."""
 
-    # phantom: the embedded synthetic cohort; lgg: the LGG MRI segmentation data set
-    data: Literal["phantom", "lgg"] = "phantom"
+    # phantom: the embedded synthetic cohort; lgg: the LGG MRI segmentation data set; brats, msd:
+    # slices of the NIfTI volumes of BraTS and of the Medical Segmentation Decathlon
+    data: Literal["phantom", "lgg", "brats", "msd"] = "phantom"
     # side of the images in pixels
     image_size: int = 256
 

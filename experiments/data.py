@@ -42,7 +42,7 @@ def command(args: Args) -> None:
     found = data.fingerprint(cohort)
     print(json.dumps({key: value for key, value in found.items() if key != "crc32"}, indent=2))
     if args.verify or args.expected:
-        shape = [images.image_size, images.image_size, 3]
+        shape = [images.image_size, images.image_size, len(cohort.channels)]
         known = {**(data.LGG_EXPECTED if images.data == "lgg" else {}), "shape": shape}
         expected = read_json(args.expected) if args.expected else known
         if expected is None:

@@ -142,10 +142,13 @@ def normalize(
     images: UInt8[Array, "*b h w c"],
     dtype: DTypeLike = jnp.float32,
     *,
-    mean: tuple[float, ...] = IMAGENET_MEAN,
-    sd: tuple[float, ...] = IMAGENET_SD,
+    mean: tuple[float, ...] | None = None,
+    sd: tuple[float, ...] | None = None,
 ) -> Float[Array, "*b h w c"]:
     """``(x / 255 - mean) / sd`` per channel, computed in float32.
+
+    Default: ImageNet's constants for three channels, as the paper has it; for another number of
+    channels the mean of these three, the same for every channel.
 
     Raises:
         ValueError: not one mean and one standard deviation per channel.
@@ -155,15 +158,24 @@ def normalize(
         >>> normalize(jnp.full((1, 1, 1), 255, jnp.uint8), mean=(0.5,), sd=(0.25,)).item()
         2.0
     """
-    if not len(mean) == len(sd) == images.shape[-1]:
+    channels = images.shape[-1]
+    mean = _constants(IMAGENET_MEAN, channels) if mean is None else mean
+    sd = _constants(IMAGENET_SD, channels) if sd is None else sd
+    if not len(mean) == len(sd) == channels:
         raise ValueError(
-            f"{images.shape[-1]} channels, but {len(mean)} means and {len(sd)} standard "
-            "deviations; pass one number per channel for both (the defaults are ImageNet's three)."
+            f"{channels} channels, but {len(mean)} means and {len(sd)} standard deviations; pass "
+            "one number per channel for both, or neither."
         )
     shape = (1,) * (images.ndim - 1) + (-1,)
     offset = np.float32(255 * np.asarray(mean)).reshape(shape)
     scale = np.float32(1 / (255 * np.asarray(sd))).reshape(shape)
     return ((images.astype(jnp.float32) - offset) * scale).astype(dtype)
+
+
+def _constants(of_colours: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    if channels == len(of_colours):
+        return of_colours
+    return (sum(of_colours) / len(of_colours),) * channels
 
 
 def _when(

@@ -16,7 +16,7 @@ from fp4jax.train.optimizer import DEFAULTS
 class Training:
     """What the runs of a study share: data, model options, optimization."""
 
-    # cohort: phantom or lgg
+    # cohort: phantom, lgg, brats or msd
     data: str = "phantom"
     # side of the images in pixels
     image_size: int = 256
