@@ -104,7 +104,9 @@ def surface_distances(
     for name, mask in (("prediction", predicted), ("target", target)):
         if not mask.any():
             raise ValueError(f"the {name} is empty and has no surface; test for this before.")
-    p, t = (np.argwhere(surface(mask)) * edges for mask in (predicted, target))
+    # Relative to a box of both, which is much smaller than the image as a rule.
+    box = _bounding_box(predicted | target)
+    p, t = (np.argwhere(surface(mask[box])) * edges for mask in (predicted, target))
     return KDTree(t).query(p)[0], KDTree(p).query(t)[0]
 
 
@@ -119,11 +121,7 @@ def surface(mask: np.ndarray) -> np.ndarray:
     from scipy.ndimage import binary_erosion
 
     mask = np.asarray(mask).astype(bool)
-    result = np.zeros_like(mask)
-    if mask.any():
-        box = _bounding_box(mask)
-        result[box] = mask[box] & ~binary_erosion(mask[box])
-    return result
+    return mask & ~binary_erosion(mask)
 
 
 def checked_pair(predicted: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -135,7 +133,7 @@ def checked_pair(predicted: np.ndarray, target: np.ndarray) -> tuple[np.ndarray,
             "two masks of one shape, (x, y) or (x, y, z)."
         )
     for name, mask in (("prediction", predicted), ("target", target)):
-        if mask.dtype != bool and not np.isin(mask, (0, 1)).all():
+        if mask.dtype != bool and (mask != mask.astype(bool)).any():
             raise ValueError(
                 f"the {name} has values beside 0 and 1; compare label maps with an integer and "
                 "probabilities with a threshold first."
@@ -161,6 +159,7 @@ def check_empty(empty: str) -> None:
 
 
 def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
+    """The smallest box that contains a mask which is not empty."""
     box = []
     for axis in range(mask.ndim):
         others = tuple(a for a in range(mask.ndim) if a != axis)
