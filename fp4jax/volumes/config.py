@@ -87,8 +87,8 @@ class VolumeRun:
     clip: float = 1.0
     # onecycle: warm up, then anneal to zero over all epochs; constant
     schedule: Literal["onecycle", "constant"] = "onecycle"
-    # flips, rotations, scales, and changes of intensity
-    augment: bool = True
+    # monai: flips and changes of intensity; nnunet: also rotations, zooms, noise and gamma
+    augment: Literal["monai", "nnunet", "none"] = "monai"
     # dtype of the computation; parameters are always float32
     dtype: Literal["float32", "bfloat16"] = "float32"
     # seed of weights, patches, augmentation, dropout and rounding

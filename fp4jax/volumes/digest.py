@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from fp4jax.data.nifti import Case
 from fp4jax.data.nifti.volume import find_file
@@ -31,7 +32,9 @@ def digest(cases: Iterable[Case], modalities: Iterable[str], regions: Iterable[s
     record = []
     for case in sorted(cases, key=lambda case: case.id):
         files = [(name, *case.image(name)) for name in names]
-        rows = [(name, index, fingerprint(find_file(path))) for name, path, index in files]
+        rows: list[tuple[Any, ...]] = [
+            (name, index, fingerprint(find_file(path))) for name, path, index in files
+        ]
         if case.label is not None:
             table = {name: sorted(map(int, case.table[name])) for name in regions}
             rows.append(("labels", table, fingerprint(find_file(case.label))))

@@ -18,7 +18,8 @@ import optax
 from flax import nnx
 
 from fp4jax import losses, models, nnx as fp4nnx
-from fp4jax.data import augment
+from fp4jax.data import augment, augment_volumes
+from fp4jax.models import registry
 from fp4jax.train import optimizer as optimizers
 from fp4jax.train.state import Batch, TrainState
 from fp4jax.typing import Array
@@ -26,6 +27,8 @@ from fp4jax.volumes.config import MONAI, VolumeRun, from_json
 
 # Streams of keys from a run's seed; the numbers of the epochs are those of the augmentation.
 _DROPOUT, _ROUNDING = 2**32 - 1, 2**32 - 2
+
+_RANGES = {"monai": augment_volumes.MONAI, "nnunet": augment_volumes.NNUNET}
 
 
 def build(config: VolumeRun, channels: int, regions: int, seed: int | Array) -> nnx.Module:
@@ -131,11 +134,10 @@ class Program:
         """One step of gradient descent; pure."""
         key = jax.random.key(state.seed)
         images, targets = batch.images, batch.masks
-        if self.config.augment:
-            from fp4jax.data import augment_volumes
-
+        if self.config.augment != "none":
             keys = augment.keys(state.seed, batch.epoch, batch.index)
-            images, targets = augment_volumes.augment(images, targets, keys)
+            ranges = _RANGES[self.config.augment]
+            images, targets = augment_volumes.augment(images, targets, keys, ranges)
         if self.exclusive:
             numbers = jnp.arange(1, self.regions + 1, dtype=jnp.int32)
             targets = jnp.max(
@@ -214,7 +216,7 @@ def dims(config: VolumeRun) -> dict[str, int]:
     Raises:
         ValueError: volumes for a model of images.
     """
-    known = inspect.signature(models.registry._model(config.arch).__init__).parameters
+    known = inspect.signature(registry._model(config.arch).__init__).parameters
     if "spatial_dims" in known:
         return {"spatial_dims": config.spatial_dims}
     if config.spatial_dims == 3:
