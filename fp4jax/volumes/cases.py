@@ -126,8 +126,13 @@ def open_volumes(
     source: Source,
     modalities: Sequence[str] | None,
     regions: Sequence[str] | None,
+    *,
+    keep: bool = True,
 ) -> VolumeSet:
-    """The arrays of cases; without modalities or regions those that the first case has."""
+    """The arrays of cases; without modalities or regions those that the first case has.
+
+    With ``keep=False`` prepared volumes are kept only where the source names a cache.
+    """
     table = tuple(cases[0].table)
     known = nifti.REGIONS if set(nifti.REGIONS) <= set(table) else table
     return VolumeSet(
@@ -135,7 +140,7 @@ def open_volumes(
         modalities or cases[0].modalities,
         regions or known,
         config.spacing,
-        cache=source.cache,
+        cache=source.cache if keep or source.cache else False,
     )
 
 

@@ -1,13 +1,14 @@
 """Evaluation of a trained network on whole cases: overlap and distances, label maps, pictures."""
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fp4jax import metrics
+from fp4jax.data.nifti import LoadedCase
 from fp4jax.data.progress import track
 from fp4jax.train.folder import replacing
 from fp4jax.volumes.cases import Data, save
@@ -17,8 +18,11 @@ from fp4jax.volumes.picture import picture
 TABLE = "test_cases.csv"
 PREDICTIONS = "predictions"
 
+# Region -> metric -> value.
+Report = dict[str, dict[str, float]]
 
-def evaluate(segmenter: Segmenter, data: Data, out: Path) -> dict[str, Any]:
+
+def evaluate(segmenter: Segmenter, data: Data, out: Path) -> Report:
     """Segments the test cases; writes a table and their label maps; returns the means.
 
     Args:
@@ -32,19 +36,34 @@ def evaluate(segmenter: Segmenter, data: Data, out: Path) -> dict[str, Any]:
         :func:`fp4jax.metrics.region_report`, means over the cases, and over the regions. Empty
         masks count as in BraTS; without test cases there is nothing.
     """
-    rows, reports = [], []
+    reports = {}
     (out / PREDICTIONS).mkdir(exist_ok=True)
     for case, predicted in _segmented(segmenter, data, data.places("test"), "Evaluating"):
         save(out / PREDICTIONS / f"{case.id}.nii.gz", predicted, case, overwrite=True)
-        reports.append(metrics.region_report(predicted, case.target, data.regions, case.spacing))
-        rows += [{"case": case.id, "region": name} | reports[-1][name] for name in reports[-1]]
-    if not rows:
+        reports[case.id] = report(predicted, case)
+    if not reports:
         return {}
-    with replacing(out / TABLE) as temporary, temporary.open("w", newline="") as file:
+    write_table(out / TABLE, reports)
+    return metrics.mean_report(list(reports.values()))
+
+
+def report(predicted: np.ndarray, case: LoadedCase) -> Report:
+    """The metrics of each region of a labelled case, and their mean."""
+    target: Any = case.target
+    return metrics.region_report(predicted, target, case.regions, case.spacing)
+
+
+def write_table(path: Path, reports: Mapping[str, Report]) -> None:
+    """Writes a CSV file with a row for each case and region, and for each case's mean."""
+    rows = [
+        {"case": case, "region": region} | scores
+        for case, of_case in reports.items()
+        for region, scores in of_case.items()
+    ]
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
         table = csv.DictWriter(file, list(rows[0]))
         table.writeheader()
         table.writerows(rows)
-    return metrics.mean_report(reports)
 
 
 def mean_dice(segmenter: Segmenter, data: Data, places: Sequence[int]) -> dict[str, float]:
@@ -54,7 +73,8 @@ def mean_dice(segmenter: Segmenter, data: Data, places: Sequence[int]) -> dict[s
     """
     scores = []
     for case, predicted in _segmented(segmenter, data, places, "Validating"):
-        p, t = predicted > 0, case.target > 0
+        target: Any = case.target
+        p, t = predicted > 0, target > 0
         both, either = (m.sum((0, 1, 2), dtype=np.int64) for m in (p & t, p | t))
         scores.append(np.where(either, 2 * both / np.maximum(both + either, 1), 1.0))
     means = np.mean(scores, axis=0)
@@ -66,21 +86,28 @@ def draw(segmenter: Segmenter, data: Data, out: Path) -> None:
     """Writes ``CASE.png`` for every test case, see :func:`fp4jax.volumes.picture.picture`."""
     out.mkdir(exist_ok=True)
     for case, predicted in _segmented(segmenter, data, data.places("test"), "Drawing"):
-        picture(
-            out / f"{case.id}.png",
-            case.image,
-            predicted,
-            case.target,
-            modalities=data.modalities,
-            regions=data.regions,
-            spacing=case.spacing,
-            title=case.id,
-        )
+        draw_case(out / f"{case.id}.png", case, predicted, data.modalities)
+
+
+def draw_case(
+    path: Path, case: LoadedCase, predicted: np.ndarray, modalities: Sequence[str]
+) -> None:
+    """Writes the picture of a case, with its labels if it has any."""
+    picture(
+        path,
+        case.image,
+        predicted,
+        case.target,
+        modalities=modalities,
+        regions=case.regions,
+        spacing=case.spacing,
+        title=case.id,
+    )
 
 
 def _segmented(
     segmenter: Segmenter, data: Data, places: Sequence[int], doing: str
-) -> Iterator[tuple[Any, np.ndarray]]:
+) -> Iterator[tuple[LoadedCase, np.ndarray]]:
     """Each case with its prediction."""
     for place in track(places, doing, total=len(places)):
         case = data.volumes.load(place)

@@ -2,23 +2,24 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from fp4jax.data.nifti import REGIONS
+from fp4jax.data.nifti import REGIONS, LoadedCase
 from fp4jax.data.nifti.brats import MODALITIES
 from fp4jax.data.progress import track
 from fp4jax.train.checkpoint import Checkpoints
 from fp4jax.train.folder import RunFolder, read_json
 from fp4jax.volumes.cases import Source, open_volumes, save
 from fp4jax.volumes.config import VolumeRun, from_json
+from fp4jax.volumes.evaluation import Report, draw_case, report, write_table
 from fp4jax.volumes.inference import Segmenter
 from fp4jax.volumes.program import program_of
 
+TABLE = "scores.csv"
 # What may be another for inference than it was in training.
 _FREE = ("recipe", "overlap", "windows")
 
@@ -31,11 +32,13 @@ class Segmented:
         case: its id.
         path: of the label map.
         volumes: of each region, ml.
+        scores: metrics of each region, and their mean; None without labels.
     """
 
     case: str
     path: Path
     volumes: dict[str, float]
+    scores: Report | None
 
 
 def from_run(path: str | os.PathLike, changes: VolumeRun | None = None) -> Segmenter:
@@ -95,15 +98,18 @@ def segment(
     out: str | os.PathLike,
     *,
     overwrite: bool = False,
+    pictures: bool = False,
 ) -> list[Segmented]:
-    """Segments all cases of a folder, labelled or not.
+    """Segments all cases of a folder, and compares with their labels where they have any.
 
     Args:
         segmenter: what to segment with.
         source: the folder of the cases.
         out: gets ``CASE.nii.gz``: label maps with affine and header of the case's images, in the
-            label values of the layout; made if it is not there.
-        overwrite: replace label maps of an earlier call.
+            label values of the layout; made if it is not there. And if there are labels,
+            ``scores.csv`` with the metrics of :func:`fp4jax.metrics.region_report`.
+        overwrite: replace files of an earlier call.
+        pictures: write ``CASE.png`` too. Pictures of patients may not be passed on freely.
 
     Returns:
         What was found, case by case.
@@ -115,22 +121,43 @@ def segment(
     """
     config = segmenter.program.config
     cases = source.cases(segmenter.modalities)
-    volumes = open_volumes(cases, config, source, segmenter.modalities, segmenter.regions)
-    targets = [Path(out) / f"{case.id}.nii.gz" for case in volumes.cases]
-    existing = [path for path in targets if path.exists()]
+    volumes = open_volumes(
+        cases, config, source, segmenter.modalities, segmenter.regions, keep=False
+    )
+    out = Path(out)
+    targets = [out / f"{case.id}.nii.gz" for case in volumes.cases]
+    wanted = [*targets, out / TABLE, *(path_of_picture(path) for path in targets if pictures)]
+    existing = [path for path in wanted if path.exists()]
     if existing and not overwrite:
         others = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
         raise ValueError(
             f"{existing[0]}{others} exist already; name another folder, or pass --overwrite."
         )
-    Path(out).mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     found = []
     for place, path in enumerate(track(targets, "Segmenting", total=len(targets))):
         case = volumes.load(place)
         predicted = segmenter(case.image)
         save(path, predicted, case, overwrite=overwrite)
-        found.append(Segmented(case.id, path, _millilitres(predicted, segmenter.regions, case)))
+        if pictures:
+            draw_case(path_of_picture(path), case, predicted, segmenter.modalities)
+        scores = None if case.target is None else report(predicted, case)
+        sizes = _millilitres(predicted, case)
+        found.append(Segmented(case.id, path, sizes, scores))
+    scored = {one.case: one.scores for one in found if one.scores is not None}
+    if scored:
+        write_table(out / TABLE, scored)
     return found
+
+
+def path_of_picture(path: Path) -> Path:
+    """The picture beside a label map.
+
+    Example:
+        >>> path_of_picture(Path("case.nii.gz")).name
+        'case.png'
+    """
+    return path.with_name(path.name.removesuffix(".nii.gz") + ".png")
 
 
 def _changes(changes: VolumeRun | None) -> dict[str, Any]:
@@ -146,7 +173,7 @@ def _changes(changes: VolumeRun | None) -> dict[str, Any]:
     return differing
 
 
-def _millilitres(masks: np.ndarray, regions: Sequence[str], case: Any) -> dict[str, float]:
+def _millilitres(masks: np.ndarray, case: LoadedCase) -> dict[str, float]:
     voxel = float(np.prod(case.spacing)) / 1000
     counts = masks.sum((0, 1, 2), dtype=np.int64)
-    return {name: float(n) * voxel for name, n in zip(regions, counts, strict=True)}
+    return {name: float(n) * voxel for name, n in zip(case.regions, counts, strict=True)}
