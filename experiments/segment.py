@@ -24,6 +24,7 @@ class Args:
     folder: Annotated[Path | None, tyro.conf.Positional] = None
     # of the checkpoint; for a run only --recipe, --overlap and --windows may be given
     run: volumes.VolumeRun = dataclasses.field(default_factory=volumes.VolumeRun)
+    # what is segmented
     source: volumes.Source = dataclasses.field(default_factory=volumes.Source)
     # folder for the label maps
     out: Path = Path("masks")

@@ -18,7 +18,9 @@ from fp4jax import volumes
 
 @dataclasses.dataclass(frozen=True)
 class Args:
+    # model, training, evaluation
     run: volumes.VolumeRun = dataclasses.field(default_factory=volumes.VolumeRun)
+    # the labelled cases
     source: volumes.Source = dataclasses.field(default_factory=volumes.Source)
     # the run's folder lies in here
     out: Path = Path("runs")

@@ -346,6 +346,13 @@ def test_label_tables_by_name_or_written_out():
         volumes.cases._table("core=one")
 
 
+@pytest.mark.parametrize("name", ["train_volumes", "segment"])
+def test_help_explains_every_option(name, run):
+    code, out, _ = run(name, "--help")
+    assert code == 0
+    assert f"python -m experiments.{name}" in out
+
+
 def test_dry_run_computes_nothing(run, tmp_path):
     code, out, err = run(
         "train_volumes", "--dry-run", "--arch", "cnn", "--spatial-dims", "2", "--recipe", "5",

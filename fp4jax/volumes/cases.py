@@ -36,11 +36,13 @@ class Source:
     layout: str = "auto"
     # for any other folder: modality and pattern of its files, flair Flair*.nii.gz
     patterns: dict[str, str] = dataclasses.field(default_factory=dict)
-    # pattern of the label maps, and of brain masks
+    # with --patterns: that of the label maps
     label: str | None = None
-    mask: str | None = None
-    # what their values mean: a layout with the same, or regions such as core=1,4 whole=1,2,4
+    # with --patterns: what the labels' values mean, the name of a layout with the same, or regions
+    # such as core=1,4 whole=1,2,4
     labels: str | None = None
+    # with --patterns: that of brain masks
+    mask: str | None = None
     # prepared volumes are kept here; default: $FP4JAX_CACHE, else ~/.cache/fp4jax
     cache: Path | None = None
 

@@ -58,8 +58,9 @@ class VolumeRun:
     regions: tuple[str, ...] | None = None
     # voxels are resampled to these edges, mm; default: as stored
     spacing: tuple[float, float, float] | None = None
-    # shares of the patients to choose the epoch by, and to report
+    # share of the patients to choose the best epoch by; 0: the last is the best
     val_share: float = 0.1
+    # share of the patients to report
     test_share: float = 0.2
     # seed of the split, the same for all seeds of training
     split_seed: int = 2026
@@ -72,6 +73,7 @@ class VolumeRun:
     batch_size: int = 2
     # steps of an epoch
     steps: int = 250
+    # how often that many
     epochs: int = 100
     # the validation cases are segmented after every so many epochs, and after the last
     validate_every: int = 1

@@ -38,6 +38,8 @@ def digest(cases: Iterable[Case], modalities: Iterable[str], regions: Iterable[s
         if case.label is not None:
             table = {name: sorted(map(int, case.table[name])) for name in regions}
             rows.append(("labels", table, fingerprint(find_file(case.label))))
+        if case.mask is not None:
+            rows.append(("mask", fingerprint(find_file(case.mask))))
         record.append((case.id, rows))
     return hashlib.sha256(json.dumps(record).encode()).hexdigest()
 
