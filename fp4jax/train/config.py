@@ -68,7 +68,11 @@ class Training:
     divergence: Literal["kl", "cross_entropy_ref"] = "kl"
 
     def __post_init__(self):
-        losses.get_loss(self.loss)
+        if isinstance(losses.get_loss(self.loss), losses.ClassLoss):
+            raise ValueError(
+                f"loss {self.loss!r} is of classes, masks here are of one region; take one of "
+                f"{', '.join(n for n in losses.losses() if not n.startswith('ce'))}."
+            )
         for name in ("image_size", "epochs", "batch_size", "folds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
