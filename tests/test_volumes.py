@@ -172,6 +172,10 @@ def test_an_interrupted_run_ends_bit_equal(trained, folders, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")}
     volumes.train(config(), source(folders), tmp_path)
     assert {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")} == before
+    # But for pictures, if they are asked for now.
+    volumes.train(config(), source(folders), tmp_path, pictures=True)
+    assert len(list((folder.path / "pictures").glob("*.png"))) == 1
+    assert (folder.path / "summary.json").stat().st_mtime_ns == before[folder.path / "summary.json"]
 
 
 def test_new_cases_are_segmented(trained, folders, tmp_path, run):

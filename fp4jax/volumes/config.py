@@ -36,8 +36,8 @@ class VolumeRun:
 
     # architecture: swin_unetr, unet, basic_unet, or one of the 2D models
     arch: str = "swin_unetr"
-    # size of the model: 500k, 4m, 15m or monai, which is MONAI's own; default: 4m, or monai for a
-    # checkpoint
+    # size of the model: 500k, 4m or 15m, after its parameters in 2D (in 3D they are twice to three
+    # times as many), or monai, which is MONAI's own; default: 4m, or monai for a checkpoint
     scale: str | None = None
     # QAT recipe, by name or by the paper's id (0 to 7)
     recipe: str = "baseline"
