@@ -97,9 +97,9 @@ def sample(batch_size: int, side: int) -> Batch:
 
 
 class Compiled:
-    """The compiled call of a configuration: one step, or ``scan`` steps of ``lanes`` seeds.
+    """The call of a configuration: one step, or ``scan`` steps of ``lanes`` seeds.
 
-    ``temporary`` is the peak of its temporary memory in bytes.
+    Traced when made; compiled on first use, or together with others by ``timing.compile_all``.
     """
 
     def __init__(self, config: RunConfig, batch: Batch, scan: int, lanes: int | None = None):
@@ -113,9 +113,21 @@ class Compiled:
             arguments = (batch.images, batch.masks, order, batch.epoch, active)
             function = program.epoch
         seeds = jnp.uint32(0) if lanes is None else jnp.arange(lanes, dtype=jnp.uint32)
-        compiled = function.lower(jax.eval_shape(self.init, seeds), *arguments).compile()
-        self.temporary: int = compiled.memory_analysis().temp_size_in_bytes
-        self.advance: Callable[[Any], tuple[Any, dict]] = lambda state: compiled(state, *arguments)
+        self._arguments = arguments
+        self._lowered = function.lower(jax.eval_shape(self.init, seeds), *arguments)
+
+    @functools.cached_property
+    def program(self) -> Any:
+        return self._lowered.compile()
+
+    @property
+    def temporary(self) -> int:
+        """Peak of the temporary memory in bytes."""
+        return self.program.memory_analysis().temp_size_in_bytes
+
+    def advance(self, state: Any) -> tuple[Any, dict]:
+        """The next state, and the losses and the like of each step."""
+        return self.program(state, *self._arguments)
 
     def states(self, runs: int) -> list[Any]:
         """Fresh ones: of ``runs`` single runs, or one of all lanes."""

@@ -1,7 +1,6 @@
 """Parts of run_gpu that take times: products, quantizers, training steps, seeds, inference."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +8,9 @@ import jax.numpy as jnp
 from benchmarks import bench_inference, bench_matmul, bench_quantize, bench_train, timing
 from benchmarks.gpu_job import Job
 from benchmarks.timing import Run
+from fp4jax.kernels import explain_quantize
 from fp4jax.kernels.quantize import dispatch
-from fp4jax.kernels.quantize.arg_specs import BENCHMARKS, HADAMARD_STOCHASTIC, ArgSpec
+from fp4jax.kernels.quantize.arg_specs import BENCHMARKS, HADAMARD_STOCHASTIC, NEAREST, ArgSpec
 from fp4jax.kernels.scaled_matmul.arg_specs import LAYERS, Layer
 from fp4jax.train import RunConfig
 
@@ -64,30 +64,33 @@ def quantizer(job: Job) -> None:
 def training(job: Job) -> None:
     """Steps of the 4m models by recipe, with the fused quantizer and without."""
     recipes = _RECIPES[-1:] if job.tiny else _RECIPES
-    todo = [("baseline", "baseline", True)]
-    todo += [(f"{recipe}, fused quantizer", recipe, True) for recipe in recipes]
-    todo += [(f"{recipe}, XLA's quantizer", recipe, False) for recipe in recipes]
     for arch in job.in_time(("cnn",) if job.tiny else _ARCHS, str):
         config = _config(job, arch, "4m")
         batch = bench_train.sample(config.batch_size, config.image_size)
-        state: Any = None
-        runs, temporary = [], []
-        for name, recipe, fused in job.in_time(todo, lambda item, a=arch: f"{a}: {item[0]}"):
+        programs, notes = {}, []
+        for fused in (True, False):
             _switch(fused)
-            changed = dataclasses.replace(config, recipe=recipe)
-            compiled = bench_train.Compiled(changed, batch, 2 if job.tiny else _STEPS)
-            if state is None:
-                (state,) = compiled.states(1)
-            states = [jax.tree.map(jnp.copy, state)]
-            runs.append(Run(name, compiled.runner(states=states), steps=compiled.steps))
-            temporary.append(compiled.temporary / 1e6)
+            kind = "fused quantizer" if fused else "XLA's quantizer"
+            for recipe in ("baseline", *recipes)[1 - fused :]:
+                name = recipe if recipe == "baseline" else f"{recipe}, {kind}"
+                changed = dataclasses.replace(config, recipe=recipe)
+                programs[name] = bench_train.Compiled(changed, batch, 2 if job.tiny else _STEPS)
+                # After tracing, which may have found a kernel wrong.
+                typical = explain_quantize(batch.masks.astype(jnp.float32), NEAREST, -1, "operand")
+                notes.append("" if recipe == "baseline" else typical)
         _switch(True)
-        results = timing.alternate(runs, job.rounds) if runs else []
+        memory = timing.compile_all([lambda p=p: p.temporary / 1e6 for p in programs.values()])
+        (state,) = programs["baseline"].states(1)
+        runs = [
+            Run(name, program.runner(states=[jax.tree.map(jnp.copy, state)]), note, program.steps)
+            for (name, program), note in zip(programs.items(), notes, strict=True)
+        ]
+        results = timing.alternate(runs, job.rounds)
         shape = f"batch {config.batch_size}, {config.image_size} x {config.image_size}"
         title = f"{arch} {config.scale}, training step, {shape}; ratio over the baseline"
         more = [
             {"images/s": config.batch_size / r.median, "temp MB": mb}
-            for r, mb in zip(results, temporary, strict=True)
+            for r, mb in zip(results, memory, strict=True)
         ]
         done = [dataclasses.replace(r, more=m) for r, m in zip(results, more, strict=True)]
         job.add(title, done, arch=arch)
@@ -114,11 +117,11 @@ def seeds(job: Job) -> None:
     for arch in job.in_time(("cnn",) if job.tiny else _ARCHS, str):
         config = _config(job, arch, "500k")
         batch = bench_train.sample(config.batch_size, config.image_size)
-        runs = []
-        for lanes in (None, many):
-            compiled = bench_train.Compiled(config, batch, 2 if job.tiny else _STEPS, lanes)
-            name = f"{lanes or 1} seed{'s, lanes of a vmap' if lanes else ''}"
-            runs.append(Run(name, compiled.runner(), "", compiled.steps))
+        steps = 2 if job.tiny else _STEPS
+        programs = [bench_train.Compiled(config, batch, steps, lanes) for lanes in (None, many)]
+        timing.compile_all([lambda p=p: p.program for p in programs])
+        names = ("1 seed", f"{many} seeds, lanes of a vmap")
+        runs = [Run(name, p.runner(), "", p.steps) for name, p in zip(names, programs, strict=True)]
         results = timing.alternate(runs, job.rounds)
         title = f"{arch} 500k, baseline, batch {config.batch_size}: {many} seeds over one"
         job.add(title, results, arch=arch, seeds=many)

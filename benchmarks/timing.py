@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,12 @@ def alternate(runs: Sequence[Run], rounds: int, pause: float = 0.0) -> list[Resu
         )
         for run, times in zip(runs, seconds, strict=True)
     ]
+
+
+def compile_all(todo: Sequence[Callable[[], Any]]) -> list[Any]:
+    """What each of some functions that compile returns; they run at once, in threads."""
+    with ThreadPoolExecutor(max(len(todo), 1)) as pool:
+        return list(pool.map(lambda compile_one: compile_one(), todo))
 
 
 def in_flight(call: Callable[[], Any], times: int) -> Callable[[], Any]:

@@ -266,6 +266,7 @@ class TestDispatch:
             monkeypatch.setattr(module, "Plan", lambda *args: interpreted(*args[:2]))
         choose = lambda *args, cuda, default: cuda(*args)  # noqa: E731
         monkeypatch.setattr(dispatch, "lax", types.SimpleNamespace(platform_dependent=choose))
+        monkeypatch.setattr(dispatch, "_passed", set())
         switch(True)
         yield
         switch(True)
@@ -347,7 +348,7 @@ class TestDispatch:
         monkeypatch.setattr(
             pallas_triton, "quantize", lambda *args: launched.append(args[3].spec) or run(*args)
         )
-        monkeypatch.setattr(dispatch, "_passes", functools.cache(lambda *args: True))
+        monkeypatch.setattr(dispatch, "_passes", lambda *args: True)
         got = jax.jit(lambda x, w: step(x, w))(x, w)
         assert len(launched) >= 6
         count = len(launched)
@@ -391,7 +392,7 @@ def test_lowers_for_gpus(name, result):
 def test_recipes_lower_for_gpus(op, monkeypatch):
     """All six operands; a convolution's taps are mapped over."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(dispatch, "_passes", functools.cache(lambda *args: True))
+    monkeypatch.setattr(dispatch, "_passes", lambda *args: True)
 
     def loss(x, w):
         options = {"recipe": "2d+rht+sr", "key": KEY}
