@@ -16,6 +16,7 @@ import fp4jax as fp4
 from fp4jax import models, volumes
 from fp4jax.data import nifti, phantom
 from fp4jax.data.nifti import PatchSampler
+from fp4jax.data.nifti.prepare import bounding_box
 from fp4jax.train.checkpoint import Checkpoints
 from fp4jax.train.console import Listener
 from fp4jax.train.folder import RunFolder
@@ -130,8 +131,11 @@ def test_predictions_have_the_source_s_grid_and_the_scores_of_the_table(trained,
     data = open_data(config(), source(folders))
     segmenter = volumes.from_run(trained.path)
     (place,) = data.places("test")
-    masks = segmenter(data.volumes.load(place).image)
-    target = data.volumes.load(place).target
+    image, target = (getattr(data.volumes.load(place), name) for name in ("image", "target"))
+    masks = segmenter(image)
+    inside = np.zeros(masks.shape[:3], bool)
+    inside[bounding_box(image.any(-1))] = True
+    assert not masks[~inside].any()
     for k, region in enumerate(REGIONS):
         p, t = masks[..., k] > 0, target[..., k] > 0
         dice = 2 * np.count_nonzero(p & t) / (np.count_nonzero(p) + np.count_nonzero(t))

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from fp4jax.data.nifti.prepare import bounding_box
 from fp4jax.typing import Array, Float, UInt8
 from fp4jax.volumes.program import Program
 from fp4jax.volumes.sliding import sliding_window
@@ -15,7 +16,8 @@ class Segmenter:
     """Parameters that were trained, and how they are used: calls turn images into masks.
 
     Windows of the size of the training's patches lie ``overlap`` over each other; their logits are
-    averaged with Gaussian weights.
+    averaged with Gaussian weights. They lie in the smallest box with all voxels that are not 0, as
+    the patches did; outside of it nothing is found.
 
     Attributes:
         program: its compiled forward pass.
@@ -32,10 +34,13 @@ class Segmenter:
 
     def __call__(self, image: Float[np.ndarray, "x y z c"]) -> UInt8[np.ndarray, "x y z k"]:
         """The regions of an image, 0 and 1."""
-        return self.program.masks(self.logits(image))
+        masks = np.zeros((*image.shape[:3], len(self.regions)), np.uint8)
+        box = bounding_box(image.any(axis=-1))
+        masks[box] = self.program.masks(self.logits(image[box]))
+        return masks
 
     def logits(self, image: Float[np.ndarray, "x y z c"]) -> Float[np.ndarray, "x y z k"]:
-        """What the network says, averaged over windows."""
+        """What the network says about an image or a part of it, averaged over windows."""
         config = self.program.config
         flat = config.spatial_dims == 2
 
