@@ -35,7 +35,7 @@ class Segmenter:
     def __call__(self, image: Float[np.ndarray, "x y z c"]) -> UInt8[np.ndarray, "x y z k"]:
         """The regions of an image, 0 and 1."""
         masks = np.zeros((*image.shape[:3], len(self.regions)), np.uint8)
-        box = bounding_box(image.any(axis=-1))
+        box = bounding_box(np.asarray(image.any(axis=-1)))
         masks[box] = self.program.masks(self.logits(image[box]))
         return masks
 
