@@ -96,15 +96,25 @@ class _Grid:
         return mask
 
 
-def _grid(x: Array, blocks: int) -> _Grid:
+def _grid(x: Array, plan: Plan, blocks: int) -> _Grid:
     r, _, c = x.shape
-    columns = min(backend.next_power_of_two(c), blocks)
-    return _Grid(r, c, min(backend.next_power_of_two(r), blocks // columns), columns)
+
+    def of(blocks: int) -> _Grid:
+        columns = min(backend.next_power_of_two(c), blocks)
+        return _Grid(r, c, min(backend.next_power_of_two(r), blocks // columns), columns)
+
+    grid = of(blocks)
+    if r % grid.rows == 0 and c % grid.columns == 0:
+        return grid
+    # Masks need registers, too: fewer blocks a thread, and still fewer with all else there is.
+    spec = plan.spec
+    crowded = spec.hadamard and spec.random_bits == 24 and plan.result == "fake"
+    return of(blocks // (4 if crowded else 2))
 
 
 def find_amax(x: Array, plan: Plan) -> Array:
     """Largest magnitude of an (r, 16, c) array, rotated if the spec says so; NaN and Inf stay."""
-    grid = _grid(x, _AMAX_BLOCKS)
+    grid = _grid(x, plan, _AMAX_BLOCKS)
     n = grid.shape[1]
     partial = backend.pallas_call(
         functools.partial(_amax_kernel, grid, plan),
@@ -137,7 +147,7 @@ def quantize(x: Array, seed: Array | None, scalars: Scalars, plan: Plan) -> tupl
         in pairs along the last; and E4M3 bytes uint8 (r, c), for tiles (r, c / 16).
         Else: values (r, 16, c), bfloat16 for ``operand``, x's dtype for ``fake``.
     """
-    grid = _grid(x, _BLOCKS)
+    grid = _grid(x, plan, _BLOCKS)
     if plan.tiles and grid.columns < BLOCK:
         raise ValueError(f"tiles need columns in multiples of 16; got an array of {x.shape}")
     whole = pl.BlockSpec((4,), lambda i, j: (0,))
