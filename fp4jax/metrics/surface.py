@@ -121,7 +121,7 @@ def surface(mask: np.ndarray) -> np.ndarray:
     from scipy.ndimage import binary_erosion
 
     mask = np.asarray(mask).astype(bool)
-    return mask & ~binary_erosion(mask)
+    return np.logical_and(mask, np.logical_not(binary_erosion(mask)))
 
 
 def checked_pair(predicted: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
