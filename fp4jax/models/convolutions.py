@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fp4jax.models.initializers import torch_default
-from fp4jax.models.layers import Downsample, Upsample
+from fp4jax.models.layers import Conv, Downsample, Upsample
 from fp4jax.models.norms import InstanceNorm, leaky_relu
 from fp4jax.typing import Array, DTypeLike, Float
 
@@ -21,12 +21,12 @@ def conv(
     use_bias: bool = True,
     dtype: DTypeLike,
     rngs: nnx.Rngs,
-) -> nnx.Conv:
+) -> Conv:
     """A convolution padded by (kernel - 1) / 2 on both sides, for an odd kernel.
 
     An axis of n pixels becomes ceil(n / stride).
     """
-    return nnx.Conv(
+    return Conv(
         inputs,
         outputs,
         (kernel,) * spatial_dims,

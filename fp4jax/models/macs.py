@@ -59,9 +59,9 @@ def macs(model: nnx.Module, image_size: int | tuple[int, ...]) -> dict[str, int]
 
     jaxpr = jax.make_jaxpr(call)(state, images)
     products: Counter[str] = Counter()
-    for scope, equation in _products(jaxpr.jaxpr, ()):
+    for scope, equation, times in _products(jaxpr.jaxpr, (), 1):
         if _LAYER not in scope:
-            products[".".join(scope) or "(model)"] += _product_macs(equation)
+            products[".".join(scope) or "(model)"] += times * _product_macs(equation)
     return {**counts, **products}
 
 
@@ -81,17 +81,25 @@ def _count_calls(layer: Any, path: str, counts: Counter[str]) -> None:
     layer.__class__ = type(kind.__name__, (kind,), {"__call__": __call__})
 
 
-def _products(jaxpr: Any, scope: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """All matrix products and convolutions of a program, with the named scopes around them."""
+def _products(
+    jaxpr: Any, scope: tuple[str, ...], times: int
+) -> Iterator[tuple[tuple[str, ...], Any, int]]:
+    """All matrix products and convolutions of a program, the named scopes around them, how often.
+
+    The body of a ``lax.scan`` counts as often as it runs.
+    """
     for equation in jaxpr.eqns:
         inner = (*scope, *_names(equation))
         if equation.primitive in (lax.dot_general_p, lax.conv_general_dilated_p):
-            yield inner, equation
+            yield inner, equation, times
+        repeated = times
+        if equation.primitive.name == "scan":
+            repeated *= equation.params["length"]
         for value in equation.params.values():
             for sub in value if isinstance(value, (tuple, list)) else (value,):
                 sub = getattr(sub, "jaxpr", sub)
                 if hasattr(sub, "eqns"):
-                    yield from _products(sub, inner)
+                    yield from _products(sub, inner, repeated)
 
 
 def _names(equation: Any) -> list[str]:

@@ -206,8 +206,8 @@ class InstanceNorm(nnx.InstanceNorm):
     Example:
         >>> import jax.numpy as jnp
         >>> norm = InstanceNorm(1, affine=False, rngs=nnx.Rngs(0))
-        >>> [round(float(v), 3) for v in norm(jnp.array([[[1.0], [3.0]]]), RELU).ravel()]
-        [0.0, 1.0]
+        >>> [round(float(v), 3) for v in norm(jnp.array([[[1.0], [3.0]]])).ravel()]
+        [-1.0, 1.0]
     """
 
     def __init__(

@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from fp4jax.models.attend import attend
 from fp4jax.models.dropout import Dropout, Seeds
 from fp4jax.models.initializers import normal, torch_default
 from fp4jax.typing import Array, DTypeLike, Float, Integer
@@ -185,33 +186,32 @@ class WindowAttention(nnx.Module):
         tiling = Tiling.fit(x.shape[1:-1], self.window, self.shifted)
         b, c = x.shape[0], x.shape[-1]
         qkv = self.qkv.add_bias(tiling.split(tiling.pad(self.qkv(x))))
-        # (q k v, b, windows, heads, tokens, d_h)
+        # (q k v, b, windows, heads, d_h, tokens)
         qkv = qkv.reshape(*qkv.shape[:-1], 3, self.heads, c // self.heads)
-        q, k, v = qkv.transpose(3, 0, 1, 4, 2, 5)
-        with jax.named_scope("qk"):
-            q = q * jnp.asarray((c // self.heads) ** -0.5, q.dtype)
-            logits = jnp.einsum("...qd,...kd->...qk", q, k, preferred_element_type=jnp.float32)
-        logits = logits + self._bias(tiling.tokens)
-        regions = tiling.regions()
-        if regions is not None:
-            logits = logits + _mask(regions)
-        p = self.attention_drop(jax.nn.softmax(logits).astype(v.dtype), seeds)
-        with jax.named_scope("pv"):
-            y = jnp.einsum("...qk,...kd->...qd", p, v)
-        y = y.swapaxes(2, 3).reshape(b, -1, tiling.tokens, c)
+        q, k, v = qkv.transpose(3, 0, 1, 4, 5, 2)
+        q = q * jnp.asarray((c // self.heads) ** -0.5, q.dtype)
+        bias, regions = self._bias(tiling.tokens), tiling.regions()
+        if self.attention_drop.rate and not self.attention_drop.deterministic:
+            y = self._attend_and_drop(q, k, v, bias, regions, seeds)
+        else:
+            y = attend(q, k, v, bias, regions)
+        y = y.transpose(0, 1, 4, 2, 3).reshape(b, -1, tiling.tokens, c)
         return self.drop(self.proj(tiling.join(y)), seeds)
 
-    def _bias(self, tokens: int) -> Float[Array, "1 1 heads n n"]:
+    def _attend_and_drop(self, q, k, v, bias, regions, seeds: Seeds) -> Array:
+        """:func:`attend` with dropout of the attention weights."""
+        with jax.named_scope("qk"):
+            logits = jnp.einsum("...dq,...dk->...qk", q, k, preferred_element_type=jnp.float32)
+        logits = logits + bias[None, None]
+        if regions is not None:
+            same = regions[:, None, :, None] == regions[:, None, None, :]
+            logits = logits + jnp.where(same, np.float32(0), np.float32(-100))[None]
+        p = self.attention_drop(jax.nn.softmax(logits).astype(v.dtype), seeds)
+        with jax.named_scope("pv"):
+            return jnp.einsum("...dk,...qk->...dq", v, p)
+
+    def _bias(self, tokens: int) -> Float[Array, "heads n n"]:
         index = relative_position_index(self.window)[:tokens, :tokens]
         # A gather of rows has a cheap adjoint; a product with a constant 0/1 matrix would be dense.
         rows = self.relative_position_bias_table[...][index.ravel()]
-        return rows.reshape(1, 1, tokens, tokens, self.heads).transpose(0, 1, 4, 2, 3)
-
-
-def _mask(regions: np.ndarray) -> Float[Array, "1 windows 1 n n"]:
-    """-100 between tokens of different regions."""
-    # Behind the barrier XLA computes the mask where it is added; before, it would be a constant
-    # of the program, larger than the image.
-    label = lax.optimization_barrier(jnp.asarray(regions))[None, :, None]
-    same = label[..., :, None] == label[..., None, :]
-    return jnp.where(same, np.float32(0), np.float32(-100))
+        return rows.reshape(tokens, tokens, self.heads).transpose(2, 0, 1)
