@@ -125,7 +125,7 @@ def moved_bytes(m: int, layer: Layer, weight_bytes: float) -> float:
     return weight_bytes + 2 * m * (layer.k + layer.n)
 
 
-def title_of(m: int, layer: Layer, quantized: bool = False) -> str:
+def title_of(layer: Layer, m: int, quantized: bool = False) -> str:
     kind = "W4A4" if quantized else "W4A16"
     shapes = f"({m}, {layer.k}) @ ({layer.k}, {layer.n})"
     return f"{layer.name}: {shapes}, {kind}; ratio = time over that of bfloat16"
@@ -201,7 +201,7 @@ def main(args: Args) -> None:
         operands = Operands.of(layer)
         for m in rows:
             results = table(m, operands, bandwidth, args.rounds, args.quantized)
-            title = title_of(m, layer, args.quantized)
+            title = title_of(layer, m, args.quantized)
             tables[layer, m] = titles[title] = results
             timing.show(title, results)
     if args.json:

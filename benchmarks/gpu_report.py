@@ -85,7 +85,7 @@ def targets(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     large = [
         (about["rows"], _speeds(rows))
         for about, rows in tables.get("matmul", [])
-        if about["layer"] == "large"
+        if about["layer"] == "large" and not about["quantized"]
     ]
     quantizers = [
         rows[f"{result}, fused"]["median_ms"] / rows[f"{result}, XLA"]["median_ms"]
@@ -172,7 +172,7 @@ def _plots(out: Path, parts: Sequence[dict[str, Any]]) -> tuple[list[Path], str]
         path = out / f"{part['part']}.png"
         tables = {title: t["rows"] for title, t in part["tables"].items() if t["rows"]}
         if part["part"] == "matmul" and tables:
-            about = [(t["about"]["layer"], t["about"]["rows"], t["rows"]) for t in _tables(part)]
+            about = [(_layer(t["about"]), t["about"]["rows"], t["rows"]) for t in _tables(part)]
             plots.speed_by_rows(path, about)
         elif part["part"] in _BARS and tables:
             plots.bars(path, tables)
@@ -180,3 +180,7 @@ def _plots(out: Path, parts: Sequence[dict[str, Any]]) -> tuple[list[Path], str]
             continue
         drawn.append(path)
     return drawn, "Nothing to draw."
+
+
+def _layer(about: dict[str, Any]) -> str:
+    return about["layer"] + (", W4A4" if about["quantized"] else "")

@@ -17,6 +17,8 @@ from fp4jax.train import RunConfig
 #: What matters most comes first; then the other rows, and the project's own layers.
 _FIRST_ROWS = (1, 16, 64, 128, 256, 4096)
 _OTHER_ROWS = (8, 32, 1024, 2, 4, 512, 2048)
+#: Of two quantized operands.
+_W4A4_ROWS = (256, 4096)
 _LAYER_ROWS = (64, 1024, 8192)
 _LAYER_NAMES = ("15m qkv", "15m MLP out", "4m MLP in, qkv")
 
@@ -34,20 +36,21 @@ def matmul(job: Job) -> None:
     bandwidth = bench_matmul.measured_bandwidth(job.rounds, 2**16 if job.tiny else None)
     named = {layer.name: layer for layer in LAYERS}
     large = named["large"]
-    todo = [(large, m) for m in _FIRST_ROWS]
-    todo += [(named[name], m) for name in _LAYER_NAMES for m in _LAYER_ROWS]
-    todo += [(large, m) for m in _OTHER_ROWS]
+    todo = [(large, m, False) for m in _FIRST_ROWS]
+    todo += [(large, m, True) for m in _W4A4_ROWS]
+    todo += [(named[name], m, False) for name in _LAYER_NAMES for m in _LAYER_ROWS]
+    todo += [(large, m, False) for m in _OTHER_ROWS]
     if job.tiny:
         tiny = Layer("large", 64, 32)
-        todo = [(tiny, m) for m in (1, 16)]
+        todo = [(tiny, 1, False), (tiny, 16, True)]
     operands: bench_matmul.Operands | None = None
-    for layer, m in job.in_time(todo, lambda item: f"{item[0].name} with {item[1]} rows"):
+    for layer, m, quantized in job.in_time(todo, lambda item: bench_matmul.title_of(*item)):
         if operands is None or operands.layer != layer:
             del operands  # before as much is made again
             operands = bench_matmul.Operands.of(layer, 2 if job.tiny else None)
-        results = bench_matmul.table(m, operands, bandwidth, job.rounds)
-        title = bench_matmul.title_of(m, layer)
-        job.add(title, results, layer=layer.name, k=layer.k, n=layer.n, rows=m)
+        results = bench_matmul.table(m, operands, bandwidth, job.rounds, quantized)
+        title = bench_matmul.title_of(layer, m, quantized)
+        job.add(title, results, layer=layer.name, rows=m, quantized=quantized)
 
 
 def quantizer(job: Job) -> None:

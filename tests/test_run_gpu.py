@@ -82,8 +82,9 @@ def test_targets():
     def table(about, rows):
         return {"about": about, "rows": [{"name": name, **row} for name, row in rows.items()]}
 
-    def speeds(values):
-        return {name: {"x bfloat16": value} for name, value in values.items()}
+    def products(rows, speeds, layer="large", quantized=False):
+        about = {"layer": layer, "rows": rows, "quantized": quantized}
+        return table(about, {name: {"x bfloat16": value} for name, value in speeds.items()})
 
     times = {"operand, fused": 1.0, "operand, XLA": 4.0, "packed, fused": 3.0, "packed, XLA": 5.0}
     about = {"hadamard_and_stochastic": True}
@@ -91,9 +92,10 @@ def test_targets():
         "decode": [table({}, {"a": {"different": 0}, "b": {"different": 0}})],
         "selfchecks": [table({}, {"a": {"different": 0}, "b": {"different": 2}})],
         "matmul": [
-            table({"layer": "large", "rows": 1}, speeds({"bfloat16": 1.0, "auto": 2.5})),
-            table({"layer": "large", "rows": 256}, speeds({"auto": 0.3, "decoded once": 0.96})),
-            table({"layer": "small", "rows": 1}, speeds({"auto": 0.1})),
+            products(1, {"bfloat16": 1.0, "auto": 2.5}),
+            products(256, {"auto": 0.3, "decoded once": 0.96}),
+            products(1, {"auto": 0.1}, layer="small"),
+            products(1, {"auto": 0.1}, quantized=True),
         ],
         "quantizer": [table(about, {name: {"median_ms": ms} for name, ms in times.items()})],
         "training": [table({"arch": "vit"}, {"forward_only, fused quantizer": {"ratio": 1.2}})],
