@@ -118,8 +118,11 @@ def scatter(
         return _scatter_dilated(grid, transposed, window, precision, preferred_element_type)
     if _few_channels(window, kernel.shape) or _few_positions(window, grid):
         channel = (((grid.ndim - 1,), (kernel.ndim - 1,)), ((), ()))
-        columns = lax.dot_general(grid, kernel, channel, precision, preferred_element_type)
-        return _overlap_add(columns, window)
+        dtype = jnp.dtype(preferred_element_type or grid.dtype)
+        # Taps that overlap are added in float32 and rounded once.
+        wide = window_cpu.at_least_float32(dtype)
+        columns = lax.dot_general(grid, kernel, channel, precision, wide)
+        return _overlap_add(columns, window).astype(dtype)
     phases = lambda phase: _phase(  # noqa: E731
         grid, transposed, phase, window, precision, preferred_element_type
     )

@@ -74,7 +74,7 @@ def convolve_planes(
     if strides[0] == 1 and c >= o and depth:
         together = kernel.transpose(*range(1, rest + 2), 0, rest + 2)
         wide = together.reshape(*kernel.shape[1:-1], taps * o)
-        y = convolve(image, wide, _at_least_float32(dtype))
+        y = convolve(image, wide, at_least_float32(dtype))
         y = padded(y.reshape(*y.shape[:-1], taps, o))
         parts = [
             lax.index_in_dim(shifted(y, t), t, y.ndim - 2, keepdims=False) for t in range(taps)
@@ -141,7 +141,7 @@ def dense_kernel_gradient(
             ]
         return _matrix(jnp.concatenate(views, -1))
 
-    wide = _at_least_float32(preferred_element_type or image.dtype)
+    wide = at_least_float32(preferred_element_type or image.dtype)
 
     def block(index: Array) -> Array:
         place = (index // per_image, index % per_image * rows, *(jnp.zeros_like(index),) * d)
@@ -162,7 +162,7 @@ def dense_kernel_gradient(
     return kernel.transpose(order).astype(preferred_element_type or image.dtype)
 
 
-def _at_least_float32(dtype: DTypeLike) -> DTypeLike:
+def at_least_float32(dtype: DTypeLike) -> DTypeLike:
     """What sums are taken in."""
     return jnp.float32 if jnp.dtype(dtype).itemsize < 4 else dtype
 

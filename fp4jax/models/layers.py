@@ -107,11 +107,12 @@ class Conv(nnx.Conv):
         return y if offset is None else y + offset.reshape((1,) * (y.ndim - 1) + (-1,))
 
 
-def convolved(layer: nnx.Conv, x: Array, kernel: Array, padding: Any) -> Array:
+def convolved(layer: nnx.Conv, x: Array, kernel: Any, padding: Any) -> Array:
     """The convolution in a layer's slot, channels last.
 
     Where the slot holds lax's own, it is fp4jax's without quantization: the same function, with
-    XLA:CPU's faster products, and bit for bit what the recipe "baseline" computes.
+    XLA:CPU's faster products, and bit for bit what the recipe "baseline" computes. The kernel is an
+    array, or what another operation in the slot takes: a packed layer's weight.
     """
     operation: Any = layer.conv_general_dilated
     if operation is lax.conv_general_dilated:
