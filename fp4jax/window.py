@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fp4jax import window_cpu
+from fp4jax import dense_gradient, window_cpu
 from fp4jax.typing import Array, Shaped
 
 Sizes = tuple[int, ...]
@@ -155,10 +155,9 @@ def kernel_gradient(
 
     if on_cpu() and _few_channels(window, shape):
         return over_positions(_columns(image, window)).reshape(shape)
-    rows = window_cpu.rows_of_block(window.image, window.grid) if _is_dense(window) else None
-    if on_cpu() and rows is not None:
-        return window_cpu.dense_kernel_gradient(
-            image, grid, window.taps, window.low, rows, precision, preferred_element_type
+    if on_cpu() and _is_dense(window) and dense_gradient.pays(window.image, window.grid):
+        return dense_gradient.kernel_gradient(
+            image, grid, window.taps, window.low, precision, preferred_element_type
         )
     if on_cpu() and _wide_grid(window, shape, positions):
         return map_taps(lambda view, t: over_positions(view), image, window).reshape(shape)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fp4jax import window as windows, window_cpu
+from fp4jax import dense_gradient, window as windows
 from fp4jax.window import Window
 
 WINDOWS = {
@@ -29,10 +29,13 @@ def integers(seed: int, *shape: int) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).integers(-4, 5, shape), jnp.float32)
 
 
+@pytest.mark.parametrize("channels", [1, 99], ids=["tap by tap", "all taps"])
 @pytest.mark.parametrize("name", WINDOWS)
-def test_products_are_those_of_other_back_ends(name, monkeypatch):
-    monkeypatch.setattr(window_cpu, "_BLOCK", 64)
-    monkeypatch.setattr(window_cpu, "_FEWEST", 32)
+def test_products_are_those_of_other_back_ends(name, channels, monkeypatch):
+    monkeypatch.setattr(dense_gradient, "_BLOCK", 64)
+    monkeypatch.setattr(dense_gradient, "_FEWEST", 32)
+    monkeypatch.setattr(dense_gradient, "_MANY_CHANNELS", channels)
+    monkeypatch.setattr(dense_gradient, "_FEW_TAPS", 27)
     window = WINDOWS[name]
     # More channels on the side that the other one's depth taps then go to.
     i, o = (4, 6) if len(name) % 2 else (6, 2)
@@ -58,12 +61,13 @@ def test_products_are_those_of_other_back_ends(name, monkeypatch):
 
 
 def test_blocks():
-    assert window_cpu.rows_of_block((64, 64, 64), (64, 64, 64)) == 1
-    assert window_cpu.rows_of_block((128, 128), (128, 128)) == 32
-    assert window_cpu.rows_of_block((16, 16), (16, 16)) == 16
-    assert window_cpu.rows_of_block((127, 128), (127, 128)) == 127
-    assert window_cpu.rows_of_block((8, 8), (8, 8)) is None
-    assert window_cpu.rows_of_block((1024,), (1024,)) is None
+    assert dense_gradient._rows_of_block((64, 64, 64)) == 1
+    assert dense_gradient._rows_of_block((128, 128)) == 32
+    assert dense_gradient._rows_of_block((16, 16)) == 16
+    assert dense_gradient._rows_of_block((127, 128)) == 127
+    assert dense_gradient.pays((16, 16), (16, 16))
+    assert not dense_gradient.pays((8, 8), (8, 8))
+    assert not dense_gradient.pays((1024,), (1024,))
 
 
 def test_sums_of_half_precision_are_in_float32():

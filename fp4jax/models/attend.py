@@ -20,41 +20,33 @@ _BLOCK = 400_000
 
 
 def attend(
-    q: Float[Array, "b windows h d n"],
-    k: Float[Array, "b windows h d n"],
-    v: Float[Array, "b windows h d n"],
+    qkv: Float[Array, "b windows 3 h d n"],
     bias: Float[Array, "h n n"],
     regions: Integer[np.ndarray, "windows n"] | None,
 ) -> Float[Array, "b windows h d n"]:
-    """y[i] = sum_j p[i, j] v[j], p = softmax over j of q[i] . k[j] + bias[i, j] + mask[i, j].
+    """y[i] = sum_j p[i, j] v[j], p = softmax over j of q[i] . k[j] / sqrt(d) + bias[i, j] + mask.
 
     Args:
-        q, k, v: of each window and head, tokens last; q is scaled already.
+        qkv: q, k and v of each window and head, tokens last.
         bias: the same for all windows, float32.
-        regions: mask is 0 between tokens of a window with the same number and -100 between
+        regions: the mask is 0 between tokens of a window with the same number and -100 between
             others; None for no mask.
 
     Returns:
-        y in v's dtype; softmax in float32. No gradient flows to ``regions``.
+        y in qkv's dtype; softmax in float32. No gradient flows to ``regions``.
 
     Example:
-        >>> x = jnp.ones((1, 2, 1, 4, 3))
-        >>> y = attend(x, x, 2 * x, jnp.zeros((1, 3, 3)), None)
+        >>> y = attend(jnp.ones((1, 2, 3, 1, 4, 5)), jnp.zeros((1, 5, 5)), None)
         >>> y.shape, float(y[0, 0, 0, 0, 0])
-        ((1, 2, 1, 4, 3), 2.0)
+        ((1, 2, 1, 4, 5), 1.0)
     """
-    b, windows, h, _, n = q.shape
+    b, windows, _, h, d, n = qkv.shape
     block = _windows_per_block(b, windows, h * n * n)
-
-    def blocks(x: Array) -> Array:
-        """(blocks, windows of a block, ...)"""
-        return x.reshape(b * windows // block, block, *x.shape[2:])
-
+    blocks = (b * windows // block, block)
     labels = None
     if regions is not None:
-        labels = blocks(jnp.broadcast_to(jnp.asarray(regions), (b, windows, n)))
-    y = _attend(blocks(q), blocks(k), blocks(v), bias, labels)
-    return y.reshape(v.shape)
+        labels = jnp.broadcast_to(jnp.asarray(regions), (b, windows, n)).reshape(*blocks, n)
+    return _attend(qkv.reshape(*blocks, 3, h, d, n), bias, labels).reshape(b, windows, h, d, n)
 
 
 def _windows_per_block(b: int, windows: int, products: int) -> int:
@@ -74,29 +66,31 @@ _dot = functools.partial(lax.dot_general, preferred_element_type=jnp.float32)
 
 
 @jax.custom_vjp
-def _attend(q, k, v, bias, labels):
-    return _forward(q, k, v, bias, labels)[0]
+def _attend(qkv, bias, labels):
+    return _forward(qkv, bias, labels)[0]
 
 
-def _forward(q, k, v, bias, labels):
-    def block(operands):
-        q, k, v, labels = operands
+def _forward(qkv, bias, labels):
+    def block(_, operands):
+        qkv, labels = operands
+        q, k, v = _parts(qkv)
         e = _exponentials(q, k, bias, labels)
         with jax.named_scope("pv"):
             y = _dot(v, e.astype(v.dtype), _OVER_LAST)
-        return (y / e.sum(-1)[:, :, None]).astype(v.dtype)
+        return None, (y / e.sum(-1)[:, :, None]).astype(v.dtype)
 
-    y = _map(block, (q, k, v, labels))
-    return y, (q, k, v, bias, labels, y)
+    _, y = _scan(block, None, (qkv, labels))
+    return y, (qkv, bias, labels, y)
 
 
 def _backward(saved, g):
-    q, k, v, bias, labels, y = saved
+    qkv, bias, labels, y = saved
     # sum_j p[i, j] dp[i, j], without the products
     along = (g.astype(jnp.float32) * y.astype(jnp.float32)).sum(3)
 
     def block(d_bias, operands):
-        q, k, v, g, along, labels = operands
+        qkv, g, along, labels = operands
+        q, k, v = _parts(qkv)
         e = _exponentials(q, k, bias, labels)
         norm = np.float32(1) / e.sum(-1)
         # p = e * norm; the norm goes to the smaller factors.
@@ -105,15 +99,11 @@ def _backward(saved, g):
         d_logits = e * (_dot(g, v, _OVER_CHANNELS) - (along * norm)[..., None])
         narrow = d_logits.astype(q.dtype)
         d_q, d_k = _dot(k, narrow, _OVER_LAST), _dot(q, narrow, _OVER_QUERIES)
-        return d_bias + d_logits.sum(0), tuple(d.astype(v.dtype) for d in (d_q, d_k, d_v))
+        d_qkv = jnp.stack([d_q * _scale(q), d_k, d_v], 1).astype(qkv.dtype)
+        return _add_windows(d_bias, d_logits), d_qkv
 
-    operands = (q, k, v, g, along, labels)
-    if q.shape[0] == 1:
-        d_bias, d_qkv = block(jnp.zeros_like(bias), jax.tree.map(lambda x: x[0], operands))
-        d_qkv = jax.tree.map(lambda x: x[None], d_qkv)
-    else:
-        d_bias, d_qkv = lax.scan(block, jnp.zeros_like(bias), operands)
-    return *d_qkv, d_bias, None
+    d_bias, d_qkv = _scan(block, jnp.zeros_like(bias), (qkv, g, along, labels))
+    return d_qkv, d_bias, None
 
 
 _attend.defvjp(_forward, _backward)
@@ -133,8 +123,28 @@ def _exponentials(q: Array, k: Array, bias: Array, labels: Array | None) -> Arra
     return jnp.exp(logits - lax.stop_gradient(logits.max(-1, keepdims=True)))
 
 
-def _map(function, operands):
-    """``lax.map``, without a loop for one block."""
-    if operands[0].shape[0] > 1:
-        return lax.map(function, operands)
-    return function(jax.tree.map(lambda x: x[0], operands))[None]
+def _parts(qkv: Array) -> tuple[Array, Array, Array]:
+    """q, scaled, k and v of a block (window, 3, head, d, token)."""
+    q, k, v = (lax.index_in_dim(qkv, i, 1, keepdims=False) for i in range(3))
+    return q * _scale(q).astype(q.dtype), k, v
+
+
+def _add_windows(total: Array, x: Array) -> Array:
+    """total + x.sum(0); XLA:CPU's sum over few windows is ten times slower than the additions."""
+    if x.shape[0] > 8:
+        return total + x.sum(0)
+    for window in range(x.shape[0]):
+        total = total + x[window]
+    return total
+
+
+def _scale(q: Array) -> np.float32:
+    return np.float32(q.shape[2] ** -0.5)
+
+
+def _scan(function, start, operands):
+    """``lax.scan``, without a loop for one block; two blocks at a time, as for two cores."""
+    if jax.tree.leaves(operands)[0].shape[0] > 1:
+        return lax.scan(function, start, operands, unroll=2)
+    end, y = function(start, jax.tree.map(lambda x: x[0], operands))
+    return end, y[None]

@@ -119,8 +119,9 @@ def _norm_act(x, scale, bias, slope, groups, activation, epsilon):
 def _forward(x, scale, bias, slope, groups, activation, epsilon):
     z = x.astype(jnp.float32)
     mean = _group_mean(z.mean(1), groups)
-    centred = z - _spread(mean, x.shape[-1])
-    var = _group_mean(lax.square(centred).mean(1), groups)
+    var = _group_mean(lax.square(z - _spread(mean, x.shape[-1])).mean(1), groups)
+    # Of a mean that XLA takes for another one: it would write z - mean to memory to use it twice.
+    centred = z - _spread(lax.optimization_barrier(mean), x.shape[-1])
     factor = _spread(lax.rsqrt(var + np.float32(epsilon)), x.shape[-1])
     normal = centred * (factor * _channels(scale)) + _channels(bias)
     y = activation(normal, _scalar(slope))

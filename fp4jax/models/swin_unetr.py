@@ -198,7 +198,9 @@ class Up(nnx.Module):
     def __call__(
         self, x: Float[Array, "b *half c"], skip: Float[Array, "b *space d"]
     ) -> Float[Array, "b *space d"]:
-        return self.conv_block(jnp.concatenate([self.transp_conv(x), skip], -1))
+        both = jnp.concatenate([self.transp_conv(x), skip], -1)
+        # Two convolutions read it, and XLA:CPU would compute it for each.
+        return self.conv_block(jax.lax.optimization_barrier(both))
 
 
 class SwinUNETR(nnx.Module):

@@ -186,20 +186,21 @@ class WindowAttention(nnx.Module):
         tiling = Tiling.fit(x.shape[1:-1], self.window, self.shifted)
         b, c = x.shape[0], x.shape[-1]
         qkv = self.qkv.add_bias(tiling.split(tiling.pad(self.qkv(x))))
-        # (q k v, b, windows, heads, d_h, tokens)
+        # (b, windows, q k v, heads, d_h, tokens)
         qkv = qkv.reshape(*qkv.shape[:-1], 3, self.heads, c // self.heads)
-        q, k, v = qkv.transpose(3, 0, 1, 4, 5, 2)
-        q = q * jnp.asarray((c // self.heads) ** -0.5, q.dtype)
+        qkv = qkv.transpose(0, 1, 3, 4, 5, 2)
         bias, regions = self._bias(tiling.tokens), tiling.regions()
         if self.attention_drop.rate and not self.attention_drop.deterministic:
-            y = self._attend_and_drop(q, k, v, bias, regions, seeds)
+            y = self._attend_and_drop(qkv, bias, regions, seeds)
         else:
-            y = attend(q, k, v, bias, regions)
+            y = attend(qkv, bias, regions)
         y = y.transpose(0, 1, 4, 2, 3).reshape(b, -1, tiling.tokens, c)
         return self.drop(self.proj(tiling.join(y)), seeds)
 
-    def _attend_and_drop(self, q, k, v, bias, regions, seeds: Seeds) -> Array:
+    def _attend_and_drop(self, qkv, bias, regions, seeds: Seeds) -> Array:
         """:func:`attend` with dropout of the attention weights."""
+        q, k, v = (lax.index_in_dim(qkv, i, 2, keepdims=False) for i in range(3))
+        q = q * jnp.asarray(q.shape[-2] ** -0.5, q.dtype)
         with jax.named_scope("qk"):
             logits = jnp.einsum("...dq,...dk->...qk", q, k, preferred_element_type=jnp.float32)
         logits = logits + bias[None, None]
