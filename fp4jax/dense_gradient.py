@@ -1,9 +1,9 @@
 """Kernel gradients of dense windows, stride and dilation 1, as matrix products of blocks.
 
-XLA:CPU's own are slow where channels are few: 89 ms for 8 images of 128 x 128 pixels of 24 channels,
-and 25 ms here. A block's positions fit in the cache together with what its taps see. There are two
-forms: one product of a block for all taps, whose operands are put together first, for few channels
-or many taps; and one product for each tap, whose operands lie in memory as they are.
+XLA:CPU's own are slow where channels are few: 89 ms for 8 images of 128 x 128 pixels and 24
+channels, 25 ms here. A block's positions fit in the cache together with what its taps see. There
+are two forms: one product of a block for all taps, whose operands are put together first, for few
+channels or many taps; and one product for each tap, whose operands lie in memory as they are.
 """
 
 import itertools
@@ -51,7 +51,7 @@ def _all_taps(
 ) -> Array:
     """A block's product is (positions, taps along the last axis * c)^T (positions, others * o)."""
     d = len(taps)
-    n, *size, c = image.shape
+    _, *size, c = image.shape
     o = grid.shape[-1]
     *outer, last = taps
     # The image along the last axis as its taps see it; the grid along the others, so that image
@@ -106,9 +106,7 @@ def _tap_by_tap(
     padded = [q + t - 1 for q, t in zip(size, taps, strict=True)]
     strides = [math.prod(padded[axis + 1 :]) for axis in range(len(taps))]
     zero = jnp.zeros((), image.dtype)
-    around = (
-        (lo, p - lo - i, 0) for lo, p, i in zip(low, padded, image.shape[1:-1], strict=True)
-    )
+    around = ((lo, p - lo - i, 0) for lo, p, i in zip(low, padded, image.shape[1:-1], strict=True))
     x = lax.pad(image, zero, ((0, 0, 0), *around, (0, 0, 0))).reshape(n, -1, c)
     # The last block's last taps look beyond the last row.
     beyond = sum((t - 1) * s for t, s in zip(taps[1:], strides[1:], strict=True))

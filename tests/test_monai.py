@@ -416,7 +416,7 @@ def test_read_weights_of_torch(tmp_path):
     path = tmp_path / "w.pt"
     # Whether torch is there or not, nothing of a pickle is run.
     with open(path, "wb") as file:
-        pickle.dump(Touch(tmp_path / "touched"), file)
+        pickle.dump(Touch(tmp_path / "touched"), file, protocol=2)  # torch warns of others
     with pytest.raises(ValueError, match=re.escape(str(path))) as caught:
         models.read_weights(path)
     assert "\n" not in str(caught.value)

@@ -131,7 +131,7 @@ def _parts(qkv: Array) -> tuple[Array, Array, Array]:
 
 def _add_windows(total: Array, x: Array) -> Array:
     """total + x.sum(0); XLA:CPU's sum over few windows is ten times slower than the additions."""
-    if x.shape[0] > 8:
+    if x.shape[0] > 16:
         return total + x.sum(0)
     for window in range(x.shape[0]):
         total = total + x[window]
