@@ -16,6 +16,9 @@ BIN := $(VENV)/bin
 .PHONY: study test test-slow test-compile-only bench lint format constraints clean check-python
 .DEFAULT_GOAL := test
 
+# Large pages of memory: training steps on Linux are several per cent faster with them.
+study bench: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
 study: $(VENV)/.installed-study
 	$(BIN)/python -m experiments.study demo
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from fp4jax.data.cohort import Cohort
+from fp4jax.data.problems import listed, refuse
 from fp4jax.data.progress import track
 from fp4jax.data.resize import resize_images, resize_masks
 
@@ -38,7 +39,6 @@ CHANNELS = {
 
 _SLICE = re.compile(r"(?P<patient>.+)_(?P<slice>\d+)(?P<mask>_mask)?", re.IGNORECASE)
 _SECOND_COPIES = ("kaggle_3m", "lgg-mri-segmentation")
-_SHOWN = 10
 _THREADS = 4
 _HELP = (
     "Unpack the archive again (kaggle datasets download -d mateuszbuda/lgg-mri-segmentation), or "
@@ -262,9 +262,6 @@ def _short(path: Path) -> str:
 
 
 def _report(folder: Path, problems: list[str], on_error: str) -> None:
-    shown = "".join(f"\n  {problem}" for problem in problems[:_SHOWN])
-    more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-    count = f"{len(problems)} problem{'s' * (len(problems) != 1)} in {folder}:"
     if on_error == "raise":
-        raise ValueError(f"{count}{shown}{more}\n{_HELP}")
-    warnings.warn(f"Slices are left out. {count}{shown}{more}", stacklevel=3)
+        refuse(folder, problems, _HELP)
+    warnings.warn(f"Slices are left out. {listed(folder, problems)}", stacklevel=3)

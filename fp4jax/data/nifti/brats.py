@@ -10,8 +10,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from fp4jax.data.nifti.case import Case, canonical, refuse
+from fp4jax.data.nifti.case import Case, canonical
 from fp4jax.data.nifti.volume import is_nifti_name
+from fp4jax.data.problems import refuse
 
 MODALITIES = ("flair", "t1", "t1c", "t2")
 LAYOUTS = ("brats2020", "brats2021", "brats2023", "brats2024")

@@ -4,7 +4,6 @@ import dataclasses
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from fp4jax.data.nifti.labels import Table, table_of
 
@@ -22,7 +21,6 @@ _ALIASES = {
 _TIMEPOINTS = re.compile(
     r"(?P<patient>BraTS-[A-Za-z]+-\d+|brats_(?:2013|tcia)_pat\d+)[-_]\d+", re.IGNORECASE
 )
-_SHOWN = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,11 +106,3 @@ def canonical_all(modalities: Sequence[str]) -> tuple[str, ...]:
             f"modalities are {modalities!r}; name each once, such as ('flair', 't1', 't1c', 't2')."
         )
     return names
-
-
-def refuse(root: Path, problems: Sequence[str], remedy: str) -> NoReturn:
-    """Raises one ValueError with the first ten problems and what to do."""
-    shown = "".join(f"\n  {problem}" for problem in problems[:_SHOWN])
-    more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-    count = f"{len(problems)} problem{'s' * (len(problems) != 1)} in {root}:"
-    raise ValueError(f"{count}{shown}{more}\n{remedy}")

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fp4jax.data.nifti.case import Case, canonical, refuse
+from fp4jax.data.nifti.case import Case, canonical
 from fp4jax.data.nifti.labels import LABELS, Table
+from fp4jax.data.problems import refuse
 
 _REMEDY = "Unpack the archive again, or correct dataset.json."
 

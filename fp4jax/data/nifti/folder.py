@@ -11,9 +11,10 @@ import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from fp4jax.data.nifti.case import Case, canonical_all, refuse
+from fp4jax.data.nifti.case import Case, canonical_all
 from fp4jax.data.nifti.labels import table_of
 from fp4jax.data.nifti.volume import is_nifti_name
+from fp4jax.data.problems import refuse
 
 _LABEL, _MASK = "\0label", "\0mask"  # no names of modalities
 _REMEDY = "Correct the patterns, or add or move files, so that each pattern matches once per case."

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from fp4jax.data.cohort import _FORMAT, Cohort
-from fp4jax.data.nifti.case import Case, canonical_all, refuse
+from fp4jax.data.nifti.case import Case, canonical_all
 from fp4jax.data.nifti.cases import find_cases
 from fp4jax.data.nifti.labels import check_regions, region_bits
 from fp4jax.data.nifti.npy_writer import NpyWriter
@@ -26,6 +26,7 @@ from fp4jax.data.nifti.pool import check_workers, ordered
 from fp4jax.data.nifti.prepare import bounding_box, read_case
 from fp4jax.data.nifti.store import signature
 from fp4jax.data.phantom import cache as disk
+from fp4jax.data.problems import listed, refuse
 from fp4jax.data.progress import track
 from fp4jax.data.resize import resize_images, resize_masks
 
@@ -198,8 +199,7 @@ def _write(
     if problems and (on_error == "raise" or not ids):
         refuse(root, problems, _REMEDY)
     if problems:
-        shown = "".join(f"\n  {problem}" for problem in problems[:10])
-        warnings.warn(f"{len(problems)} cases are left out:{shown}", stacklevel=4)
+        warnings.warn(f"Cases are left out. {listed(root, problems)}", stacklevel=4)
     np.save(folder / "patient_ids.npy", np.array(ids, np.str_), allow_pickle=False)
     np.save(folder / "slice_index.npy", np.array(numbers, np.int32), allow_pickle=False)
     record = {
