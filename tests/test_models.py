@@ -363,6 +363,26 @@ def test_norm_act(sets, groups, activation):
         np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-4)
 
 
+def test_gradients_of_norm_act_far_from_zero():
+    """Errors are those that float32 makes of x itself: eps times mean over deviation."""
+    rng, mean = np.random.default_rng(0), 1000.0
+    x = (rng.normal(size=(2, 4096, 3)) + mean).astype(np.float32)
+    weights = (rng.normal(size=x.shape) + 0.5 * (x - mean) + 0.3).astype(np.float32)
+
+    def value(x, scale):
+        y, _, _ = norm_act(x, scale, jnp.zeros(3), 3)
+        return (y * weights).sum()
+
+    got = jax.jit(jax.grad(value, (0, 1)))(jnp.asarray(x), jnp.ones(3))
+    z, g = x.astype(np.float64), weights.astype(np.float64)
+    factor = 1 / np.sqrt(z.var(1, keepdims=True) + 1e-5)
+    normal = (z - z.mean(1, keepdims=True)) * factor
+    along = (g * normal).mean(1, keepdims=True)
+    expected = factor * (g - g.mean(1, keepdims=True) - normal * along), (g * normal).sum((0, 1))
+    for a, b in zip(got, expected, strict=True):
+        assert np.abs(a - b).max() < np.finfo(np.float32).eps * mean * np.abs(b).max()
+
+
 def test_windows_cover_regions_once():
     index = relative_position_index(3)
     # Query in the middle: rows and columns of the keys are 1, 0, -1 away.

@@ -138,7 +138,10 @@ def _backward(groups, activation, epsilon, saved, cotangents):
     dz = g32 * activation.derivative(*arguments)
     # Once to memory: three passes read it, and each would evaluate the derivative again.
     dz = lax.optimization_barrier(dz)
-    d_bias, d_scale = _sum_positions(dz), _sum_positions(dz * normal)
+    d_bias = _sum_positions(dz)
+    # sum dz * normal: of x, which lies in memory, where XLA:CPU would write normal for the sum.
+    along_x = _sum_positions(dz * x.astype(jnp.float32))
+    d_scale = factor[:, 0] * (along_x - _spread(mean, c)[:, 0] * d_bias)
     positions = np.float32(1 / x.shape[1])
     along_mean, along_normal = (
         _spread(_group_mean(d * scale32[0] * positions, groups), c) for d in (d_bias, d_scale)
