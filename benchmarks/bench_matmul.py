@@ -25,10 +25,10 @@ from jax import lax
 from benchmarks import plots, timing
 from benchmarks.timing import Result, Run
 from fp4jax import kernels
+from fp4jax.core.quantizer import quantize
+from fp4jax.core.spec import TensorSpec
 from fp4jax.kernels import backend
-from fp4jax.kernels.scaled_matmul.arg_specs import LAYERS, ROWS, Layer, weights
-from fp4jax.quantize import quantize
-from fp4jax.spec import TensorSpec
+from fp4jax.kernels.block_scaled_matmul.arg_specs import LAYERS, ROWS, Layer, weights
 
 #: Copies of the weights together are at least this many bytes: beyond any cache of today's GPUs.
 _BEYOND_CACHE = {"gpu": 2**29, "cpu": 2**27}

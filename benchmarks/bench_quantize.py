@@ -23,10 +23,10 @@ import jax.numpy as jnp
 import fp4jax as fp4
 from benchmarks import timing
 from benchmarks.timing import Case
-from fp4jax.blocks import normalize_axes
-from fp4jax.kernels.quantize import base, fused
-from fp4jax.kernels.quantize.arg_specs import BENCHMARKS, ArgSpec
-from fp4jax.kernels.quantize.pallas_triton import Plan
+from fp4jax.core.blocks import normalize_axes
+from fp4jax.kernels.fused_quantizer import base, fused
+from fp4jax.kernels.fused_quantizer.arg_specs import BENCHMARKS, ArgSpec
+from fp4jax.kernels.fused_quantizer.pallas_triton import Plan
 
 
 @dataclasses.dataclass(frozen=True)

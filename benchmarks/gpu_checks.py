@@ -11,16 +11,17 @@ import numpy as np
 
 from benchmarks import bench_matmul
 from benchmarks.gpu_job import Job
-from fp4jax import formats, kernels
+from fp4jax import kernels
+from fp4jax.core import formats
+from fp4jax.core.qtensor import QTensor
+from fp4jax.core.quantizer import quantize
+from fp4jax.core.spec import TensorSpec
 from fp4jax.kernels import backend
-from fp4jax.kernels.quantize import base as quantize_base, fused, selfcheck
-from fp4jax.kernels.quantize.arg_specs import SPECS
-from fp4jax.kernels.quantize.pallas_triton import Plan
-from fp4jax.kernels.scaled_matmul import base, cudnn, mosaic
-from fp4jax.kernels.scaled_matmul.arg_specs import AWKWARD
-from fp4jax.qtensor import QTensor
-from fp4jax.quantize import quantize
-from fp4jax.spec import TensorSpec
+from fp4jax.kernels.block_scaled_matmul import base, cudnn, mosaic
+from fp4jax.kernels.block_scaled_matmul.arg_specs import AWKWARD
+from fp4jax.kernels.fused_quantizer import base as quantize_base, fused, selfcheck
+from fp4jax.kernels.fused_quantizer.arg_specs import SPECS
+from fp4jax.kernels.fused_quantizer.pallas_triton import Plan
 
 _TILES = TensorSpec(block=(16, 16))
 #: Finite scale bytes that are not negative: those that a QTensor holds.

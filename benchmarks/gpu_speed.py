@@ -9,9 +9,14 @@ from benchmarks import bench_inference, bench_matmul, bench_quantize, bench_trai
 from benchmarks.gpu_job import Job
 from benchmarks.timing import Run
 from fp4jax.kernels import explain_quantize
-from fp4jax.kernels.quantize import dispatch
-from fp4jax.kernels.quantize.arg_specs import BENCHMARKS, HADAMARD_STOCHASTIC, NEAREST, ArgSpec
-from fp4jax.kernels.scaled_matmul.arg_specs import LAYERS, Layer
+from fp4jax.kernels.block_scaled_matmul.arg_specs import LAYERS, Layer
+from fp4jax.kernels.fused_quantizer import dispatch
+from fp4jax.kernels.fused_quantizer.arg_specs import (
+    BENCHMARKS,
+    HADAMARD_STOCHASTIC,
+    NEAREST,
+    ArgSpec,
+)
 from fp4jax.train import RunConfig
 
 #: What matters most comes first; then the other rows, and the project's own layers.

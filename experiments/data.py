@@ -11,7 +11,7 @@ from pathlib import Path
 from experiments.command import Images, main
 from fp4jax import data
 from fp4jax.data import phantom
-from fp4jax.train.folder import read_json, write_json
+from fp4jax.files import read_json, write_json
 
 
 @dataclasses.dataclass(frozen=True)

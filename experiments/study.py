@@ -16,9 +16,9 @@ import tyro
 from experiments.command import Source, main
 from experiments.presets import PRESETS, Options
 from experiments.tables import print_runs
+from fp4jax.analysis.report.of_study import report
 from fp4jax.study import execute
 from fp4jax.study.live import watching
-from fp4jax.study.record import report
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fp4jax.train.folder import replacing
+from fp4jax.files import replacing
 
 # column, where it lies in a summary's metrics
 _COLUMNS = (

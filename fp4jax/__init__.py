@@ -3,19 +3,19 @@
 import importlib
 from typing import TYPE_CHECKING
 
-from fp4jax.conv import (
-    conv_general_dilated as conv_general_dilated,
-    conv_transpose as conv_transpose,
-)
-from fp4jax.dot_general import dot_general as dot_general
-from fp4jax.hadamard import (
+from fp4jax.core.hadamard import (
     inverse_random_hadamard as inverse_random_hadamard,
     random_hadamard as random_hadamard,
 )
-from fp4jax.qtensor import QTensor as QTensor
-from fp4jax.quantize import fake_quantize as fake_quantize, quantize as quantize
-from fp4jax.recipe import Recipe as Recipe, get_recipe as get_recipe, recipes as recipes
-from fp4jax.spec import TensorSpec as TensorSpec
+from fp4jax.core.qtensor import QTensor as QTensor
+from fp4jax.core.quantizer import fake_quantize as fake_quantize, quantize as quantize
+from fp4jax.core.spec import TensorSpec as TensorSpec
+from fp4jax.ops.convolution.quantized import (
+    conv_general_dilated as conv_general_dilated,
+    conv_transpose as conv_transpose,
+)
+from fp4jax.ops.dot import dot_general as dot_general
+from fp4jax.ops.recipe import Recipe as Recipe, get_recipe as get_recipe, recipes as recipes
 
 if TYPE_CHECKING:
     from fp4jax import (

@@ -19,8 +19,8 @@ from typing import Any
 from flax import linen
 
 import fp4jax
-from fp4jax.recipe import Recipe, get_recipe
-from fp4jax.typing import Array
+from fp4jax.core.typing import Array
+from fp4jax.ops.recipe import Recipe, get_recipe
 
 
 class _Op(linen.Module):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from fp4jax import TensorSpec
-from fp4jax.blocks import BlockView, normalize_axes
-from fp4jax.rounding import random_bits
+from fp4jax.core.blocks import BlockView, normalize_axes
+from fp4jax.core.rounding import random_bits
 
 ROUNDINGS = ("nearest", "stochastic", "stochastic_unbiased")
 _VIEWS = ({}, {"hadamard": True}, {"block": (16, 16)})

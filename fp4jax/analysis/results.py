@@ -5,9 +5,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from fp4jax.files import read_json
 from fp4jax.metrics import Histogram
 from fp4jax.train.config import RunConfig, from_json
-from fp4jax.train.folder import RunFolder, read_json
+from fp4jax.train.folder import RunFolder
 from fp4jax.train.patients import Examples, read_examples, read_scores
 
 if TYPE_CHECKING:

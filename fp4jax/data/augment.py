@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fp4jax.typing import Array, DTypeLike, Float, Integer, Shaped, UInt8
+from fp4jax.core.typing import Array, DTypeLike, Float, Integer, Shaped, UInt8
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_SD = (0.229, 0.224, 0.225)

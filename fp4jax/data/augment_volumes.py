@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from fp4jax.core.typing import Array, Float, Shaped
 from fp4jax.data.resample import warp
-from fp4jax.typing import Array, Float, Shaped
 
 _SHARES = ("flip", "warp", "noise", "gamma")
 

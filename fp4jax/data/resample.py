@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fp4jax.typing import Array, Float, Shaped
+from fp4jax.core.typing import Array, Float, Shaped
 
 
 def warp(

@@ -8,7 +8,7 @@ trains with). There is no low-pass filter: sizes below half of the original alia
 
 import numpy as np
 
-from fp4jax.typing import UInt8
+from fp4jax.core.typing import UInt8
 
 _BITS = 11
 _CHUNK = 2**24  # pixels at once: bounds the int32 intermediates

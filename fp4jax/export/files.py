@@ -17,12 +17,12 @@ from flax import nnx
 
 import fp4jax
 from fp4jax import nnx as fp4nnx, packed
+from fp4jax.core.spec import TensorSpec
 from fp4jax.export import tensors
 from fp4jax.export.about import About
+from fp4jax.ops.recipe import Recipe
 from fp4jax.packed.ops import PackedOp
 from fp4jax.packed.pack import SLOTS, pack_layer
-from fp4jax.recipe import Recipe
-from fp4jax.spec import TensorSpec
 
 _FORMAT = "fp4jax-packed-1"
 

@@ -6,13 +6,14 @@ from typing import Any
 from flax import nnx
 
 from fp4jax import nnx as fp4nnx
+from fp4jax.core.typing import DTypeLike
 from fp4jax.export.about import About
+from fp4jax.files import read_json
 from fp4jax.train.config import RunConfig, from_json
 from fp4jax.train.evaluation import restore
-from fp4jax.train.folder import RunFolder, read_json
+from fp4jax.train.folder import RunFolder
 from fp4jax.train.patients import read_examples
 from fp4jax.train.program import Program, build
-from fp4jax.typing import DTypeLike
 
 
 def packed_run(

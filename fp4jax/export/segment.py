@@ -11,13 +11,13 @@ import numpy as np
 from flax import nnx
 
 from fp4jax import metrics
+from fp4jax.core.typing import Array, Float, UInt8
 from fp4jax.data import augment
 from fp4jax.data.progress import track
 from fp4jax.data.resize import resize_images, resize_masks
 from fp4jax.export import slices
 from fp4jax.export.about import About
-from fp4jax.train.folder import replacing
-from fp4jax.typing import Array, Float, UInt8
+from fp4jax.files import replacing
 
 TABLE = "predictions.csv"
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fp4jax.train.folder import replacing
-from fp4jax.typing import UInt8
+from fp4jax.core.typing import UInt8
+from fp4jax.files import replacing
 
 SUFFIXES = (".tif", ".tiff", ".png")
 #: Ends of names of what is written; such files are no slices.

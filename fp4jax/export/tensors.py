@@ -10,7 +10,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from fp4jax.train.folder import replacing
+from fp4jax.files import replacing
 
 _DTYPES = {
     "BOOL": np.dtype(bool),

@@ -10,11 +10,14 @@ print(fp4jax.kernels.explain_quantize(x, spec))
 Recipes use the fused quantizer by themselves; FP4JAX_FUSED_QUANTIZER=0 turns it off.
 """
 
-from fp4jax.kernels.quantize.api import (
+from fp4jax.kernels.block_scaled_matmul.api import (
+    explain as explain,
+    scaled_matmul as scaled_matmul,
+)
+from fp4jax.kernels.block_scaled_matmul.base import decode as decode
+from fp4jax.kernels.block_scaled_matmul.operands import Decoded as Decoded
+from fp4jax.kernels.fused_quantizer.api import (
     explain_quantize as explain_quantize,
     fake_quantize as fake_quantize,
     quantize as quantize,
 )
-from fp4jax.kernels.scaled_matmul.api import explain as explain, scaled_matmul as scaled_matmul
-from fp4jax.kernels.scaled_matmul.base import decode as decode
-from fp4jax.kernels.scaled_matmul.operands import Decoded as Decoded

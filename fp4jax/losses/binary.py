@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from fp4jax.core.typing import Array, Float, Shaped
 from fp4jax.losses.terms import cross_entropy, dice_coefficient, flatten, mean, tversky_index
-from fp4jax.typing import Array, Float, Shaped
 
 
 def bce(

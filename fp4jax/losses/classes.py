@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from fp4jax.core.typing import Array, Float, Integer
 from fp4jax.losses.terms import (
     checked_weights,
     dice_coefficient,
@@ -13,7 +14,6 @@ from fp4jax.losses.terms import (
     require_positive,
     tversky_index,
 )
-from fp4jax.typing import Array, Float, Integer
 
 #: The names under which the parts of a loss of classes are logged.
 CLASS_COMPONENTS = ("ce", "tversky", "dice")

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fp4jax.core.typing import Array, Float, Shaped
 from fp4jax.losses.classes import ClassLoss, class_divergence
 from fp4jax.losses.masks import Loss
 from fp4jax.losses.named import get_loss
 from fp4jax.losses.terms import clamp, flatten, mean, require_nonnegative, require_positive
-from fp4jax.typing import Array, Float, Shaped
 
 _DEFAULT = get_loss("bce_tversky")
 

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
+from fp4jax.core.typing import Array, Float, Shaped
 from fp4jax.losses.terms import (
     clamp,
     cross_entropy,
@@ -16,7 +17,6 @@ from fp4jax.losses.terms import (
     require_positive,
     tversky_index,
 )
-from fp4jax.typing import Array, Float, Shaped
 
 #: The names under which the parts of a loss are logged.
 COMPONENTS = ("bce", "tversky", "dice")

@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from fp4jax.typing import Array
+from fp4jax.core.typing import Array
 
 
 def require_positive(name: str, value: float) -> None:

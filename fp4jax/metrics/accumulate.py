@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fp4jax.core.typing import Array, Float, Shaped
 from fp4jax.metrics.histogram import BINS, Histogram
 from fp4jax.metrics.overlap import ImageSums
-from fp4jax.typing import Array, Float, Shaped
 
 _COLUMNS = len(dataclasses.fields(ImageSums))
 

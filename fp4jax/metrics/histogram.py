@@ -32,9 +32,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fp4jax.core.typing import Array, Float, Shaped
 from fp4jax.metrics.calibration import CLIP, ECE_BINS
 from fp4jax.metrics.sweep import THRESHOLDS, Sweep, sweep_of_counts
-from fp4jax.typing import Array, Float, Shaped
 
 #: Intervals of equal width; must be a power of two, so that edges are exact in float32.
 BINS = 1 << 14

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fp4jax.core.typing import Array, Float, Shaped
 from fp4jax.metrics.accumulate import Accumulated, accumulate, summarize, zeros
 from fp4jax.metrics.histogram import BINS
 from fp4jax.metrics.overlap import mean
 from fp4jax.metrics.volumes import MEAN
-from fp4jax.typing import Array, Float, Shaped
 
 
 def label_zeros(images: int, labels: int, bins: int = BINS) -> Accumulated:

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fp4jax.core.typing import ArrayLike
 from fp4jax.metrics.accumulate import from_histogram
 from fp4jax.metrics.calibration import CHUNK, CLIP, Calibration
 from fp4jax.metrics.histogram import Histogram
 from fp4jax.metrics.overlap import ImageSums
 from fp4jax.metrics.ranking import Ranking, check_binary
 from fp4jax.metrics.sweep import SweepCounts
-from fp4jax.typing import ArrayLike
 
 KINDS = ("logits", "probabilities")
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fp4jax.typing import Array, Float, Integer
-from fp4jax.window import on_cpu
+from fp4jax.core.typing import Array, Float, Integer
+from fp4jax.ops.convolution.products import on_cpu
 
 # Products in one block, float32: a few megabytes.
 _BLOCK = 400_000

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from fp4jax.core.typing import Array, DTypeLike, Float, Shaped
 from fp4jax.models.conv_unit import ConvUnit
 from fp4jax.models.convolutions import conv, pointwise, upsample
 from fp4jax.models.dropout import Seeds
 from fp4jax.models.layers import checked_dims, checked_images
-from fp4jax.typing import Array, DTypeLike, Float, Shaped
 
 
 class TwoConv(nnx.Module):

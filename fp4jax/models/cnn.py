@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from fp4jax.core.typing import Array, DTypeLike, Float, Shaped
 from fp4jax.models.dropout import Dropout, Seeds
 from fp4jax.models.initializers import he_normal
 from fp4jax.models.layers import checked_images
 from fp4jax.models.norms import RELU, BatchNorm, leaky_relu
-from fp4jax.typing import Array, DTypeLike, Float, Shaped
 
 # Kernel 4, stride 2: every output pixel of a transposed convolution is reached by 4 of 16 taps.
 _TAPS, _TAPS_PER_OUTPUT = 16, 4

@@ -4,9 +4,9 @@ from typing import Any
 
 from flax import nnx
 
+from fp4jax.core.typing import Array, DTypeLike, Float
 from fp4jax.models.dropout import Dropout, Seeds
 from fp4jax.models.norms import PRELU, RELU, BatchNorm, InstanceNorm, PReLU, leaky_relu
-from fp4jax.typing import Array, DTypeLike, Float
 
 NORMS = ("instance", "batch")
 ACTIVATIONS = ("prelu", "relu", "leakyrelu")

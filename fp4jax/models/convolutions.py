@@ -5,10 +5,10 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
+from fp4jax.core.typing import Array, DTypeLike, Float
 from fp4jax.models.initializers import torch_default
 from fp4jax.models.layers import Conv, Downsample, Upsample
 from fp4jax.models.norms import InstanceNorm, leaky_relu
-from fp4jax.typing import Array, DTypeLike, Float
 
 
 def conv(

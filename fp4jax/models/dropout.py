@@ -15,8 +15,8 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from fp4jax.rounding import hash_counter
-from fp4jax.typing import Array, Float, Shaped
+from fp4jax.core.rounding import hash_counter
+from fp4jax.core.typing import Array, Float, Shaped
 
 # Bits an element: a rate is rounded to a multiple of 2**-bits, 1/65536 at worst.
 _WIDTHS = (1, 2, 4, 8, 16)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fp4jax.typing import Array, DTypeLike
+from fp4jax.core.typing import Array, DTypeLike
 
 Initializer = Callable[[Any, Sequence[int], DTypeLike], Array]
 

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from fp4jax.conv import conv_general_dilated
+from fp4jax.core.typing import Array, Float, Shaped
 from fp4jax.models.initializers import Initializer
 from fp4jax.models.norms import GELU
-from fp4jax.typing import Array, Float, Shaped
+from fp4jax.ops.convolution.quantized import conv_general_dilated
 
 
 class Downsample(nnx.Linear):

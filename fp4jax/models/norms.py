@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from fp4jax.typing import Array, DTypeLike, Float
+from fp4jax.core.typing import Array, DTypeLike, Float
 
 _HALF = np.float32(0.5)
 

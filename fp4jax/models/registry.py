@@ -5,13 +5,13 @@ from typing import Any
 
 from flax import nnx
 
+from fp4jax.core.typing import DTypeLike
 from fp4jax.models.basic_unet import BasicUNet
 from fp4jax.models.cnn import CNN
 from fp4jax.models.swin import Swin
 from fp4jax.models.swin_unetr import SwinUNETR
 from fp4jax.models.unet import UNet
 from fp4jax.models.vit import ViT
-from fp4jax.typing import DTypeLike
 
 # A class with ``high_precision`` and ``scales`` (keyword arguments by scale). MONAI's networks have
 # two attributes more. ``default_scale``: None, because all their arguments have MONAI's defaults.

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from fp4jax.core.typing import Array, DTypeLike, Float, Shaped
 from fp4jax.models import transformer
 from fp4jax.models.dropout import Dropout, Seeds
 from fp4jax.models.initializers import normal
 from fp4jax.models.layers import checked_images, layer_norm
-from fp4jax.typing import Array, DTypeLike, Float, Shaped
 
 
 class WindowAttention(transformer.Attention):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from fp4jax.core.typing import Array, DTypeLike, Float, Shaped
 from fp4jax.models import transformer
 from fp4jax.models.convolutions import ResidualConv, pointwise, upsample
 from fp4jax.models.dropout import Dropout, Seeds
@@ -23,7 +24,6 @@ from fp4jax.models.layers import (
     space_to_channels,
 )
 from fp4jax.models.windows import WindowAttention
-from fp4jax.typing import Array, DTypeLike, Float, Shaped
 
 #: Patches of 2, then four halvings of the grid.
 MULTIPLE = 32

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from fp4jax.core.typing import Array, DTypeLike, Float
 from fp4jax.models.dropout import Dropout, DropPath, Seeds
 from fp4jax.models.initializers import normal, torch_default
 from fp4jax.models.layers import Downsample, Upsample, gelu, layer_norm, space_to_channels
 from fp4jax.models.norms import GELU, GroupNorm
-from fp4jax.typing import Array, DTypeLike, Float
 
 #: Standard deviation of tables, tokens and (with ``init="normal"``) linear weights.
 STD = 0.02

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from fp4jax.core.typing import Array, DTypeLike, Float, Shaped
 from fp4jax.models.conv_unit import ConvUnit
 from fp4jax.models.convolutions import conv, pointwise, transposed
 from fp4jax.models.dropout import Seeds
 from fp4jax.models.layers import checked_dims, checked_images, checked_size
-from fp4jax.typing import Array, DTypeLike, Float, Shaped
 
 Strides = tuple[int, ...]
 

@@ -11,10 +11,10 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from fp4jax.core.typing import Array, DTypeLike, Float, Integer
 from fp4jax.models.attend import attend
 from fp4jax.models.dropout import Dropout, Seeds
 from fp4jax.models.initializers import normal, torch_default
-from fp4jax.typing import Array, DTypeLike, Float, Integer
 
 Sizes = tuple[int, ...]
 

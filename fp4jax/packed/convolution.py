@@ -22,13 +22,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fp4jax import gemm, window as windows
-from fp4jax.gemm import Operand
+from fp4jax.core.qtensor import QTensor
+from fp4jax.core.typing import Array, Shaped
+from fp4jax.ops import gemm
+from fp4jax.ops.convolution import products as windows
+from fp4jax.ops.convolution.products import Window
+from fp4jax.ops.gemm import Operand
 from fp4jax.packed.matmul import accumulate, kernel_operand, matmul, scaled
 from fp4jax.packed.product import Product
-from fp4jax.qtensor import QTensor
-from fp4jax.typing import Array, Shaped
-from fp4jax.window import Window
 
 
 @dataclasses.dataclass(frozen=True)

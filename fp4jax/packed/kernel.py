@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from fp4jax.qtensor import QTensor
+from fp4jax.core.qtensor import QTensor
 
 
 class Packed(nnx.Variable):

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from fp4jax.qtensor import QTensor
-from fp4jax.quantize import quantize
-from fp4jax.spec import TensorSpec
-from fp4jax.typing import Array, Shaped
+from fp4jax.core.qtensor import QTensor
+from fp4jax.core.quantizer import quantize
+from fp4jax.core.spec import TensorSpec
+from fp4jax.core.typing import Array, Shaped
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,14 +12,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fp4jax import gemm, kernels
-from fp4jax.gemm import BlockAxes, Operand
+from fp4jax import kernels
+from fp4jax.core.qtensor import QTensor
+from fp4jax.core.quantizer import quantize
+from fp4jax.core.spec import TensorSpec
+from fp4jax.core.typing import Array, DTypeLike, Float, Shaped
 from fp4jax.kernels import backend
-from fp4jax.kernels.scaled_matmul.base import decoded_rows
-from fp4jax.qtensor import QTensor
-from fp4jax.quantize import quantize
-from fp4jax.spec import TensorSpec
-from fp4jax.typing import Array, DTypeLike, Float, Shaped
+from fp4jax.kernels.block_scaled_matmul.base import decoded_rows
+from fp4jax.ops import gemm
+from fp4jax.ops.gemm import BlockAxes, Operand
 
 #: Blocks of x (*batch, m, k) lie along k.
 X_AXES = BlockAxes(contracted=-1, tile=(-2, -1))

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from fp4jax import nnx as fp4nnx
-from fp4jax.gemm import Operand
+from fp4jax.core.qtensor import QTensor
+from fp4jax.core.typing import Array
+from fp4jax.ops.gemm import Operand
+from fp4jax.ops.recipe import Recipe
 from fp4jax.packed.convolution import Convolution, TransposedConvolution
 from fp4jax.packed.kernel import Weight
 from fp4jax.packed.matmul import X_AXES, matmul, plain_matmul, quantized_rows
 from fp4jax.packed.product import Product
-from fp4jax.qtensor import QTensor
-from fp4jax.recipe import Recipe
-from fp4jax.typing import Array
 
 
 class PackedOp(fp4nnx.Op):

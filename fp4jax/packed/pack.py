@@ -6,13 +6,13 @@ from typing import Any
 from flax import nnx
 
 from fp4jax import nnx as fp4nnx
+from fp4jax.core.typing import DTypeLike
+from fp4jax.ops.recipe import Recipe
 from fp4jax.packed.kernel import PackedKernel, Promote
 from fp4jax.packed.layout import Layout
 from fp4jax.packed.ops import PackedConv, PackedConvTranspose, PackedDotGeneral, PackedOp
 from fp4jax.packed.rest import narrow
 from fp4jax.packed.size import size
-from fp4jax.recipe import Recipe
-from fp4jax.typing import DTypeLike
 
 #: An injection slot -> what apply_recipe puts there, and what packing does.
 SLOTS: dict[str, tuple[type[fp4nnx.Op], type[PackedOp]]] = {

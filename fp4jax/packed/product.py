@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from fp4jax import exact, hadamard
-from fp4jax.gemm import BlockAxes, Operand
+from fp4jax.core import exact, hadamard
+from fp4jax.core.qtensor import QTensor
+from fp4jax.core.spec import TensorSpec
+from fp4jax.core.typing import Array
+from fp4jax.ops.gemm import BlockAxes, Operand
 from fp4jax.packed.matmul import quantized
-from fp4jax.qtensor import QTensor
-from fp4jax.spec import TensorSpec
-from fp4jax.typing import Array
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fp4jax.typing import Array, DTypeLike
+from fp4jax.core.typing import Array, DTypeLike
 
 #: Layers whose few parameters stay in float32.
 NORMS = (nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm, nnx.GroupNorm, nnx.InstanceNorm)

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from fp4jax.data import Cohort, fingerprint
+from fp4jax.files import read_json, write_json
 from fp4jax.study.lanes import lanes
 from fp4jax.study.plan import Study
 from fp4jax.train.config import RunConfig
 from fp4jax.train.console import Listener
-from fp4jax.train.folder import RunFolder, read_json, write_json
+from fp4jax.train.folder import RunFolder
 from fp4jax.train.run import train_together
 
 _FAILED = "failed.json"

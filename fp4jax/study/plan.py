@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from typing import Any, Literal
 
-from fp4jax.recipe import get_recipe
+from fp4jax.ops.recipe import get_recipe
 from fp4jax.train.config import RunConfig, Training
 
 _PER_ARCH = ("optimizer", "learning_rate", "weight_decay", "model_options")

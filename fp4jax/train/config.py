@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import fp4jax
 from fp4jax import losses, models
-from fp4jax.recipe import get_recipe
+from fp4jax.ops.recipe import get_recipe
 from fp4jax.train.optimizer import DEFAULTS
 
 

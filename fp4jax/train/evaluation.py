@@ -9,12 +9,14 @@ import numpy as np
 
 from fp4jax import metrics
 from fp4jax.data import Cohort, Split
+from fp4jax.files import read_json
 from fp4jax.train import patients
 from fp4jax.train.checkpoint import Checkpoints
 from fp4jax.train.config import from_json
-from fp4jax.train.folder import RunFolder, read_json
+from fp4jax.train.folder import RunFolder
 from fp4jax.train.loop import padded_batches
 from fp4jax.train.parts import check_size, split_of
+from fp4jax.train.predictions import picture
 from fp4jax.train.program import Program
 
 # Above this many pixels AUPRC comes from a histogram, with bounds.
@@ -92,8 +94,6 @@ def _draw(cohort, maps, dice, threshold, folder: RunFolder) -> None:
     except ImportError:
         # A machine that only trains needs no pictures.
         return
-    from fp4jax.analysis.predictions import picture
-
     picture(cohort, maps, dice, threshold, folder.path / "predictions.png", folder.path.name)
 
 

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fp4jax.typing import Array
+from fp4jax.core.typing import Array
 
 _RULES = {"adamw": optax.scale_by_adam, "adamax": optax.scale_by_adamax}
 

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fp4jax.core.typing import Shaped
 from fp4jax.data import Cohort
+from fp4jax.files import replacing
 from fp4jax.metrics import Histogram
 from fp4jax.metrics.calibration import CLIP
-from fp4jax.train.folder import replacing
-from fp4jax.typing import Shaped
 
 #: Intervals of a patient's histogram; the sum of 11 patients bounded AUPRC to about 4e-4.
 BINS = 1 << 12

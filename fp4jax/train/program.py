@@ -18,11 +18,11 @@ import optax
 from flax import nnx
 
 from fp4jax import losses, metrics, models, nnx as fp4nnx
+from fp4jax.core.typing import Array
 from fp4jax.data import augment
 from fp4jax.train import optimizer as optimizers
 from fp4jax.train.config import RunConfig
 from fp4jax.train.state import Batch, Teacher, TrainState
-from fp4jax.typing import Array
 
 # Streams of keys from a run's seed; the numbers of the epochs are those of the augmentation.
 _DROPOUT, _ROUNDING = 2**32 - 1, 2**32 - 2

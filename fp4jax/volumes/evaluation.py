@@ -10,7 +10,7 @@ import numpy as np
 from fp4jax import metrics
 from fp4jax.data.nifti import LoadedCase
 from fp4jax.data.progress import track
-from fp4jax.train.folder import replacing
+from fp4jax.files import replacing
 from fp4jax.volumes.cases import Data, save
 from fp4jax.volumes.inference import Segmenter
 from fp4jax.volumes.picture import picture

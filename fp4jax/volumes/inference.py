@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from fp4jax.core.typing import Array, Float, UInt8
 from fp4jax.data.nifti.prepare import bounding_box
-from fp4jax.typing import Array, Float, UInt8
 from fp4jax.volumes.program import Program
 from fp4jax.volumes.sliding import sliding_window
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fp4jax.typing import Float, UInt8
+from fp4jax.core.typing import Float, UInt8
+from fp4jax.files import replacing
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 _COLOURS = ("#56B4E9", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#F0E442")
@@ -64,8 +65,6 @@ def picture(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
-
-    from fp4jax.train.folder import replacing
 
     shown = predicted if target is None else target
     centre = centre_of(shown.max(-1))

@@ -18,11 +18,11 @@ import optax
 from flax import nnx
 
 from fp4jax import losses, models, nnx as fp4nnx
+from fp4jax.core.typing import Array
 from fp4jax.data import augment, augment_volumes
 from fp4jax.models import registry
 from fp4jax.train import optimizer as optimizers
 from fp4jax.train.state import Batch, TrainState
-from fp4jax.typing import Array
 from fp4jax.volumes.config import MONAI, VolumeRun, from_json
 
 # Streams of keys from a run's seed; the numbers of the epochs are those of the augmentation.

@@ -11,8 +11,9 @@ import numpy as np
 from fp4jax.data.nifti import REGIONS, LoadedCase
 from fp4jax.data.nifti.brats import MODALITIES
 from fp4jax.data.progress import track
+from fp4jax.files import read_json
 from fp4jax.train.checkpoint import Checkpoints
-from fp4jax.train.folder import RunFolder, read_json
+from fp4jax.train.folder import RunFolder
 from fp4jax.volumes.cases import Source, open_volumes, save
 from fp4jax.volumes.config import VolumeRun, from_json
 from fp4jax.volumes.evaluation import Report, draw_case, report, write_table

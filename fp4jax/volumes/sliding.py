@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from fp4jax.typing import Array
+from fp4jax.core.typing import Array
 
 WEIGHTINGS = ("gaussian", "constant")
 _LEAST = 1e-3

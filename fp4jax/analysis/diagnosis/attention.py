@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from fp4jax.core.typing import Array, Float, Shaped
 from fp4jax.models.transformer import Attention
-from fp4jax.typing import Array, Float, Shaped
 
 # Logits closer than this share of the spread of the row in high precision are one level.
 RESOLUTION = 2.0**-14

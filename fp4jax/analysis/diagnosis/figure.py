@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from fp4jax.analysis.diagnosis.gradients import TOTAL
 from fp4jax.analysis.diagnosis.table import REFERENCE, Row
-from fp4jax.train.folder import replacing
+from fp4jax.files import replacing
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from fp4jax.analysis.diagnosis.subject import Subject
-from fp4jax.recipe import Recipe, get_recipe
+from fp4jax.ops.recipe import Recipe, get_recipe
 
 #: Of all parameters, in high precision, by their paths.
 Gradient = dict[str, np.ndarray]

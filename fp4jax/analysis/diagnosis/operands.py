@@ -11,10 +11,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fp4jax import conv, gemm, nnx as fp4nnx, window as windows
+from fp4jax import nnx as fp4nnx
 from fp4jax.analysis.diagnosis.recording import Call, Tensors
 from fp4jax.analysis.diagnosis.tally import OperandSums, tally
-from fp4jax.dot_general import (
+from fp4jax.core.quantizer import tensor_amax
+from fp4jax.core.scaling import largest
+from fp4jax.core.spec import TensorSpec
+from fp4jax.core.typing import Array
+from fp4jax.ops import gemm
+from fp4jax.ops.convolution import products as windows, quantized as conv
+from fp4jax.ops.dot import (
     _G_DGRAD,
     _G_WGRAD,
     _W_DGRAD,
@@ -23,12 +29,8 @@ from fp4jax.dot_general import (
     _X_WGRAD,
     _Plan as _DotPlan,
 )
-from fp4jax.gemm import BlockAxes
-from fp4jax.quantize import tensor_amax
-from fp4jax.recipe import ROLES, Recipe
-from fp4jax.scaling import largest
-from fp4jax.spec import TensorSpec
-from fp4jax.typing import Array
+from fp4jax.ops.gemm import BlockAxes
+from fp4jax.ops.recipe import ROLES, Recipe
 
 # What measures one operand, given its spec and key.
 _Measure = Callable[[TensorSpec | None, Any], OperandSums]

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from fp4jax.analysis.diagnosis.recording import Call, Tensors
-from fp4jax.recipe import Recipe
-from fp4jax.typing import Array, Float
+from fp4jax.core.typing import Array, Float
+from fp4jax.ops.recipe import Recipe
 
 PRODUCTS = ("fprop", "dgrad", "wgrad")
 

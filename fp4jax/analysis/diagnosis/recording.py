@@ -15,8 +15,8 @@ from flax import nnx
 
 from fp4jax import nnx as fp4nnx
 from fp4jax.analysis.diagnosis.subject import Subject
-from fp4jax.recipe import Recipe, get_recipe
-from fp4jax.typing import Array
+from fp4jax.core.typing import Array
+from fp4jax.ops.recipe import Recipe, get_recipe
 
 
 class Tensors(NamedTuple):

@@ -11,10 +11,11 @@ from fp4jax.analysis.diagnosis.subject import of_run
 from fp4jax.analysis.diagnosis.table import Row, diagnose
 from fp4jax.analysis.results import RunResult, read_run
 from fp4jax.data import Cohort, fingerprint
-from fp4jax.recipe import get_recipe
+from fp4jax.files import read_json, replacing
+from fp4jax.ops.recipe import get_recipe
 from fp4jax.train.config import RunConfig
 from fp4jax.train.evaluation import restore
-from fp4jax.train.folder import RunFolder, read_json, replacing
+from fp4jax.train.folder import RunFolder
 from fp4jax.train.loop import epoch_order, places
 from fp4jax.train.parts import check_size, split_of
 from fp4jax.train.program import Program

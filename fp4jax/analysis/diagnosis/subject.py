@@ -7,11 +7,11 @@ from typing import Any
 from flax import nnx
 
 from fp4jax import losses, nnx as fp4nnx
+from fp4jax.core.typing import Array
 from fp4jax.data import augment
-from fp4jax.recipe import Recipe, get_recipe
+from fp4jax.ops.recipe import Recipe, get_recipe
 from fp4jax.train.config import RunConfig
 from fp4jax.train.program import build
-from fp4jax.typing import Array
 
 
 @dataclasses.dataclass(frozen=True)

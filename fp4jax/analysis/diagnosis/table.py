@@ -19,7 +19,7 @@ from fp4jax.analysis.diagnosis.operands import operand_sums
 from fp4jax.analysis.diagnosis.products import product_sums
 from fp4jax.analysis.diagnosis.recording import Call, Tensors, record
 from fp4jax.analysis.diagnosis.subject import Subject
-from fp4jax.recipe import Recipe, get_recipe
+from fp4jax.ops.recipe import Recipe, get_recipe
 
 COLUMNS = ("state", "recipe", "layer", "quantity", "of", "value")
 

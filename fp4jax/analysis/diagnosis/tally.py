@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fp4jax import exact, hadamard
-from fp4jax.blocks import BLOCK
-from fp4jax.formats import E2M1_MAX
-from fp4jax.gemm import BlockAxes
-from fp4jax.quantize import encode
-from fp4jax.spec import TensorSpec
-from fp4jax.typing import Array, Float
+from fp4jax.core import exact, hadamard
+from fp4jax.core.blocks import BLOCK
+from fp4jax.core.formats import E2M1_MAX
+from fp4jax.core.quantizer import encode
+from fp4jax.core.spec import TensorSpec
+from fp4jax.core.typing import Array, Float
+from fp4jax.ops.gemm import BlockAxes
 
 # Smallest normal number of E4M3.
 _MIN_NORMAL = np.float32(2.0**-6)

@@ -7,7 +7,7 @@ import numpy as np
 
 from fp4jax.analysis.figures import panels
 from fp4jax.analysis.figures.style import BASELINE, ordered_labels, ordered_scales, shown, title
-from fp4jax.analysis.predictions import (
+from fp4jax.train.predictions import (
     FALSE_ALARM,
     HIT,
     MISS,

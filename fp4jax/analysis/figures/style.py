@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fp4jax.analysis.stats.rows import BASELINE as BASELINE
-from fp4jax.recipe import get_recipe, recipes
-from fp4jax.train.folder import replacing
+from fp4jax.files import replacing
+from fp4jax.ops.recipe import get_recipe, recipes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,7 +13,7 @@ from fp4jax.analysis.figures.scores import patient_scores
 from fp4jax.analysis.figures.style import BASELINE
 from fp4jax.analysis.report.headline import groups, summaries
 from fp4jax.analysis.results import table
-from fp4jax.train.folder import replacing
+from fp4jax.files import replacing
 
 if TYPE_CHECKING:
     from fp4jax.analysis.results import RunResult

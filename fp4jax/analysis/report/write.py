@@ -10,7 +10,7 @@ from fp4jax.analysis.report import comparisons, drawings, html
 from fp4jax.analysis.report.frames import Frames
 from fp4jax.analysis.report.headline import headline, size
 from fp4jax.analysis.report.html import Cell, Section, paragraph
-from fp4jax.train.folder import replacing
+from fp4jax.files import replacing
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from fp4jax.recipe import recipes
+from fp4jax.ops.recipe import recipes
 
 #: The label that others are compared with.
 BASELINE = "baseline"

@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from fp4jax.typing import Integer, Shaped, UInt8
+from fp4jax.core.typing import Integer, Shaped, UInt8
 
 Table = Mapping[str, frozenset[int]]
 

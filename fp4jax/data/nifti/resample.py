@@ -8,7 +8,7 @@ treated one after the other, which for linear interpolation is exact.
 
 import numpy as np
 
-from fp4jax.typing import Shaped
+from fp4jax.core.typing import Shaped
 
 Three = tuple[float, float, float]
 

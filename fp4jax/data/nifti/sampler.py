@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from fp4jax.core.typing import Float, UInt8
 from fp4jax.data.nifti.labels import unpack_bits
 from fp4jax.data.nifti.pool import check_workers, ordered
 from fp4jax.data.nifti.prepare import Prepared
 from fp4jax.data.nifti.volume_set import VolumeSet
-from fp4jax.typing import Float, UInt8
 
 _ORDER, _PATCH = 0, 1  # streams of random numbers
 _MOST_WORKERS = 8

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fp4jax.typing import Shaped
+from fp4jax.core.typing import Shaped
 
 SUFFIXES = (".nii", ".nii.gz")
 

@@ -10,6 +10,7 @@ import numpy as np
 from fp4jax.data.nifti.resample import resample
 from fp4jax.data.nifti.volume import SUFFIXES
 from fp4jax.data.nifti.volume_set import LoadedCase
+from fp4jax.files import replacing
 
 
 def save_prediction(
@@ -47,8 +48,6 @@ def save_prediction(
         save_prediction("out/case.nii.gz", to_labels(masks, case.case.table), case)
     """
     import nibabel
-
-    from fp4jax.train.folder import replacing  # fp4jax.train imports fp4jax.data
 
     path = Path(path)
     _check_path(path, case, overwrite)

@@ -11,6 +11,7 @@ from fp4jax.data.phantom.geometry import Grid
 from fp4jax.data.phantom.loading import _cores
 from fp4jax.data.phantom.record import Patient, patient
 from fp4jax.data.progress import track
+from fp4jax.files import replacing
 
 #: Ends of the files' names by contrast, as BraTS 2023 calls them.
 SUFFIXES = {"t1": "t1n", "t1c": "t1c", "t2": "t2w", "flair": "t2f"}
@@ -68,8 +69,6 @@ def write_nifti(
 
 
 def _write(root: Path, one: Patient) -> Path:
-    from fp4jax.train.folder import replacing
-
     folder = root / f"BraTS-GLI-{one.index:05d}-000"
     folder.mkdir(exist_ok=True)
     volumes = {

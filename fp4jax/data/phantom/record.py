@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fp4jax.core.typing import UInt8
 from fp4jax.data.phantom.acquisition import acquire, draw_scanner
 from fp4jax.data.phantom.anatomy import build_anatomy
 from fp4jax.data.phantom.annotator import annotate
@@ -13,7 +14,6 @@ from fp4jax.data.phantom.fields import stream
 from fp4jax.data.phantom.geometry import Grid, draw_geometry
 from fp4jax.data.phantom.template import load_template
 from fp4jax.data.phantom.tumour import grow
-from fp4jax.typing import UInt8
 
 _CORE_DENSITY = 0.6
 _ENHANCING = 0.2

@@ -1,0 +1,1 @@
+"""What an NVFP4 number is, and how an array becomes one."""

@@ -1,0 +1,175 @@
+"""Two-level scales: tensor and block amax -> E4M3 block scales, and four-over-six.
+
+TransformerEngine's arithmetic (``NVFP4QuantizerRef``, the standard its CUDA kernels are tested
+against at zero tolerance), each step one float32 rounding:
+
+    S_enc = min(bound / A, FLT_MAX), or 1 where that is 0
+    scale = E4M3(min(b * (S_enc * fl(1/6)), 448))             b: amax of the block, A: of the tensor
+    encode multiplier = min(1 / (scale * (1 / S_enc)), FLT_MAX)
+    decoded value = ((scale * A) * fl(1/bound)) * code value
+
+``stochastic_unbiased`` has fl(17/96) in place of fl(1/6) and a bound of 2688 * 16/17: the scale
+then is never rounded below b / 6, so no block maximum is clipped.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from fp4jax.core import exact
+from fp4jax.core.blocks import BLOCK, BlockView
+from fp4jax.core.formats import E2M1_MAX, FLT_MAX, round_e4m3
+from fp4jax.core.rounding import round_nearest
+from fp4jax.core.spec import TensorSpec
+from fp4jax.core.typing import Array, Float
+
+_MAGNITUDE_BITS = 0x7FFFFFFF
+
+
+class Amax(NamedTuple):
+    """Largest magnitudes: of each block (1 at the inner axes of the view) and of the tensor."""
+
+    block: Float[Array, "..."]
+    tensor: Float[Array, ""]
+
+
+class Scale(NamedTuple):
+    """Per block: the E4M3 scale (as float32) and the multiplier that maps x to code values."""
+
+    block: Float[Array, "..."]
+    encode: Float[Array, "..."]
+
+
+def find_amax(blocked: Float[Array, "..."], view: BlockView) -> Amax:
+    """Block and tensor amax of a blocked float32 array; NaN and Inf are kept.
+
+    The maximum is taken over the bit patterns of the magnitudes: these sort as the numbers do,
+    NaN above Inf, whereas a float maximum drops NaN on XLA:CPU for large arrays.
+    """
+    bits = lax.bitcast_convert_type(blocked, jnp.int32) & _MAGNITUDE_BITS
+    for axis in sorted(view.inner_axes):
+        # Without the barrier XLA reads the whole tensor again for the tensor amax.
+        bits = exact.barrier(jnp.max(bits, axis=axis, keepdims=True, initial=0))
+    tensor = jnp.max(bits, initial=0)
+    as_float = lambda b: lax.bitcast_convert_type(b, jnp.float32)  # noqa: E731
+    return Amax(as_float(bits), as_float(tensor))
+
+
+def largest(amax: Float[Array, " n"]) -> Float[Array, ""]:
+    """The largest of several amax; NaN and Inf are kept."""
+    bits = lax.bitcast_convert_type(amax, jnp.int32) & _MAGNITUDE_BITS
+    return lax.bitcast_convert_type(jnp.max(bits, initial=0), jnp.float32)
+
+
+def find_scale(amax: Amax, spec: TensorSpec) -> Scale:
+    """Block scales and encode multipliers for ``scaling="amax"``."""
+    tensor = _tensor_scale(amax.tensor, spec)
+    per_code = 17 / 96 if spec.rounding == "stochastic_unbiased" else 1 / 6
+    block = round_e4m3(amax.block * (tensor.encode * np.float32(per_code)))
+    return _with_encode(block, tensor)
+
+
+def choose_four_over_six(
+    blocked: Float[Array, "..."], amax: Amax, spec: TensorSpec, view: BlockView
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """Code values and block scales where the block maximum maps to 6, or to 4 if that errs less.
+
+    The candidate for 4 has a scale 1.5 times as large. Errors are taken in the input's units and
+    summed in TransformerEngine's order; a tie goes to 6. Source: Cook et al., "Four Over Six"
+    (arXiv 2512.02010), in TransformerEngine's arithmetic.
+    """
+    tensor = _tensor_scale(amax.tensor, spec)
+    base = exact.divide(amax.block, 6.0) * tensor.encode
+    candidates = []
+    for factor in (1.0, 1.5):
+        scale = _with_encode(round_e4m3(base * np.float32(factor)), tensor)
+        values = round_nearest(to_code_range(blocked, scale.encode))
+        error = _block_error(blocked, values, scale.block, amax.tensor, spec, view)
+        candidates.append((values, scale.block, error))
+    (values6, scale6, error6), (values4, scale4, error4) = candidates
+    pick4 = error4 < error6
+    return jnp.where(pick4, values4, values6), jnp.where(pick4, scale4, scale6)
+
+
+def to_code_range(blocked: Float[Array, "..."], encode: Float[Array, "..."]) -> Float[Array, "..."]:
+    """x times its block's encode multiplier, clamped to the range of E2M1."""
+    return jnp.clip(blocked * encode, -E2M1_MAX, E2M1_MAX)
+
+
+def decode_multiplier(
+    block_scale: Float[Array, "..."], amax: Float[Array, "..."], bound: np.float32
+) -> Float[Array, "..."]:
+    """What a code value is multiplied with: (scale * A) * fl(1/bound), in this order."""
+    return (block_scale * amax) * np.float32(np.float32(1) / bound)
+
+
+class _TensorScale(NamedTuple):
+    """S_enc, and S_dec = 1 / S_enc in units of 1 / ``unit``.
+
+    The unit is 1, or 2**-64 for tensors below 2**-100, whose S_dec may be subnormal.
+    """
+
+    encode: Float[Array, ""]
+    decode: Float[Array, ""]
+    unit: Float[Array, ""]
+
+
+_TINY_EXPONENT = 64
+
+
+def _tensor_scale(amax: Float[Array, ""], spec: TensorSpec) -> _TensorScale:
+    encode = jnp.minimum(spec.bound / amax, FLT_MAX)
+    encode = jnp.where(encode == 0, np.float32(1), encode)
+    unit = jnp.where(amax < 2.0**-100, np.float32(2.0**_TINY_EXPONENT), np.float32(1))
+    return _TensorScale(encode, _underflow(unit / encode, unit), unit)
+
+
+def _with_encode(block: Float[Array, "..."], tensor: _TensorScale) -> Scale:
+    decode = _underflow(block * tensor.decode, tensor.unit)
+    encode = jnp.minimum(tensor.unit / decode, FLT_MAX)
+    return Scale(exact.materialize(block, like=encode), encode)
+
+
+def _underflow(x: Float[Array, "..."], unit: Float[Array, ""]) -> Float[Array, "..."]:
+    return jnp.where(unit == 1, x, exact.gradual_underflow(x, _TINY_EXPONENT))
+
+
+def _block_error(
+    blocked: Array, values: Array, scale: Array, amax: Array, spec: TensorSpec, view: BlockView
+) -> Array:
+    """Error of one candidate per block, summed sequentially over the 16 columns."""
+    decoded = exact.divide((values * scale) * amax, float(spec.bound))
+    difference = exact.barrier(decoded) - blocked
+    mae = spec.four_over_six_error == "mae"
+    error = jnp.abs(difference) if mae else _square(difference, amax)
+    error = exact.barrier(error)
+    column = view.inner_axes[-1]
+    total = lax.index_in_dim(error, 0, column)
+    for i in range(1, BLOCK):
+        total = total + lax.index_in_dim(error, i, column)
+    if len(view.inner_axes) == 2:
+        total = _sum_rows(total, view.inner_axes[0])
+    return total
+
+
+def _square(x: Array, amax: Array) -> Array:
+    """x * x, in units of 2**-120 for tensors below 1e-6, whose tiny errors have subnormal squares.
+
+    Only comparisons follow, so the unit does not matter.
+    """
+    tiny = amax < np.float32(1e-6)
+    square = jnp.square(x * jnp.where(tiny, np.float32(2.0**60), np.float32(1)))
+    return jnp.where(tiny, exact.gradual_underflow(square, 120), square)
+
+
+def _sum_rows(error: Array, row: int) -> Array:
+    """Sums 16 row errors, halves first: the order of TransformerEngine's warp reduction."""
+    rows = BLOCK
+    while rows > 1:
+        rows //= 2
+        error = lax.slice_in_dim(error, 0, rows, axis=row) + lax.slice_in_dim(
+            error, rows, 2 * rows, axis=row
+        )
+    return error

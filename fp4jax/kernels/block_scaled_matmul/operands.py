@@ -1,0 +1,39 @@
+"""Weights as they enter a product: packed, or decoded to bfloat16; without their tensor scale."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+
+from fp4jax.core.typing import Array, Shaped, UInt8
+
+
+class Packed(NamedTuple):
+    """Codes of (rows, k), two in a byte, and their block scales: a row for 1 or for 16 rows."""
+
+    codes: UInt8[Array, "rows half"]
+    block_scales: Shaped[Array, "tiles blocks"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Decoded:
+    """Code value x block scale of a quantized matrix in bfloat16, exactly, and its tensor scale.
+
+    ``values`` lie as the codes do: (n, k) for a right operand of shape (k, n).
+    """
+
+    # Any, not Array: pytrees also carry shapes and None through these fields.
+    values: Any
+    scale: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(k, n), and the axes of a stack before."""
+        *stack, n, k = self.values.shape
+        return (*stack, k, n)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values: 2 for each weight, where packed ones take 0.5625."""
+        return self.values.size * self.values.dtype.itemsize

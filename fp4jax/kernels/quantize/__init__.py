@@ -1,8 +1,0 @@
-"""The fused quantizer: see api.py for what it does, dispatch.py for when it is used."""
-
-from fp4jax.kernels.quantize.api import (
-    explain_quantize as explain_quantize,
-    fake_quantize as fake_quantize,
-    quantize as quantize,
-)
-from fp4jax.kernels.quantize.dispatch import switch as switch

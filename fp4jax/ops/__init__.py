@@ -1,0 +1,1 @@
+"""Products under a recipe: which of six operands is quantized, and the GEMMs that take them."""

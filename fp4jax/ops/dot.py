@@ -1,0 +1,221 @@
+"""dot_general with a recipe: a custom_vjp of three quantized GEMMs.
+
+Notation, for each batch entry: X (m, k) left operand, W (k, n) right operand, G (m, n) the
+gradient of the loss with respect to X W. Several contracted (or free) dimensions are flattened
+row-major, contracted ones in the order of dimension_numbers. Batch dimensions are flattened too;
+blocks never cross them, and amax spans the whole operand.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+from jax import lax
+
+from fp4jax.core import sharding
+from fp4jax.core.typing import Array, ArrayLike, DTypeLike, Shaped
+from fp4jax.ops import gemm
+from fp4jax.ops.convolution import products as windows
+from fp4jax.ops.gemm import BlockAxes
+from fp4jax.ops.recipe import Recipe, get_recipe
+
+# Tiles of W are (n, k) whichever axis is contracted: fprop and dgrad see the same codes.
+_X_FPROP = BlockAxes(contracted=-1, tile=(-2, -1))
+_X_WGRAD = BlockAxes(contracted=-2, tile=(-2, -1))
+_G_DGRAD = BlockAxes(contracted=-1, tile=(-2, -1))
+_G_WGRAD = BlockAxes(contracted=-2, tile=(-2, -1))
+_W_FPROP = BlockAxes(contracted=-2, tile=(-1, -2))
+_W_DGRAD = BlockAxes(contracted=-1, tile=(-1, -2))
+
+
+def dot_general(
+    lhs: Shaped[ArrayLike, "..."],
+    rhs: Shaped[ArrayLike, "..."],
+    dimension_numbers: Any,
+    precision: Any = None,
+    preferred_element_type: DTypeLike | None = None,
+    *,
+    out_sharding: Any = None,
+    recipe: str | int | Recipe,
+    key: Array | None = None,
+) -> Shaped[Array, "..."]:
+    """``jax.lax.dot_general`` whose forward and backward products are quantized by a recipe.
+
+    lhs takes the role of x, rhs that of w. Equivalent to, for the recipe "full":
+
+        y  = Q(x; k) Q(w; k)        fprop, blocks along the contracted dimensions
+        dx = Q(g; n) Q(w; n)^T      dgrad, blocks along rhs's free dimensions
+        dw = Q(x; m)^T Q(g; m)      wgrad, blocks along lhs's free dimensions
+
+    with Q quantizing and dequantizing as the recipe's TensorSpec for this operand says.
+
+    Args:
+        lhs, rhs, dimension_numbers, precision, preferred_element_type, out_sharding: as for
+            ``jax.lax.dot_general``. Sums are taken in float32 whatever the result's dtype.
+        recipe: a Recipe, its name, or the paper's id.
+        key: ``jax.random`` key, needed if the recipe is stochastic; a new one for every step and
+            layer. The six operands draw independent bits from it.
+
+    Returns:
+        What ``jax.lax.dot_general`` returns: same shape, dtype and sharding. Gradients have their
+        primals' dtypes and shardings; there is no forward-mode derivative (unless the recipe
+        quantizes nothing). Gradients of gradients pass straight through the rounding. Under
+        ``shard_map`` and ``pmap`` amax and random bits are those of each shard.
+
+    Raises:
+        ValueError: for dtypes that cannot be quantized or a missing key.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x, w = jnp.ones((4, 32)), jnp.ones((32, 8))
+        >>> dot_general(x, w, (((1,), (0,)), ((), ())), recipe="full").shape
+        (4, 8)
+    """
+    recipe = get_recipe(recipe)
+    lhs, rhs = gemm.checked("dot_general", lhs, rhs, recipe, key)
+    product = functools.partial(
+        lax.dot_general,
+        dimension_numbers=dimension_numbers,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+        out_sharding=out_sharding,
+    )
+    if not recipe.quantizes:
+        return _high_precision(product, lhs, rhs, dimension_numbers)
+    lhs, rhs = sharding.varying_together(lhs, rhs, key)
+    out = jax.eval_shape(product, lhs, rhs)
+    plan = _Plan.make(lhs.shape, rhs.shape, dimension_numbers, recipe, precision, out)
+    return _jitted(plan, lhs, rhs, key)
+
+
+def _high_precision(product, lhs: Array, rhs: Array, dimension_numbers: Any) -> Array:
+    """``product(lhs, rhs)``; on CPU several leading free dimensions of lhs enter as one.
+
+    With several, the gradient of rhs makes XLA:CPU transpose all of g, which takes longer than
+    the product itself.
+    """
+    (contracted, rhs_contracted), (batch, _) = dimension_numbers
+    free = lhs.ndim - len(contracted)
+    plain = not batch and sorted(contracted) == list(range(free, lhs.ndim))
+    if free < 2 or not plain or not windows.on_cpu() or sharding.explicit_mesh():
+        return product(lhs, rhs)
+    # lax checks the arguments as the caller gave them.
+    out = jax.eval_shape(product, lhs, rhs)
+    rows = lhs.reshape(math.prod(lhs.shape[:free]), *lhs.shape[free:])
+    dims = ((tuple(d - free + 1 for d in contracted), rhs_contracted), ((), ()))
+    return product(rows, rhs, dimension_numbers=dims).reshape(out.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """All that is static: how to flatten the operands, and how to quantize them."""
+
+    recipe: Recipe
+    precision: Any
+    out_dtype: Any
+    out_sharding: Any
+    out_shape: tuple[int, ...]
+    lhs_shape: tuple[int, ...]
+    rhs_shape: tuple[int, ...]
+    # dimensions of lhs in the order batch, free, contracted; of rhs: batch, contracted, free
+    lhs_order: tuple[int, ...]
+    rhs_order: tuple[int, ...]
+    sizes: tuple[int, int, int]
+    # (b,), or () if there are no batch dimensions
+    batch: tuple[int, ...]
+
+    @staticmethod
+    def make(lhs_shape, rhs_shape, dimension_numbers, recipe, precision, out) -> "_Plan":
+        (lhs_contract, rhs_contract), (lhs_batch, rhs_batch) = (
+            tuple(tuple(int(d) for d in dims) for dims in both) for both in dimension_numbers
+        )
+        lhs_free = tuple(d for d in range(len(lhs_shape)) if d not in lhs_contract + lhs_batch)
+        rhs_free = tuple(d for d in range(len(rhs_shape)) if d not in rhs_contract + rhs_batch)
+        size = lambda shape, dims: math.prod(shape[d] for d in dims)  # noqa: E731
+        return _Plan(
+            recipe=recipe,
+            precision=tuple(precision) if isinstance(precision, list) else precision,
+            out_dtype=out.dtype,
+            out_sharding=out.sharding if sharding.explicit_mesh() else None,
+            out_shape=out.shape,
+            lhs_shape=lhs_shape,
+            rhs_shape=rhs_shape,
+            lhs_order=lhs_batch + lhs_free + lhs_contract,
+            rhs_order=rhs_batch + rhs_contract + rhs_free,
+            sizes=(
+                size(lhs_shape, lhs_free),
+                size(lhs_shape, lhs_contract),
+                size(rhs_shape, rhs_free),
+            ),
+            batch=(size(lhs_shape, lhs_batch),) if lhs_batch else (),
+        )
+
+    def x(self, lhs: Array) -> Array:
+        m, k, _ = self.sizes
+        return lhs.transpose(self.lhs_order).reshape(*self.batch, m, k)
+
+    def w(self, rhs: Array) -> Array:
+        _, k, n = self.sizes
+        return rhs.transpose(self.rhs_order).reshape(*self.batch, k, n)
+
+    def g(self, out: Array) -> Array:
+        m, _, n = self.sizes
+        return out.reshape(*self.batch, m, n)
+
+    def product(self, lhs_axis: int, rhs_axis: int):
+        """A dot of two flattened operands, contracting one of their last two axes each."""
+        b = len(self.batch)
+        batch = tuple(range(b))
+        dims = (((b + lhs_axis,), (b + rhs_axis,)), (batch, batch))
+        return functools.partial(lax.dot_general, dimension_numbers=dims)
+
+
+def _unflatten(flat: Array, shape: tuple[int, ...], order: tuple[int, ...]) -> Array:
+    """Undoes ``x.transpose(order).reshape(...)``."""
+    ordered = flat.reshape([shape[d] for d in order])
+    return ordered.transpose(sorted(range(len(order)), key=order.__getitem__))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _dot(plan: _Plan, lhs: Array, rhs: Array, key: Array | None) -> Array:
+    @jax.named_scope("fp4_fprop")
+    def fprop(lhs, rhs, key):
+        x, w = (plan.x(lhs), _X_FPROP), (plan.w(rhs), _W_FPROP)
+        x, w = gemm.pair(plan.recipe, "fprop", x, w, key)
+        y = gemm.contract(x, w, plan.product(1, 0), plan.out_dtype, plan.precision)
+        return y.reshape(plan.out_shape)
+
+    return sharding.automatic(fprop, plan.out_sharding)(lhs, rhs, key)
+
+
+def _forward(plan: _Plan, lhs: Array, rhs: Array, key: Array | None):
+    return _dot(plan, lhs, rhs, key), (lhs, rhs, key)
+
+
+def _backward(plan: _Plan, saved, g):
+    lhs, rhs, key = saved
+
+    @jax.named_scope("fp4_dgrad")
+    def dgrad(g, rhs, key):
+        w = gemm.residual(plan.recipe, "fprop.w", plan.w(rhs), _W_FPROP, key)
+        g, w = gemm.pair(plan.recipe, "dgrad", (plan.g(g), _G_DGRAD), (w, _W_DGRAD), key)
+        dx = gemm.contract(g, w, plan.product(1, 1), lhs.dtype, plan.precision)
+        return _unflatten(dx, plan.lhs_shape, plan.lhs_order)
+
+    @jax.named_scope("fp4_wgrad")
+    def wgrad(g, lhs, key):
+        x = gemm.residual(plan.recipe, "fprop.x", plan.x(lhs), _X_FPROP, key)
+        x, g = gemm.pair(plan.recipe, "wgrad", (x, _X_WGRAD), (plan.g(g), _G_WGRAD), key)
+        dw = gemm.contract(x, g, plan.product(0, 0), rhs.dtype, plan.precision)
+        return _unflatten(dw, plan.rhs_shape, plan.rhs_order)
+
+    dx = sharding.automatic(dgrad, sharding.of(lhs))(g, rhs, key)
+    dw = sharding.automatic(wgrad, sharding.of(rhs))(g, lhs, key)
+    return dx, dw, None
+
+
+# Eager calls are one program each way, too, and traced once; inlined into a surrounding jit.
+_dot.defvjp(_forward, jax.jit(_backward, static_argnums=0, inline=True))
+_jitted = jax.jit(_dot, static_argnums=0, inline=True)

@@ -1,0 +1,203 @@
+"""One quantized GEMM: its operands and its contraction.
+
+A quantized operand enters as code value x block scale, which is exact in bfloat16 (at most 6
+significant bits). Products are accumulated in float32, then the accumulator is multiplied with
+the tensor scale of the first and of the second operand: what the Blackwell NVFP4 GEMM computes.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fp4jax.core import exact, hadamard
+from fp4jax.core.blocks import BLOCK
+from fp4jax.core.formats import float_array
+from fp4jax.core.quantizer import check_key, encode, fused
+from fp4jax.core.spec import TensorSpec
+from fp4jax.core.typing import Array, ArrayLike, DTypeLike, Float, Shaped
+from fp4jax.ops.recipe import ROLES, Recipe
+
+
+class Operand(NamedTuple):
+    """What enters a GEMM: values and their tensor scale (None: high precision)."""
+
+    values: Shaped[Array, "..."]
+    scale: Float[Array, ""] | None
+
+
+class BlockAxes(NamedTuple):
+    """Where an operand's blocks lie: 1x16 along ``contracted``, 16x16 tiles over ``tile``.
+
+    ``tile`` is a (row, column) pair, or None for operands that cannot have tiles.
+    """
+
+    contracted: int
+    tile: tuple[int, int] | None
+
+
+def operand(
+    x: Array,
+    spec: TensorSpec | None,
+    axes: BlockAxes,
+    key: Array | None,
+    amax_of_all: Array | None = None,
+) -> Operand:
+    """Quantizes one operand of a GEMM, or a part of one whose amax is ``amax_of_all``.
+
+    With hadamard the contracted axis comes out padded to a multiple of 16, in the rotated basis.
+    """
+    if spec is None:
+        return Operand(x, None)
+    return _quantized(spec, _spec_axes(spec, axes, x.ndim), x, key, amax_of_all)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _quantized(
+    spec: TensorSpec, axes: tuple[int, ...], x: Array, key: Array | None, amax_of_all: Array | None
+) -> Operand:
+    if (kernels := fused(x, spec, axes)) is not None:
+        values, amax = kernels.operand(x, key, amax_of_all)
+    else:
+        encoded = encode(x, spec, axes, key, amax_of_all)
+        values, amax = encoded.view.merge(encoded.values * encoded.scales), encoded.amax
+    return Operand(values, exact.divide(amax, float(spec.bound)))
+
+
+@_quantized.defjvp
+def _straight_through(spec, axes, primals, tangents):
+    """Where gradients are differentiated again: the operand's, as if nothing were rounded."""
+    operand = _quantized(spec, axes, *primals)
+    dx = tangents[0].astype(jnp.float32)
+    if spec.hadamard:
+        dx = hadamard.random_hadamard(dx, axes[0])
+    dvalues = jnp.where(operand.scale == 0, jnp.float32(0), dx / operand.scale)
+    return operand, Operand(dvalues, jnp.zeros_like(operand.scale))
+
+
+def pair(
+    recipe: Recipe,
+    gemm: str,
+    first: tuple[Array | Operand, BlockAxes],
+    second: tuple[Array | Operand, BlockAxes],
+    key: Array | None,
+) -> tuple[Operand, Operand]:
+    """Both operands of ``gemm`` (fprop, dgrad or wgrad), quantized as the recipe says.
+
+    Each is given with its block axes; one that is quantized already (a residual) is dequantized
+    first if the recipe quantizes it again, and else taken as it is.
+    """
+    roles = [role for role in ROLES if role.startswith(gemm)]
+    done = []
+    for (x, axes), spec, role in zip((first, second), getattr(recipe, gemm), roles, strict=True):
+        if spec is not None:
+            x = operand(dequantized(x), spec, axes, role_key(key, role))
+        done.append(x if isinstance(x, Operand) else Operand(x, None))
+    return done[0], done[1]
+
+
+def residual(
+    recipe: Recipe, role: str, x: Array, axes: BlockAxes, key: Array | None
+) -> Array | Operand:
+    """What the backward pass uses for x (role "fprop.x") or w ("fprop.w"), in its own basis.
+
+    The array itself, or with ``residuals="quantized"`` Q(x) as in fprop: computed again from the
+    same bits rather than stored, which the compiler may undo where memory allows.
+    """
+    spec = recipe.operands[ROLES.index(role)]
+    if recipe.residuals == "original" or spec is None:
+        return x
+    quantized = operand(x, spec, axes, role_key(key, role))
+    if not spec.hadamard:
+        return quantized
+    axis = axes.contracted % x.ndim
+    rotated_back = hadamard.inverse_random_hadamard(dequantized(quantized), axis)
+    return lax.slice_in_dim(rotated_back, 0, x.shape[axis], axis=axis)
+
+
+def dequantized(x: Array | Operand) -> Array:
+    """An operand's values times its tensor scale; an array as it is."""
+    if not isinstance(x, Operand):
+        return x
+    return x.values if x.scale is None else x.values * x.scale
+
+
+def role_key(key: Array | None, role: str) -> Array | None:
+    """The key of one operand: independent for each of the six."""
+    return None if key is None else jax.random.fold_in(key, ROLES.index(role))
+
+
+def _spec_axes(spec: TensorSpec, axes: BlockAxes, ndim: int) -> tuple[int, ...]:
+    if spec.block == (1, BLOCK):
+        return (axes.contracted % ndim,)
+    if axes.tile is None:
+        raise ValueError(
+            "block=(16, 16) is for weights; activations and gradients of a convolution take "
+            "block=(1, 16)."
+        )
+    return tuple(a % ndim for a in axes.tile)
+
+
+def checked(
+    name: str,
+    lhs: Shaped[ArrayLike, "..."],
+    rhs: Shaped[ArrayLike, "..."],
+    recipe: Recipe,
+    key: Array | None,
+) -> tuple[Array, Array]:
+    """The operands as arrays; ValueError unless ``recipe`` can quantize them."""
+    if not recipe.quantizes:
+        return jnp.asarray(lhs), jnp.asarray(rhs)
+    if recipe.stochastic and key is None:
+        raise ValueError(
+            f"recipe {recipe.name!r} rounds stochastically but key is None; pass "
+            f"key=jax.random.key(seed) to {name}, a different one for every step and layer."
+        )
+    if recipe.stochastic:
+        check_key(key)
+    return float_array("lhs", lhs), float_array("rhs", rhs)
+
+
+def contract(
+    a: Operand, b: Operand, product: Callable[..., Array], out_dtype: DTypeLike, precision=None
+) -> Array:
+    """``product(a, b)`` in float32, times both tensor scales, in ``out_dtype``.
+
+    ``product(a, b, precision=, preferred_element_type=)`` is bilinear: a dot or a convolution.
+    """
+    if a.scale is None and b.scale is None:
+        # A float32 cotangent may meet bfloat16 operands; convolutions want one dtype.
+        same = a.values.dtype == b.values.dtype
+        dtype = a.values.dtype if same else jnp.dtype(jnp.float32)
+        y = product(
+            a.values.astype(dtype),
+            b.values.astype(dtype),
+            precision=precision,
+            preferred_element_type=jnp.dtype(out_dtype) if same else dtype,
+        )
+        return y.astype(out_dtype)
+    accumulator = _accumulate(a, b, functools.partial(product, precision=precision))
+    for scale in (a.scale, b.scale):
+        if scale is not None:
+            accumulator = accumulator * scale
+    return accumulator.astype(out_dtype)
+
+
+def _accumulate(a: Operand, b: Operand, product: Callable[..., Array]) -> Array:
+    """``product`` with float32 sums: of bfloat16 operands on accelerators where that is exact."""
+
+    def in_dtype(dtype: DTypeLike, x: Array, y: Array) -> Array:
+        return product(
+            x.astype(dtype), y.astype(dtype), preferred_element_type=jnp.dtype(jnp.float32)
+        )
+
+    in_float32 = functools.partial(in_dtype, jnp.float32)
+    exact_in_bfloat16 = all(o.scale is not None or o.values.dtype == jnp.bfloat16 for o in (a, b))
+    if jax.default_backend() == "cpu" or not exact_in_bfloat16:
+        return in_float32(a.values, b.values)
+    # XLA:CPU lacks such products, and a program may be placed on the CPU of a machine with a GPU.
+    in_bfloat16 = functools.partial(in_dtype, jnp.bfloat16)
+    return lax.platform_dependent(a.values, b.values, cpu=in_float32, default=in_bfloat16)

@@ -1,0 +1,178 @@
+"""Recipe: which of the six GEMM operands of a layer is quantized, and how; the named recipes.
+
+For y = x w with g = dL/dy, a layer runs three GEMMs of two operands each:
+
+    fprop  y = x w    contracts K    (x, w)
+    dgrad  dx = g w^T contracts N    (g, w)
+    wgrad  dw = x^T g contracts M    (x, g)
+
+Blocks always run along the contracted axis, so a tensor is quantized once per GEMM it enters.
+"""
+
+import dataclasses
+import numbers
+
+from fp4jax.core.spec import TensorSpec, shown
+
+Operands = tuple[TensorSpec | None, TensorSpec | None]
+
+_HIGH_PRECISION: Operands = (None, None)
+
+#: The six operands in the order in which they draw random keys.
+ROLES = ("fprop.x", "fprop.w", "dgrad.g", "dgrad.w", "wgrad.x", "wgrad.g")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A TensorSpec, or None for high precision, for each of the six operands.
+
+    A hashable value: two equal recipes share one compilation, ``dataclasses.replace`` makes an
+    ablation, and the difference of two recipes is the difference of two dataclasses.
+
+    Example:
+        >>> import dataclasses
+        >>> recipe = get_recipe("2d+rht+sr")
+        >>> dataclasses.replace(recipe, name="no_dgrad", dgrad=(None, None)).stochastic
+        True
+        >>> get_recipe(5) == get_recipe("5") == recipe
+        True
+    """
+
+    name: str
+    # specs of (x, w), blocks along K
+    fprop: Operands = _HIGH_PRECISION
+    # specs of (g, w), blocks along N
+    dgrad: Operands = _HIGH_PRECISION
+    # specs of (x, g), blocks along M
+    wgrad: Operands = _HIGH_PRECISION
+    # "original": the backward pass starts from x and w; "quantized": from Q(x) and Q(w) of fprop
+    residuals: str = "original"
+
+    def __post_init__(self) -> None:
+        for field in ("fprop", "dgrad", "wgrad"):
+            given = getattr(self, field)
+            specs = tuple(given) if isinstance(given, tuple | list) else ()
+            if len(specs) != 2 or not all(s is None or isinstance(s, TensorSpec) for s in specs):
+                raise ValueError(
+                    f"Recipe.{field} is {shown(given)}; give a pair of TensorSpec or None, "
+                    "one for each operand."
+                )
+            object.__setattr__(self, field, specs)
+            if len({s is not None and s.hadamard for s in specs}) > 1:
+                raise ValueError(
+                    f"Recipe.{field} rotates only one operand: the Hadamard transform cancels "
+                    "only if both operands have hadamard=True. Set it on both or on neither."
+                )
+        if self.residuals not in ("original", "quantized"):
+            raise ValueError(
+                f"Recipe.residuals is {self.residuals!r}; allowed: 'original', 'quantized'."
+            )
+
+    @property
+    def operands(self) -> tuple[TensorSpec | None, ...]:
+        """The six specs in the order of ROLES."""
+        return (*self.fprop, *self.dgrad, *self.wgrad)
+
+    @property
+    def quantizes(self) -> bool:
+        """False for the baseline: nothing is quantized."""
+        return any(spec is not None for spec in self.operands)
+
+    @property
+    def stochastic(self) -> bool:
+        """True if an operand is rounded stochastically, so that a key is needed."""
+        return any(spec is not None and spec.stochastic for spec in self.operands)
+
+
+_R = TensorSpec()
+_TILE = TensorSpec(block=(16, 16))
+_SR = TensorSpec(rounding="stochastic")
+_SR_UNBIASED = TensorSpec(rounding="stochastic_unbiased")
+_RHT = TensorSpec(hadamard=True)
+_RHT_SR = TensorSpec(hadamard=True, rounding="stochastic")
+_RHT_SR_UNBIASED = TensorSpec(hadamard=True, rounding="stochastic_unbiased")
+_4O6 = TensorSpec(scaling="four_over_six")
+_4O6_TILE = TensorSpec(scaling="four_over_six", block=(16, 16))
+
+#: The paper's recipes; the position is the paper's id. R: nearest, SR: stochastic rounding.
+_PAPER = (
+    # Nothing quantized.
+    Recipe(name="baseline"),
+    # R everywhere, 1x16 blocks, the backward operands re-quantized from the originals.
+    Recipe(name="full", fprop=(_R, _R), dgrad=(_R, _R), wgrad=(_R, _R)),
+    # R in the forward pass only; the backward pass sees the originals.
+    Recipe(name="forward_only", fprop=(_R, _R)),
+    # R in the forward pass; the backward pass sees the same quantized x and w, g as it is.
+    Recipe(name="chain_rule", fprop=(_R, _R), residuals="quantized"),
+    # 16x16 weight tiles, whose codes serve fprop and dgrad, and RHT on both wgrad operands.
+    Recipe(name="2d+rht", fprop=(_R, _TILE), dgrad=(_R, _TILE), wgrad=(_RHT, _RHT)),
+    # The same with SR on g: TransformerEngine's default NVFP4 recipe.
+    Recipe(name="2d+rht+sr", fprop=(_R, _TILE), dgrad=(_SR, _TILE), wgrad=(_RHT, _RHT_SR)),
+    # 1x16 blocks, SR on g.
+    Recipe(name="sr", fprop=(_R, _R), dgrad=(_SR, _R), wgrad=(_R, _SR)),
+    # RHT along K on x and w in the forward pass, 1x16 weights: the reading of the paper's
+    # recipe 7 in which the rotation does something.
+    Recipe(name="forward_only+rht", fprop=(_RHT, _RHT)),
+)
+
+_FURTHER = (
+    # Recipe 7 as the paper words it: RHT on the unquantized wgrad operands, where H H^T = 1
+    # cancels. Arithmetically recipe 2.
+    Recipe(name="forward_only+rht_literal", fprop=(_R, _R)),
+    # Recipe 7 as the flags in the authors' code have it: 2D weights (and the RHT that cancels).
+    Recipe(name="forward_only+2d+rht", fprop=(_R, _TILE)),
+    # Recipe 2 with block maxima mapped to 4 or 6 (arXiv 2512.02010).
+    Recipe(name="forward_only+4o6", fprop=(_4O6, _4O6)),
+    # Recipe 5 with four-over-six for x and w in the forward pass; dgrad shares w's codes.
+    Recipe(
+        name="2d+rht+sr+4o6", fprop=(_4O6, _4O6_TILE), dgrad=(_SR, _4O6_TILE), wgrad=(_RHT, _RHT_SR)
+    ),
+    # Recipes 6 and 5 with unbiased SR: 16/17 head-room and 24 random bits.
+    Recipe(name="sr_unbiased", fprop=(_R, _R), dgrad=(_SR_UNBIASED, _R), wgrad=(_R, _SR_UNBIASED)),
+    Recipe(
+        name="2d+rht+sr_unbiased",
+        fprop=(_R, _TILE),
+        dgrad=(_SR_UNBIASED, _TILE),
+        wgrad=(_RHT, _RHT_SR_UNBIASED),
+    ),
+)
+
+_BY_NAME = {recipe.name: recipe for recipe in _PAPER + _FURTHER}
+
+
+def recipes() -> tuple[str, ...]:
+    """Names of all recipes: the paper's eight in the order of their ids, then further ones.
+
+    Recipe 7 exists in three readings. As the paper words it, RHT on the unquantized operands of
+    wgrad, it is recipe 2, since the rotation cancels: ``forward_only+rht_literal``. The flags in
+    the authors' code add 16x16 weights: ``forward_only+2d+rht``. Id 7, ``forward_only+rht``, is the
+    reading in which the rotation does something: RHT along K on x and w in the forward pass.
+
+    Example:
+        >>> recipes()[:3]
+        ('baseline', 'full', 'forward_only')
+    """
+    return tuple(_BY_NAME)
+
+
+def get_recipe(recipe: str | int | Recipe) -> Recipe:
+    """A recipe by name or by the paper's id (0 to 7); a Recipe is returned as it is.
+
+    The id may be a string, as a command line passes it.
+
+    Raises:
+        ValueError: for an unknown name or id; the message lists the known ones.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    if isinstance(recipe, str) and recipe.isdecimal():
+        recipe = int(recipe)
+    is_id = isinstance(recipe, numbers.Integral) and not isinstance(recipe, bool)
+    if is_id and 0 <= int(recipe) < len(_PAPER):
+        return _PAPER[int(recipe)]
+    if isinstance(recipe, str) and recipe in _BY_NAME:
+        return _BY_NAME[recipe]
+    raise ValueError(
+        f"no recipe {shown(recipe)}; known names: {', '.join(_BY_NAME)}; "
+        f"ids 0 to {len(_PAPER) - 1}."
+    )

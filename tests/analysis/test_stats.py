@@ -1,0 +1,390 @@
+"""Statistics against the reference's tables, cases computed by hand, and simulated studies."""
+
+import gc
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats as scipy_stats
+
+from fp4jax.analysis import stats
+from fp4jax.analysis.stats.power import holm
+from fp4jax.ops.recipe import recipes
+
+METRIC = "test_auprc"
+PAPER = recipes()[1:8]
+
+
+def runs(values, arch="swin", scale="4m", split="holdout", metric=METRIC):
+    """A table from {label: values by seed}; None where there is no run."""
+    rows = [
+        {"arch": arch, "scale": scale, "label": label, "split": split, "seed": seed, metric: value}
+        for label, of_label in values.items()
+        for seed, value in enumerate(of_label)
+        if value is not None
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture(scope="module")
+def tables(shared):
+    def load(name):
+        table = pd.read_csv(shared / "golden" / f"ref_stats_{name}.csv")
+        return table.rename(columns={"model_size": "scale"})
+
+    return load
+
+
+@pytest.fixture(scope="module")
+def study(tables):
+    table = tables("input").rename(columns={"auprc": METRIC})
+    labels = [recipes()[i] for i in table["recipe_id"]]
+    # In another order than the reference's.
+    return table.assign(label=labels, split="holdout").sample(frac=1, random_state=0)
+
+
+def aligned(found, expected, keys):
+    """Both with one index, the reference's recipes by our names."""
+    for key in keys:
+        if key.startswith("recipe"):
+            expected = expected.assign(**{key: [recipes()[i] for i in expected[key]]})
+    ours = {"recipe_id": "label", "recipe_1": "a", "recipe_a": "a", "recipe_2": "b"}
+    found = found.set_index(["arch", "scale", *(ours.get(k, "b") for k in keys)]).sort_index()
+    expected = expected.set_index(["arch", "scale", *keys]).sort_index()
+    assert list(found.index) == list(expected.index)
+    return found, expected
+
+
+def equal(found, expected, names, **tolerance):
+    for ours, reference in names.items():
+        np.testing.assert_allclose(
+            found[ours].astype(float), expected[reference].astype(float), err_msg=ours, **tolerance
+        )
+
+
+def test_summary_is_the_references(study, tables):
+    found, expected = aligned(stats.summary(study), tables("summary"), ["recipe_id"])
+    names = {"mean": "mean", "sd": "std", "n": "count", "min": "min", "max": "max"}
+    equal(found, expected, names | {"ci_low": "ci_lower", "ci_high": "ci_upper"}, rtol=1e-12)
+
+
+def test_comparisons_within_a_group_are_the_references(study, tables):
+    found = stats.compare(study, pairs="all", resamples=100)
+    assert len(found) == 4 * 28
+    found, expected = aligned(found, tables("pairwise"), ["recipe_1", "recipe_2"])
+    names = {"n": "n_seeds", "mean_a": "mean_1", "mean_b": "mean_2", "difference": "mean_diff"}
+    names |= {"statistic": "wilcoxon_stat", "p": "p_value", "p_holm": "p_corrected"}
+    equal(found, expected, names | {"d_z": "cohens_d"}, rtol=1e-9, atol=1e-15)
+    assert ((found["p_holm"] < 0.05) == expected["significant_005_corrected"]).all()
+    assert (found["family_size"] == 28).all()
+    assert not found["reachable"].any()
+
+
+def test_comparisons_over_all_groups_are_the_references(study, tables):
+    found = stats.compare(study, pairs="all", family="all", resamples=100)
+    found, expected = aligned(found, tables("pairwise_main"), ["recipe_a", "recipe_b"])
+    # It rounds to 6 digits, d to 4.
+    names = {"n": "n_pairs", "difference": "mean_diff", "statistic": "wilcoxon_stat"}
+    equal(found, expected, names | {"p": "p_value"}, rtol=0, atol=6e-7)
+    equal(found, expected, {"d_z": "cohens_d"}, rtol=0, atol=6e-5)
+    # ... and corrects the rounded p.
+    equal(found, expected, {"p_holm": "p_corrected"}, rtol=0, atol=112 * 5e-7)
+    of_rounded = found.assign(p_holm=holm(found["p"].to_numpy().round(6)))
+    equal(of_rounded, expected, {"p_holm": "p_corrected"}, rtol=0, atol=6e-7)
+    assert (found["family_size"] == 112).all()
+
+
+def test_concordance_is_the_references(study, shared):
+    reference = json.loads((shared / "golden" / "ref_stats_kendall.json").read_text())
+    found = stats.kendall(study)
+    assert len(found) == len(reference) == 4
+    for row in found.to_dict("records"):
+        expected = reference[f"{row['arch']}|{row['scale']}"]
+        w = expected["kendalls_w"]
+        assert row["w"] == pytest.approx(w, rel=1e-12)
+        assert row["verdict"] == ("strong" if w > 0.7 else "moderate")
+        assert (row["n"], row["labels"], row["left_out"]) == (10, 8, 0)
+        for ours, theirs in (("mean_ranks", "mean_ranks"), ("sd_ranks", "rank_std")):
+            by_name = {recipes()[int(i)]: v for i, v in expected[theirs].items()}
+            assert row[ours] == pytest.approx(by_name, rel=1e-12)
+
+
+def test_per_cent_of_the_paired_baseline():
+    table = pd.concat(
+        [
+            runs({"baseline": [0.8, 0.5, None], "full": [0.6, 0.4, 0.9]}),
+            runs({"baseline": [0.4], "full": [0.5]}, split="fold0"),
+            runs({"full": [0.5]}, arch="cnn"),
+        ]
+    )
+    found = stats.relative(table).set_index(["label", "split", "seed"]).sort_index()
+    # Seed 2 and the CNN have no baseline.
+    assert len(found) == 6
+    assert found.loc[("full", "holdout", 0), "percent"] == pytest.approx(75)
+    assert found.loc[("full", "holdout", 1), "percent"] == pytest.approx(80)
+    assert found.loc[("full", "fold0", 0), "percent"] == pytest.approx(125)
+    assert (found.loc["baseline", "percent"] == 100).all()
+    with pytest.raises(ValueError, match=r"no run has a 'baseline'.*the labels are: full"):
+        stats.relative(runs({"full": [0.5]}))
+
+
+def test_summary_of_few_runs():
+    found = stats.summary(runs({"full": [0.5], "baseline": [0.2, 0.4, float("nan")]}))
+    assert list(found["label"]) == ["baseline", "full"]
+    assert list(found["n"]) == [2, 1]
+    half = scipy_stats.t.ppf(0.975, 1) * 0.1
+    assert found.loc[0, "ci_high"] == pytest.approx(0.3 + half)
+    assert found.loc[1, ["sd", "ci_low", "ci_high"]].isna().all()
+
+
+def test_a_comparison_by_hand():
+    """d = 0.05, 0.04, -0.01, 0.03, 0.02: ranks 5, 4, 1, 3, 2, so W- = 1; p = 2 (1 + 1) / 2^5."""
+    d = np.array([0.05, 0.04, -0.01, 0.03, 0.02])
+    row = stats.compare(runs({"full": 0.5 - d, "baseline": [0.5] * 5})).iloc[0]
+    assert (row["a"], row["b"], row["n"]) == ("baseline", "full", 5)
+    assert row["difference"] == pytest.approx(0.026)
+    assert row["difference"] == pytest.approx(row["mean_a"] - row["mean_b"])
+    assert row["d_z"] == pytest.approx(0.026 / np.std(d, ddof=1))
+    assert (row["statistic"], row["p"], row["p_holm"]) == (1, 0.125, 0.125)
+    assert (row["smallest_p_holm"], row["reachable"]) == (0.0625, False)
+    assert d.min() <= row["ci_low"] < 0.026 < row["ci_high"] <= d.max()
+    assert bool(
+        stats.compare(runs({"full": 0.5 - d, "baseline": [0.5] * 5}), alpha=0.1)["reachable"][0]
+    )
+
+
+def test_runs_are_paired_on_split_and_seed():
+    """Equal seeds of two folds are two pairs; seeds that a label lacks are none."""
+    folds = [
+        runs({"baseline": [0.8, 0.7, 0.6], "full": [0.7, None, 0.4]}, split="fold0"),
+        runs({"baseline": [0.3, None, 0.2], "full": [0.6, 0.5, float("nan")]}, split="fold1"),
+    ]
+    row = stats.compare(pd.concat(folds)).iloc[0]
+    assert row["n"] == 3
+    assert row["difference"] == pytest.approx((0.1 + 0.2 - 0.3) / 3)
+    with pytest.raises(
+        ValueError, match=r"2 runs occur twice.*label baseline.*split fold0, seed 0"
+    ):
+        stats.compare(pd.concat([*folds, folds[0].iloc[:2]]))
+
+
+def test_undefined_and_degenerate_comparisons():
+    base = [0.5, 0.25, 0.75]
+    values = {"baseline": base, "full": base, "sr": [0.5, None, None], "2d+rht": [None] * 3}
+    values["chain_rule"] = [0.25, 0.0, 0.5]
+    values["qad full"] = [None, None, None, 0.5]
+    found = stats.compare(runs(values)).set_index("b")
+    same = found.loc["full"]
+    assert (same["p"], same["statistic"], same["difference"]) == (1, 0, 0)
+    assert (same["ci_low"], same["ci_high"]) == (0, 0)
+    assert np.isnan(same["d_z"])
+    shifted = found.loc["chain_rule"]
+    assert (shifted["difference"], shifted["ci_low"], shifted["ci_high"]) == (0.25,) * 3
+    assert np.isnan(shifted["d_z"])
+    for label, n in (("sr", 1), ("qad full", 0)):
+        assert found.loc[label, "n"] == n
+        empty = ["ci_low", "d_z", "statistic", "p", "p_holm", "smallest_p_holm"]
+        assert found.loc[label, empty].isna().all()
+        assert not found.loc[label, "reachable"]
+    # The untested are not corrected for.
+    assert (found["family_size"] == 2).all()
+    assert found.loc["chain_rule", "smallest_p_holm"] == 0.5
+    assert "2 comparisons have fewer than two pairs" in stats.power_note(found)
+
+
+def test_nothing_to_compare():
+    alone = runs({"baseline": [0.5, 0.6]})
+    found = stats.compare(alone)
+    assert found.empty
+    assert {"a", "b", "p_holm", "reachable"} <= set(found.columns)
+    assert stats.power_note(found) == "There is nothing to compare."
+    with pytest.raises(ValueError, match="'baseline' to be compared with; the labels are: full"):
+        stats.compare(runs({"full": [0.5]}))
+    # One of two groups has a baseline.
+    both = pd.concat([runs({"baseline": [0.5], "full": [0.4]}), runs({"full": [0.5]}, arch="cnn")])
+    assert list(stats.compare(both)["arch"]) == ["swin"]
+
+
+def test_a_pair_is_the_same_among_all_pairs(study):
+    against_baseline = stats.compare(study, resamples=200)
+    everything = stats.compare(study, pairs="all", resamples=200)
+    everything = everything[everything["a"] == "baseline"].reset_index(drop=True)
+    corrected = ["p_holm", "family_size", "smallest_p_holm", "reachable"]
+    pd.testing.assert_frame_equal(
+        against_baseline.drop(columns=corrected), everything.drop(columns=corrected)
+    )
+    assert (against_baseline["family_size"] == 7).all()
+    assert against_baseline["reachable"].all()
+    assert (against_baseline["p_holm"] <= everything["p_holm"]).all()
+
+
+def test_bootstrap_follows_the_seed(study):
+    tables = [stats.compare(study, seed=seed, resamples=500) for seed in (0, 0, 1)]
+    pd.testing.assert_frame_equal(tables[0], tables[1])
+    assert not tables[0]["ci_low"].equals(tables[2]["ci_low"])
+    spread = tables[0]["ci_high"] - tables[0]["ci_low"]
+    assert (tables[0]["ci_low"] - tables[2]["ci_low"]).abs().max() < 0.2 * spread.max()
+
+
+def test_smallest_p_of_unequal_pairs_is_sharp():
+    """With all differences of one sign p_holm is exactly what it cannot fall below."""
+    generator = np.random.default_rng(0)
+    values = {"baseline": [0.9] * 12}
+    for label, n in (("full", 12), ("sr", 9), ("chain_rule", 5)):
+        values[label] = [0.8 - 0.1 * x for x in generator.random(n)]
+    found = stats.compare(runs(values)).set_index("b")
+    np.testing.assert_allclose(found["p_holm"], found["smallest_p_holm"])
+    # 3 * 2^-11, 2 * 2^-8, 2^-4
+    assert found["smallest_p_holm"].to_dict() == pytest.approx(
+        {"full": 3 / 2**11, "chain_rule": 1 / 2**4, "sr": 2 / 2**8}
+    )
+    note = stats.power_note(found.reset_index())
+    assert "1 of 3 comparisons cannot reach p < 0.05: with 5 pairs" in note
+    assert "1 of 3 comparisons can reach p < 0.05: with 12 pairs" in note
+
+
+@pytest.mark.parametrize("comparisons", [1, 2, 7, 28, 112])
+@pytest.mark.parametrize("alpha", [0.05, 0.01])
+def test_pairs_needed_is_the_smallest_number(comparisons, alpha):
+    n = stats.pairs_needed(comparisons, alpha)
+    labels = [f"x{i:03}" for i in range(comparisons)]
+    for pairs, reachable in ((n - 1, False), (n, True)):
+        values = {label: np.arange(pairs) / 100 for label in ["baseline", *labels]}
+        found = stats.compare(runs(values), resamples=2, alpha=alpha)
+        assert found["reachable"].all() == found["reachable"].any() == reachable
+        note = stats.power_note(found, alpha)
+        word = "Every" if reachable else "No"
+        assert note.startswith(f"{word} comparison can reach p < {alpha}: with {pairs} pairs")
+        assert note.endswith(f"It takes {n} pairs.")
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """statsmodels collects garbage at every correction: 70 ms where the tests have many objects."""
+    monkeypatch.setattr(gc, "collect", lambda *_: 0)
+
+
+def simulated(studies, seeds, d_z=0.0, labels=PAPER, generator_seed=0):
+    """Studies as architectures: seeds shift all labels, each label has noise of its own.
+
+    A difference to the baseline has a standard deviation of 0.02, its mean is d_z times that.
+    """
+    generator = np.random.default_rng(generator_seed)
+    noise = generator.normal(0, 0.02 / 2**0.5, (studies, len(labels) + 1, seeds))
+    values = 0.8 + generator.normal(0, 0.03, (studies, 1, seeds)) + noise
+    values[:, 1:] -= 0.02 * d_z
+    index = pd.MultiIndex.from_product(
+        [range(studies), ["baseline", *labels], range(seeds)], names=["arch", "label", "seed"]
+    )
+    table = pd.Series(values.ravel(), index=index, name=METRIC).reset_index()
+    return table.assign(scale="4m", split="holdout")
+
+
+@pytest.mark.usefixtures("quick")
+def test_null_studies_reject_at_their_nominal_rate():
+    studies, alpha = 400, 0.05
+    found = stats.compare(simulated(studies, seeds=10), resamples=300)
+    # P(W <= 8) of the exact distribution for n = 10: 2 * 25 / 1024 signs.
+    attainable = 50 / 1024
+    each = (found["p"] < alpha).groupby(found["arch"]).mean()
+    # Comparisons share their baseline: the spread of a study's rate is taken from the studies.
+    assert abs(each.mean() - attainable) < 3 * each.std() / studies**0.5
+    any_holm = (found["p_holm"] < alpha).groupby(found["arch"]).any().mean()
+    assert any_holm <= alpha + 3 * (alpha * (1 - alpha) / studies) ** 0.5
+    assert any_holm > 0.005
+    # Without correction most of the seven's rejections would be false alarms of a study.
+    assert (found["p"] < alpha).groupby(found["arch"]).any().mean() > 0.15
+    # Percentile intervals of ten pairs are somewhat too narrow.
+    covered = ((found["ci_low"] <= 0) & (found["ci_high"] >= 0)).mean()
+    assert 0.86 < covered < 0.95
+
+
+@pytest.mark.usefixtures("quick")
+def test_intervals_of_many_pairs_cover_the_effect():
+    found = stats.compare(simulated(400, 40, d_z=0.5, labels=["full"]), resamples=500)
+    truth = 0.5 * 0.02
+    covered = ((found["ci_low"] <= truth) & (found["ci_high"] >= truth)).mean()
+    assert abs(covered - 0.95) < 0.04
+    assert found["difference"].mean() == pytest.approx(truth, rel=0.05)
+    assert found["d_z"].mean() == pytest.approx(0.5, rel=0.1)
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_effect_of_two_is_found_with_ten_seeds_but_not_among_all_pairs():
+    table = simulated(60, seeds=10, d_z=2.0)
+    against_baseline = stats.compare(table, resamples=10)
+    assert (against_baseline["p_holm"] < 0.05).mean() > 0.97
+    assert against_baseline["difference"].mean() == pytest.approx(0.04, rel=0.05)
+    small = table[table["arch"] < 5]
+    assert not (stats.compare(small, pairs="all", resamples=10)["p_holm"] < 0.05).any()
+
+
+def test_concordance_by_hand_and_from_friedmans_test():
+    found = stats.kendall(runs({"full": [1, 1, 3], "sr": [2, 3, 2], "baseline": [3, 2, 1]})).iloc[0]
+    # Ranks of baseline 1 2 3, full 3 3 1, sr 2 1 2: sums 6 7 5, SS = 2; W = 24 / (9 * 24).
+    assert found["w"] == pytest.approx(24 / (9 * 24))
+    assert found["mean_ranks"] == pytest.approx({"baseline": 2, "full": 7 / 3, "sr": 5 / 3})
+    assert found["verdict"] == "weak"
+    generator = np.random.default_rng(0)
+    values = generator.normal(0, 1, (5, 12)) + np.arange(5)[:, None]
+    found = stats.kendall(runs({f"x{i}": v for i, v in enumerate(values)})).iloc[0]
+    chi2 = scipy_stats.friedmanchisquare(*values).statistic
+    assert found["w"] == pytest.approx(chi2 / (12 * 4))
+    low = stats.kendall(runs({f"x{i}": v for i, v in enumerate(values)}), lower_is_better=True)
+    assert low.loc[0, "w"] == pytest.approx(found["w"])
+    assert low.loc[0, "mean_ranks"]["x0"] == pytest.approx(6 - found["mean_ranks"]["x0"])
+
+
+def test_concordance_leaves_incomplete_blocks_out():
+    table = pd.concat(
+        [
+            runs({"baseline": [3, 2, 3], "full": [1, 1, None], "sr": [2, 2, 2]}),
+            runs({"baseline": [0.5, 0.6], "full": [0.7, None]}, arch="cnn"),
+        ]
+    )
+    swin, cnn = stats.kendall(table).to_dict("records")
+    assert (swin["n"], swin["left_out"], swin["labels"]) == (2, 1, 3)
+    # A tie: ranks 1.5 3 1.5 and 1 3 2; sums 2.5 6 3.5, SS = 6.5.
+    assert swin["w"] == pytest.approx(12 * 6.5 / (4 * 24))
+    assert swin["verdict"] == "strong"
+    assert (cnn["n"], cnn["left_out"], cnn["verdict"]) == (1, 1, "undefined")
+    assert np.isnan(cnn["w"])
+
+
+@pytest.mark.parametrize(
+    "function",
+    [stats.summary, stats.relative, stats.compare, stats.kendall],
+    ids=lambda f: f.__name__,
+)
+def test_mistakes_are_named(function):
+    table = runs({"baseline": [0.5, 0.6], "full": [0.4, 0.5]})
+    with pytest.raises(ValueError, match="no column 'test_dice'; it has arch, scale, label"):
+        function(table, "test_dice")
+    with pytest.raises(ValueError, match="no column 'split'"):
+        function(table.drop(columns="split"))
+    with pytest.raises(ValueError, match="1 runs occur twice, the first: arch swin, scale 4m"):
+        function(pd.concat([table, table.iloc[:1]]))
+    with pytest.raises(ValueError, match="not defined in any row"):
+        function(table.assign(test_auprc=float("nan")))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"pairs": "some"}, "pairs is 'some'; allowed: baseline, all"),
+        ({"family": "arch"}, "family is 'arch'; allowed: group, all"),
+        ({"resamples": 0}, "resamples is 0"),
+        ({"alpha": 5.0}, "alpha is 5.0"),
+    ],
+)
+def test_options_of_a_comparison(options, says):
+    with pytest.raises(ValueError, match=says):
+        stats.compare(runs({"baseline": [0.5, 0.6], "full": [0.4, 0.5]}), **options)
+
+
+def test_options_of_power():
+    with pytest.raises(ValueError, match="comparisons is 0"):
+        stats.pairs_needed(0)
+    with pytest.raises(ValueError, match="alpha is 1"):
+        stats.pairs_needed(7, 1.0)
