@@ -1,0 +1,30 @@
+"""The one place that decides for which platform a program is made.
+
+A function is traced once and may be compiled for another machine than the one it is traced on
+(``jax.export``, a CPU device on a machine with a GPU). So nothing looks at the default back end
+while it is traced: both ways are traced, and lowering keeps the one of its own platform.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from jax import lax
+
+
+def by_platform(*args: Any, cpu: Callable[..., Any], default: Callable[..., Any]) -> Any:
+    """``cpu(*args)`` in a program for CPUs, ``default(*args)`` in any other.
+
+    Args:
+        args: arrays, or pytrees of arrays.
+        cpu, default: functions of them, with results of the same shapes and dtypes.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> def cpu_or_not(x):
+        ...     return by_platform(x, cpu=lambda x: x + 1, default=lambda x: x - 1)
+        >>> exported = jax.export.export(jax.jit(cpu_or_not), platforms=["cuda"])
+        >>> module = exported(jax.ShapeDtypeStruct((), jnp.float32)).mlir_module()
+        >>> "subtract" in module, "add" in module
+        (True, False)
+    """
+    return lax.platform_dependent(*args, cpu=cpu, default=default)
