@@ -9,9 +9,51 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fp4jax.core.typing import Array, Float
+from fp4jax.core.typing import Array, Float, Integer
 
 barrier = lax.optimization_barrier
+
+_EXPONENT = np.int32(0x7F800000)
+_MANTISSA_BITS = 23
+
+
+def bits(x: Float[Array, "*shape"]) -> Integer[Array, "*shape"]:
+    """float32 numbers' bits as int32; of magnitudes they sort as numbers do, NaN above Inf."""
+    return lax.bitcast_convert_type(x, jnp.int32)
+
+
+def from_bits(b: Integer[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The inverse of :func:`bits`."""
+    return lax.bitcast_convert_type(b, jnp.float32)
+
+
+def exponent_bits(
+    magnitude: Float[Array, "*shape"], smallest_normal: float
+) -> Integer[Array, "*shape"]:
+    """Bits of the power of two at or below a number, or of a format's smallest normal number.
+
+    Adding ``n << 23`` to them multiplies the power of two by 2**n.
+    """
+    return bits(jnp.maximum(magnitude, np.float32(smallest_normal))) & _EXPONENT
+
+
+def round_mantissa(
+    magnitude: Float[Array, "*shape"], mantissa: int, smallest_normal: float
+) -> Float[Array, "*shape"]:
+    """Non-negative numbers rounded to nearest, ties to even, to ``mantissa`` bits; NaN stays NaN.
+
+    Float32's own rounding does it: a number is added whose float32 neighbours are as far apart as
+    the format's, which drops all lower bits, and taking it away again is exact. The spacing does
+    not shrink below that at ``smallest_normal``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> round_mantissa(jnp.array([0.3, 1.3, 2.5, 5.0]), 1, 1.0).tolist()
+        [0.5, 1.5, 2.0, 4.0]
+    """
+    exponent = exponent_bits(magnitude, smallest_normal)
+    large = from_bits(exponent + np.int32((_MANTISSA_BITS - mantissa) << _MANTISSA_BITS))
+    return (magnitude + large) - large
 
 
 def divide(x: Float[Array, "*shape"], divisor: float) -> Float[Array, "*shape"]:
@@ -19,25 +61,24 @@ def divide(x: Float[Array, "*shape"], divisor: float) -> Float[Array, "*shape"]:
     return x / barrier(jnp.full_like(x, divisor))
 
 
-def gradual_underflow(x: Float[Array, "*shape"], exponent: int) -> Float[Array, "*shape"]:
-    """Non-negative numbers in units of 2**-exponent, rounded as float32 rounds subnormals.
+def gradual_underflow(x: Float[Array, "*shape"], limit: Float[Array, ""]) -> Float[Array, "*shape"]:
+    """Non-negative numbers, those below ``limit`` rounded to multiples of limit * 2**-23.
 
-    XLA:CPU flushes subnormals to zero. Scaled by 2**exponent they are normal numbers, and rounding
-    them to multiples of the scaled smallest subnormal, 2**-149, gives the bits of IEEE arithmetic.
+    XLA:CPU flushes float32's subnormals to zero. Arithmetic in units of 2**-e has normal numbers
+    there; with ``limit`` float32's smallest normal number in these units, 2**(e - 126), they get
+    the bits that IEEE's gradual underflow gives. A limit of 0 leaves x as it is.
+
+    The limit must not be a constant, or XLA takes the sum for x.
     """
-    unit = np.float32(2.0 ** (exponent - 149))
-    smallest_normal = np.float32(2.0 ** (exponent - 126))
-    return jnp.where(x < smallest_normal, jnp.round(x * (1 / unit)) * unit, x)
+    # The minimum only keeps the sum from being contracted with a product that x may be.
+    return jnp.where(x < limit, (jnp.minimum(x, limit) + limit) - limit, x)
 
 
-def materialize(
-    x: Float[Array, "*blocks"], like: Float[Array, "*blocks"]
-) -> Float[Array, "*blocks"]:
+def materialize(x: Float[Array, "*blocks"]) -> Float[Array, "*blocks"]:
     """``x``, kept in memory instead of being recomputed for each of the 16 elements of a block.
 
     XLA fuses cheap producers into every consumer, which repeats the block-scale arithmetic per
     element (measured on CPU: 1.3 times the time of a whole quantizer). It never duplicates a
-    division, so this divides by an array of ones. ``like`` is any finite array of x's shape; it
-    makes the ones, so that they cannot be folded away. Where ``like`` is NaN the result is NaN.
+    division, so this divides by ones that cannot be folded away.
     """
-    return x / (like * 0 + 1)
+    return divide(x, 1.0)

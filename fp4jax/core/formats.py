@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from fp4jax.core import exact
 from fp4jax.core.typing import Array, ArrayLike, DTypeLike, Float, Shaped, UInt8
 
 E2M1_MAX = np.float32(6)
@@ -18,8 +19,8 @@ FLT_MAX = np.float32(np.finfo(np.float32).max)
 #: Magnitudes of the eight positive E2M1 codes, in code order.
 E2M1_MAGNITUDES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
 
-# The NaN whose E4M3 byte is 0xff, as TransformerEngine's reference stores it.
-_NAN = np.uint32(0xFFC00000).view(np.float32)
+# The byte of a NaN, as TransformerEngine's reference stores it.
+_NAN_BYTE = np.uint8(0xFF)
 
 # float32 bits of a normal E2M1 magnitude, shifted right by 22, are its code plus this offset:
 # one mantissa bit survives the shift, and code 2 (the value 1.0) has exponent field 127.
@@ -78,17 +79,17 @@ def round_e4m3(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Nearest E4M3 value (ties to even) of non-negative float32 numbers, as float32.
 
     Values above 448 become 448, NaN stays NaN, there is no floor: below 2**-10 the result is 0.
-    Done in integer and float32 arithmetic instead of a cast to float8 and back, because XLA may
-    remove such a pair of casts (``xla_allow_excess_precision``); the result casts exactly.
+    Done in float32 arithmetic instead of a cast to float8 and back, because XLA may remove such a
+    pair of casts (``xla_allow_excess_precision``); the result casts exactly.
     """
-    x = jnp.minimum(x, E4M3_MAX)
-    bits = lax.bitcast_convert_type(x, jnp.int32)
-    # Keep 3 of 23 mantissa bits: add half a unit minus one, plus one if the kept part is odd.
-    rounded = (bits + ((1 << 19) - 1) + ((bits >> 20) & 1)) & ~((1 << 20) - 1)
-    normal = lax.bitcast_convert_type(rounded, jnp.float32)
-    subnormal = jnp.round(x * np.float32(2**9)) * np.float32(2**-9)
-    value = jnp.where(x < np.float32(2**-6), subnormal, normal)
-    return jnp.where(jnp.isnan(x), _NAN, value)
+    return exact.round_mantissa(jnp.minimum(x, E4M3_MAX), 3, 2.0**-6)
+
+
+def e4m3_bytes(values: Float[Array, "*shape"]) -> Shaped[Array, "*shape"]:
+    """E4M3 values that :func:`round_e4m3` gave, as float8_e4m3fn; NaN has the byte 0xff."""
+    stored = lax.bitcast_convert_type(values.astype(jnp.float8_e4m3fn), jnp.uint8)
+    nan = exact.bits(values) & 0x7FFFFFFF > 0x7F800000
+    return lax.bitcast_convert_type(jnp.where(nan, _NAN_BYTE, stored), jnp.float8_e4m3fn)
 
 
 def supported_float(dtype: DTypeLike) -> bool:

@@ -90,7 +90,7 @@ def _pack(
     view = encoded.view
     last = tuple(range(-len(axes), 0))
     codes = formats.encode_e2m1(encoded.values).reshape(view.padded_shape)
-    scales = view.per_block(encoded.scales).astype(jnp.float8_e4m3fn)
+    scales = formats.e4m3_bytes(view.per_block(encoded.scales))
     return (
         formats.pack(jnp.moveaxis(codes, axes, last)),
         jnp.moveaxis(scales, axes, last),
@@ -208,7 +208,7 @@ def encode(
         values, scales = scaling.choose_four_over_six(blocked, amax, spec, view)
         return Encoded(values, scales, amax.tensor, view)
     scale = scaling.find_scale(amax, spec)
-    y = scaling.to_code_range(blocked, scale.encode)
+    y = blocked * scale.encode
     if spec.stochastic:
         bits = rounding.random_bits(key, view.padded_shape, spec.random_bits)
         values = rounding.round_stochastic(y, bits.reshape(view.split_shape))

@@ -11,58 +11,68 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from fp4jax.core import exact
+from fp4jax.core.formats import E2M1_MAX
 from fp4jax.core.typing import Array, Float, Integer
 
 
-def _step(magnitude: Array) -> tuple[Array, Array]:
-    """Grid spacing 0.5, 1 or 2 around an E2M1 magnitude, and its reciprocal (both exact)."""
-    low, middle = magnitude < 2, magnitude < 4
-    half, one, two = np.float32(0.5), np.float32(1), np.float32(2)
-    step = jnp.where(low, half, jnp.where(middle, one, two))
-    per_step = jnp.where(low, two, jnp.where(middle, one, half))
-    return step, per_step
+# E2M1 has one mantissa bit, and its smallest normal number is 1.
+_MANTISSA, _SMALLEST_NORMAL = 1, 1.0
+_SIGN = np.int32(-(2**31))
+# What the bits of 2 x exceed those of x by.
+_ONE_EXPONENT = np.int32(1 << 23)
 
 
 def round_nearest(y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Nearest E2M1 value of float32 numbers in [-6, 6], ties to the even code.
-
-    Scaling by a power of two is exact, so this is round-half-even in units of the local step.
+    """Nearest E2M1 value of float32 numbers, those beyond 6 clamped to it; ties to the even code.
 
     Example:
         >>> import jax.numpy as jnp
-        >>> round_nearest(jnp.array([0.25, 0.75, 2.5, 5.0, -3.5])).tolist()
-        [0.0, 1.0, 2.0, 4.0, -4.0]
+        >>> round_nearest(jnp.array([0.25, 0.75, 2.5, 5.0, -3.5, 9.0])).tolist()
+        [0.0, 1.0, 2.0, 4.0, -4.0, 6.0]
     """
-    step, per_step = _step(jnp.abs(y))
-    return jnp.round(y * per_step) * step
+    magnitude, sign = _clamped(y)
+    rounded = exact.round_mantissa(magnitude, _MANTISSA, _SMALLEST_NORMAL)
+    return exact.from_bits(exact.bits(rounded) | sign)
+
+
+def _clamped(y: Array) -> tuple[Array, Array]:
+    """Magnitudes of at most 6, and signs as bits."""
+    bits = exact.bits(y)
+    sign = bits & _SIGN
+    return jnp.minimum(exact.from_bits(bits ^ sign), E2M1_MAX), sign
 
 
 def round_stochastic(
-    y: Float[Array, "*shape"], bits: Integer[Array, "*shape"]
+    y: Float[Array, "*shape"], random: Integer[Array, "*shape"]
 ) -> Float[Array, "*shape"]:
-    """One of the two E2M1 neighbours of float32 numbers in [-6, 6], chosen by random bits.
+    """One of the two E2M1 neighbours of float32 numbers clamped to 6, chosen by random bits.
 
-    With ``n`` bits an element, ``|y| = (i + f) * step`` goes up iff ``f * 2**n + bits >= 2**n``,
+    With ``n`` bits an element, ``|y| = (i + f) * step`` goes up iff ``f * 2**n + random >= 2**n``,
     that is with probability ``floor(f * 2**n) / 2**n``: at most ``2**-n`` of a step too small.
 
     Args:
-        y: numbers to round, after clamping to 6.
-        bits: uint8 (n = 8, as the hardware instruction) or uint32 below 2**24 (n = 24).
+        y: numbers to round.
+        random: uint8 (n = 8, as the hardware instruction) or uint32 below 2**24 (n = 24).
 
     Example:
         >>> import jax.numpy as jnp
-        >>> bits = jnp.array([0, 255], jnp.uint8)
-        >>> round_stochastic(jnp.array([2.25, 2.25]), bits).tolist()
+        >>> random = jnp.array([0, 255], jnp.uint8)
+        >>> round_stochastic(jnp.array([2.25, 2.25]), random).tolist()
         [2.0, 3.0]
     """
-    full = np.float32(2 ** _bit_width(bits))
-    magnitude = jnp.abs(y)
-    step, per_step = _step(magnitude)
-    t = magnitude * per_step
-    low = jnp.floor(t)
-    # t - low is exact, and so is each side of the comparison: no float32 rounding adds a bias.
-    up = (t - low) * full >= full - bits.astype(jnp.float32)
-    return jnp.copysign((low + up.astype(jnp.float32)) * step, y)
+    full = np.float32(2 ** _bit_width(random))
+    magnitude, sign = _clamped(y)
+    # The grid's step, 0.5, 1 or 2, and its reciprocal: powers of two, so that all is exact.
+    exponent = exact.exponent_bits(magnitude, _SMALLEST_NORMAL)
+    step, per_step = (
+        exact.from_bits(b) for b in (exponent - _ONE_EXPONENT, 255 * _ONE_EXPONENT - exponent)
+    )
+    steps = magnitude * per_step
+    low = jnp.floor(steps)
+    up = (steps - low) * full >= full - random.astype(jnp.float32)
+    rounded = (low + up.astype(jnp.float32)) * step
+    return exact.from_bits(exact.bits(rounded) | sign)
 
 
 def _bit_width(bits: Array) -> int:

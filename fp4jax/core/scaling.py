@@ -20,12 +20,13 @@ from jax import lax
 
 from fp4jax.core import exact
 from fp4jax.core.blocks import BLOCK, BlockView
-from fp4jax.core.formats import E2M1_MAX, FLT_MAX, round_e4m3
+from fp4jax.core.formats import FLT_MAX, round_e4m3
 from fp4jax.core.rounding import round_nearest
 from fp4jax.core.spec import TensorSpec
 from fp4jax.core.typing import Array, Float
 
-_MAGNITUDE_BITS = 0x7FFFFFFF
+#: All bits of a float32 number but its sign.
+MAGNITUDE_BITS = np.int32(0x7FFFFFFF)
 
 
 class Amax(NamedTuple):
@@ -48,27 +49,34 @@ def find_amax(blocked: Float[Array, "..."], view: BlockView) -> Amax:
     The maximum is taken over the bit patterns of the magnitudes: these sort as the numbers do,
     NaN above Inf, whereas a float maximum drops NaN on XLA:CPU for large arrays.
     """
-    bits = lax.bitcast_convert_type(blocked, jnp.int32) & _MAGNITUDE_BITS
-    for axis in sorted(view.inner_axes):
-        # Without the barrier XLA reads the whole tensor again for the tensor amax.
-        bits = exact.barrier(jnp.max(bits, axis=axis, keepdims=True, initial=0))
-    tensor = jnp.max(bits, initial=0)
-    as_float = lambda b: lax.bitcast_convert_type(b, jnp.float32)  # noqa: E731
-    return Amax(as_float(bits), as_float(tensor))
+    magnitudes = exact.bits(blocked) & MAGNITUDE_BITS
+    # Without the barrier XLA reads the whole tensor again for the tensor amax.
+    block = exact.barrier(_largest(magnitudes, view.inner_axes))
+    tensor = _largest(block, tuple(range(block.ndim)))
+    with_ones = lax.expand_dims(block, sorted(view.inner_axes))
+    return Amax(exact.from_bits(with_ones), exact.from_bits(tensor))
 
 
 def largest(amax: Float[Array, " n"]) -> Float[Array, ""]:
     """The largest of several amax; NaN and Inf are kept."""
-    bits = lax.bitcast_convert_type(amax, jnp.int32) & _MAGNITUDE_BITS
-    return lax.bitcast_convert_type(jnp.max(bits, initial=0), jnp.float32)
+    return exact.from_bits(_largest(exact.bits(amax) & MAGNITUDE_BITS, (0,)))
+
+
+def _largest(magnitudes: Array, axes: tuple[int, ...]) -> Array:
+    """Their maximum over some axes; 0 of none."""
+    return lax.reduce(magnitudes, np.int32(0), lax.max, axes)
 
 
 def find_scale(amax: Amax, spec: TensorSpec) -> Scale:
     """Block scales and encode multipliers for ``scaling="amax"``."""
-    tensor = _tensor_scale(amax.tensor, spec)
-    per_code = 17 / 96 if spec.rounding == "stochastic_unbiased" else 1 / 6
-    block = round_e4m3(amax.block * (tensor.encode * np.float32(per_code)))
-    return _with_encode(block, tensor)
+    tensor = tensor_factors(amax.tensor, spec.bound)
+    per_amax = tensor.encode * code_per_amax(spec)
+    return _with_encode(round_e4m3(amax.block * per_amax), tensor)
+
+
+def code_per_amax(spec: TensorSpec) -> np.float32:
+    """fl(1/6): the block maximum is encoded as 6; fl(17/96) with a head-room of 16/17."""
+    return np.float32(17 / 96 if spec.rounding == "stochastic_unbiased" else 1 / 6)
 
 
 def choose_four_over_six(
@@ -80,22 +88,17 @@ def choose_four_over_six(
     summed in TransformerEngine's order; a tie goes to 6. Source: Cook et al., "Four Over Six"
     (arXiv 2512.02010), in TransformerEngine's arithmetic.
     """
-    tensor = _tensor_scale(amax.tensor, spec)
+    tensor = tensor_factors(amax.tensor, spec.bound)
     base = exact.divide(amax.block, 6.0) * tensor.encode
     candidates = []
     for factor in (1.0, 1.5):
         scale = _with_encode(round_e4m3(base * np.float32(factor)), tensor)
-        values = round_nearest(to_code_range(blocked, scale.encode))
+        values = round_nearest(blocked * scale.encode)
         error = _block_error(blocked, values, scale.block, amax.tensor, spec, view)
         candidates.append((values, scale.block, error))
     (values6, scale6, error6), (values4, scale4, error4) = candidates
     pick4 = error4 < error6
     return jnp.where(pick4, values4, values6), jnp.where(pick4, scale4, scale6)
-
-
-def to_code_range(blocked: Float[Array, "..."], encode: Float[Array, "..."]) -> Float[Array, "..."]:
-    """x times its block's encode multiplier, clamped to the range of E2M1."""
-    return jnp.clip(blocked * encode, -E2M1_MAX, E2M1_MAX)
 
 
 def decode_multiplier(
@@ -105,35 +108,39 @@ def decode_multiplier(
     return (block_scale * amax) * np.float32(np.float32(1) / bound)
 
 
-class _TensorScale(NamedTuple):
+class TensorFactors(NamedTuple):
     """S_enc, and S_dec = 1 / S_enc in units of 1 / ``unit``.
 
-    The unit is 1, or 2**-64 for tensors below 2**-100, whose S_dec may be subnormal.
+    The unit is 1, or 2**64 for tensors below 2**-100, whose decode scales may be subnormal: those
+    below ``limit`` are rounded as IEEE's gradual underflow would, see :func:`exact.gradual_underflow`.
     """
 
     encode: Float[Array, ""]
     decode: Float[Array, ""]
     unit: Float[Array, ""]
+    limit: Float[Array, ""]
 
 
-_TINY_EXPONENT = 64
+TINY_UNIT = np.float32(2.0**64)
+#: float32's smallest normal number in units of 1 / TINY_UNIT.
+TINY_NORMAL = np.float32(2.0 ** (64 - 126))
 
 
-def _tensor_scale(amax: Float[Array, ""], spec: TensorSpec) -> _TensorScale:
-    encode = jnp.minimum(spec.bound / amax, FLT_MAX)
+def tensor_factors(amax: Float[Array, ""], bound: np.float32) -> TensorFactors:
+    """What depends on the tensor's amax alone, computed once a tensor."""
+    encode = jnp.minimum(bound / amax, FLT_MAX)
     encode = jnp.where(encode == 0, np.float32(1), encode)
-    unit = jnp.where(amax < 2.0**-100, np.float32(2.0**_TINY_EXPONENT), np.float32(1))
-    return _TensorScale(encode, _underflow(unit / encode, unit), unit)
+    tiny = amax < np.float32(2.0**-100)
+    unit = jnp.where(tiny, TINY_UNIT, np.float32(1))
+    limit = jnp.where(tiny, TINY_NORMAL, np.float32(0))
+    decode = exact.gradual_underflow(unit / encode, limit)
+    return TensorFactors(encode, decode, unit, limit)
 
 
-def _with_encode(block: Float[Array, "..."], tensor: _TensorScale) -> Scale:
-    decode = _underflow(block * tensor.decode, tensor.unit)
-    encode = jnp.minimum(tensor.unit / decode, FLT_MAX)
-    return Scale(exact.materialize(block, like=encode), encode)
-
-
-def _underflow(x: Float[Array, "..."], unit: Float[Array, ""]) -> Float[Array, "..."]:
-    return jnp.where(unit == 1, x, exact.gradual_underflow(x, _TINY_EXPONENT))
+def _with_encode(block: Float[Array, "..."], tensor: TensorFactors) -> Scale:
+    block = exact.materialize(block)
+    decode = exact.gradual_underflow(block * tensor.decode, tensor.limit)
+    return Scale(block, jnp.minimum(tensor.unit / decode, FLT_MAX))
 
 
 def _block_error(
@@ -161,7 +168,9 @@ def _square(x: Array, amax: Array) -> Array:
     """
     tiny = amax < np.float32(1e-6)
     square = jnp.square(x * jnp.where(tiny, np.float32(2.0**60), np.float32(1)))
-    return jnp.where(tiny, exact.gradual_underflow(square, 120), square)
+    # float32's smallest normal number, in units of 2**-120.
+    limit = jnp.where(tiny, np.float32(2.0**-6), np.float32(0))
+    return exact.gradual_underflow(square, limit)
 
 
 def _sum_rows(error: Array, row: int) -> Array:

@@ -61,7 +61,7 @@ def _run(
 
 def _scalars(amax: Array, spec: TensorSpec) -> Scalars:
     """What scaling.find_scale derives from the tensor's amax."""
-    tensor = scaling._tensor_scale(amax, spec)
+    tensor = scaling.tensor_factors(amax, spec.bound)
     per_code = 17 / 96 if spec.rounding == "stochastic_unbiased" else 1 / 6
     return Scalars(tensor.encode * np.float32(per_code), tensor.decode, tensor.unit, amax)
 
