@@ -6,13 +6,13 @@ round with the same bits; :func:`random_bits` draws them from a key.
 
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from fp4jax.core import exact
 from fp4jax.core.formats import E2M1_MAX
+from fp4jax.core.seeds import Seed, seed
 from fp4jax.core.typing import Array, Float, Integer
 
 
@@ -83,7 +83,7 @@ def _bit_width(bits: Array) -> int:
     raise ValueError(f"bits has dtype {bits.dtype}; use uint8 (8 bits) or uint32 (24 bits).")
 
 
-def random_bits(key: Array, shape: tuple[int, ...], width: int) -> Array:
+def random_bits(key: Array | Seed, shape: tuple[int, ...], width: int) -> Array:
     """Random bits for :func:`round_stochastic`: uint8 for width 8, uint32 below 2**24 for 24.
 
     A counter hashed with the key: element i of the flattened array always gets the same bits for
@@ -92,17 +92,17 @@ def random_bits(key: Array, shape: tuple[int, ...], width: int) -> Array:
     Arrays of more than 2**32 hashes (2**34 elements at width 8) repeat their bits.
 
     Args:
-        key: a ``jax.random`` key (typed or raw).
+        key: a ``jax.random`` key (typed or raw), or what :func:`fp4jax.core.seeds.seed` made of it.
         shape: shape of the result.
         width: 8 or 24.
     """
-    seed = jax.random.bits(key, (2,), jnp.uint32)
+    words = seed(key).words
     size = math.prod(shape)
     if width == 8:
-        words = hash_counter(lax.iota(jnp.uint32, -(-size // 4)), seed)
-        return lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[:size].reshape(shape)
+        hashes = hash_counter(lax.iota(jnp.uint32, -(-size // 4)), words)
+        return lax.bitcast_convert_type(hashes, jnp.uint8).reshape(-1)[:size].reshape(shape)
     if width == 24:
-        return (hash_counter(lax.iota(jnp.uint32, size), seed) >> 8).reshape(shape)
+        return (hash_counter(lax.iota(jnp.uint32, size), words) >> 8).reshape(shape)
     raise ValueError(f"width is {width}; 8 and 24 are allowed.")
 
 
