@@ -7,6 +7,7 @@ from pathlib import Path
 
 import hypothesis
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -25,6 +26,14 @@ def forget_programs() -> Iterator[None]:
     """Compiled programs of one file are of no use to the next, and take gigabytes."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def unchecked_types() -> Iterator[None]:
+    """Calls as users make them: arguments of wrong types reach fp4jax's own checks."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from fp4jax.data.cohort import Cohort
+from fp4jax.extras import Extra
 from fp4jax.files import replacing
 
 
@@ -28,7 +29,8 @@ def picture(cohort: Cohort, path: str | os.PathLike, patients: int = 8) -> Path:
         raise ValueError(f"patients is {patients}; at least one has to be shown.")
     if target.suffix.lower() != ".png":
         raise ValueError(f"path is {str(target)!r}; give a name that ends in .png.")
-    from matplotlib.figure import Figure
+    with Extra("study"):
+        from matplotlib.figure import Figure
 
     ids = cohort.patients
     chosen = np.unique(np.linspace(0, len(ids) - 1, min(patients, len(ids))).round().astype(int))
