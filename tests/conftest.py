@@ -4,12 +4,15 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import jax
 import jaxtyping
 import numpy as np
 import pytest
+
+import tests.golden
 
 # Before any array is made. A library is easier to use the fewer implicit promotions it needs.
 jax.config.update("jax_num_cpu_devices", 8)
@@ -66,3 +69,11 @@ def golden(shared: Path) -> Iterator[Callable[[str], np.lib.npyio.NpzFile]]:
             return opened[name]
 
         yield load
+
+
+@pytest.fixture(scope="session")
+def vectors(request: pytest.FixtureRequest) -> Callable[[str], Any]:
+    """vectors("nvfp4_te_ref_public.npz"): as ``golden``, or tests/golden's subset without it."""
+    if os.environ.get("FP4JAX_SHARED"):
+        return request.getfixturevalue("golden")
+    return tests.golden.load
