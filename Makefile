@@ -1,4 +1,4 @@
-# make study | test | test-slow | test-compile-only | bench | lint | format | constraints | clean
+# make study | test | test-slow | test-all | test-compile-only | bench | lint | format | constraints | clean
 # Everything is set up on first use, in $(VENV), by the Python named in PYTHON (3.11 to 3.13).
 
 PYTHON  ?= python3
@@ -13,7 +13,7 @@ PINNED := $(if $(filter 3.11,$(MINOR)),3.11,3.13)
 CONSTRAINTS := constraints-$(PINNED).txt
 BIN := $(VENV)/bin
 
-.PHONY: study test test-slow test-compile-only bench lint format constraints clean check-python
+.PHONY: study test test-slow test-all test-compile-only bench lint format constraints clean check-python
 .DEFAULT_GOAL := test
 
 # Large pages of memory: training steps on Linux are several per cent faster with them.
@@ -27,6 +27,9 @@ test: lint
 
 test-slow: $(VENV)/.installed-all
 	$(BIN)/python -m pytest -m slow --timeout 3600 $(PYTEST_ARGS)
+
+test-all: lint
+	$(BIN)/python -m pytest -n $(WORKERS) -m "slow or not slow" --timeout 3600 $(PYTEST_ARGS)
 
 # Compiles the kernels for five GPUs, without one, where JAX's CUDA plugin lies in $(CUDA_WHEELS):
 # not in the environment itself, where JAX would look for a driver.
@@ -51,6 +54,7 @@ bench: $(VENV)/.installed-all
 lint: $(VENV)/.installed-all
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(VENV)/.installed-all
@@ -84,5 +88,5 @@ constraints: check-python
 	cp $$tmp/pins $(CONSTRAINTS)
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

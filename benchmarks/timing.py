@@ -11,7 +11,6 @@ import math
 import os
 import platform
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,8 @@ from typing import Any
 import jax
 from rich.console import Console
 from rich.table import Table
+
+from fp4jax.files import replacing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,6 +182,5 @@ def save(
 def write_json(path: Path, content: Any) -> None:
     """Writes a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        json.dump(content, file, indent=1)
-    os.replace(file.name, path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1))

@@ -66,7 +66,7 @@ def main(command: Callable[[Any], None], arguments: type, description: str | Non
         jax.config.update("jax_compilation_cache_dir", str(default_folder() / "xla"))
     try:
         command(_parse(arguments, description))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         _fail(error, 2)
     except DivergedError as error:
         _fail(error, 1)

@@ -3,38 +3,76 @@
 import importlib
 from typing import TYPE_CHECKING
 
-from fp4jax.core.hadamard import (
-    inverse_random_hadamard as inverse_random_hadamard,
-    random_hadamard as random_hadamard,
-)
-from fp4jax.core.qtensor import QTensor as QTensor
-from fp4jax.core.quantizer import fake_quantize as fake_quantize, quantize as quantize
-from fp4jax.core.spec import TensorSpec as TensorSpec
-from fp4jax.ops.convolution.quantized import (
-    conv_general_dilated as conv_general_dilated,
-    conv_transpose as conv_transpose,
-)
-from fp4jax.ops.dot import dot_general as dot_general
-from fp4jax.ops.recipe import Recipe as Recipe, get_recipe as get_recipe, recipes as recipes
+from fp4jax.core.hadamard import inverse_random_hadamard, random_hadamard
+from fp4jax.core.qtensor import QTensor
+from fp4jax.core.quantizer import fake_quantize, quantize
+from fp4jax.core.spec import TensorSpec
+from fp4jax.ops.convolution.quantized import conv_general_dilated, conv_transpose
+from fp4jax.ops.dot import dot_general
+from fp4jax.ops.recipe import Recipe, get_recipe, recipes
+from fp4jax.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from fp4jax import (
+        analysis as analysis,
+        core as core,
         data as data,
+        export as export,
+        files as files,
+        kernels as kernels,
         linen as linen,
         losses as losses,
         metrics as metrics,
         models as models,
         nnx as nnx,
+        ops as ops,
+        packed as packed,
+        study as study,
         train as train,
+        volumes as volumes,
     )
 
-__version__ = "0.1.0"
+__all__ = [
+    "QTensor",
+    "Recipe",
+    "TensorSpec",
+    "conv_general_dilated",
+    "conv_transpose",
+    "dot_general",
+    "fake_quantize",
+    "get_recipe",
+    "inverse_random_hadamard",
+    "quantize",
+    "random_hadamard",
+    "recipes",
+]
 
-_SUBPACKAGES = ("data", "linen", "losses", "metrics", "models", "nnx", "train")
+_SUBPACKAGES = (
+    "analysis",
+    "core",
+    "data",
+    "export",
+    "files",
+    "kernels",
+    "linen",
+    "losses",
+    "metrics",
+    "models",
+    "nnx",
+    "ops",
+    "packed",
+    "study",
+    "train",
+    "volumes",
+)
 
 
 def __getattr__(name: str):
-    # The quantizers are imported without Flax and all that is built on it.
+    # On first use, so that the quantizers are imported without Flax and all that is built on it.
     if name in _SUBPACKAGES:
         return importlib.import_module(f"fp4jax.{name}")
     raise AttributeError(f"module 'fp4jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_SUBPACKAGES, "__version__"})

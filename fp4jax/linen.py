@@ -18,8 +18,9 @@ from typing import Any
 
 from flax import linen
 
-import fp4jax
 from fp4jax.core.typing import Array
+from fp4jax.ops.convolution.quantized import conv_general_dilated
+from fp4jax.ops.dot import dot_general
 from fp4jax.ops.recipe import Recipe, get_recipe
 
 
@@ -37,11 +38,11 @@ class DotGeneral(_Op):
     """``fp4jax.dot_general`` as a Linen module."""
 
     def __call__(self, *args, **kwargs) -> Array:
-        return fp4jax.dot_general(*args, **kwargs, **self._options())
+        return dot_general(*args, **kwargs, **self._options())
 
 
 class ConvGeneralDilated(_Op):
     """``fp4jax.conv_general_dilated`` as a Linen module."""
 
     def __call__(self, *args, **kwargs) -> Array:
-        return fp4jax.conv_general_dilated(*args, **kwargs, **self._options())
+        return conv_general_dilated(*args, **kwargs, **self._options())

@@ -1,23 +1,56 @@
 """Settings and fixtures of all tests: the strictest JAX, eight CPU devices, golden files."""
 
+import collections
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import jax
+import jaxtyping
 import numpy as np
 import pytest
+
+import tests.golden
+from tests import compilation_cache
 
 # Before any array is made. A library is easier to use the fewer implicit promotions it needs.
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+compilation_cache.use(Path(sys.prefix) / "jax-cache")
+
 # The same examples in every run; compiling makes the first of them slow, so no deadline.
 hypothesis.settings.register_profile("fp4jax", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("fp4jax")
+
+
+def pytest_report_header() -> str:
+    folder = os.environ.get("FP4JAX_SHARED")
+    return f"golden vectors: {folder or 'a subset, in tests/golden; FP4JAX_SHARED is not set'}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line per folder: how many of its tests passed, failed and were skipped."""
+    if hasattr(terminalreporter.config, "workerinput"):  # a process of pytest-xdist's
+        return
+    outcomes = {"passed": "passed", "failed": "failed", "error": "failed", "skipped": "skipped"}
+    counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    for outcome, counted in outcomes.items():
+        for report in terminalreporter.stats.get(outcome, []):
+            root, *inner = report.nodeid.partition("::")[0].split("/")
+            # The package's own are the examples in docstrings.
+            folder = "/".join([root, *inner[:-1][:1]]) if root == "tests" else root
+            counts[folder][counted] += 1
+    if counts:
+        terminalreporter.section("tests per folder")
+    for folder, count in sorted(counts.items()):
+        shown = ", ".join(f"{count[name]:5} {name}" for name in ("passed", "failed", "skipped"))
+        terminalreporter.write_line(f"{folder:20}{shown}")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -25,6 +58,14 @@ def forget_programs() -> Iterator[None]:
     """Compiled programs of one file are of no use to the next, and take gigabytes."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def unchecked_types() -> Iterator[None]:
+    """Calls as users make them: arguments of wrong types reach fp4jax's own checks."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture
@@ -57,3 +98,11 @@ def golden(shared: Path) -> Iterator[Callable[[str], np.lib.npyio.NpzFile]]:
             return opened[name]
 
         yield load
+
+
+@pytest.fixture(scope="session")
+def vectors(request: pytest.FixtureRequest) -> Callable[[str], Any]:
+    """vectors("nvfp4_te_ref_public.npz"): as ``golden``, or tests/golden's subset without it."""
+    if os.environ.get("FP4JAX_SHARED"):
+        return request.getfixturevalue("golden")
+    return tests.golden.load

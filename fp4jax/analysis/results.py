@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from fp4jax.extras import Extra
 from fp4jax.files import read_json
 from fp4jax.metrics import Histogram
 from fp4jax.train.config import RunConfig, from_json
@@ -85,6 +86,7 @@ def read_runs(root: Path) -> list[RunResult]:
 
 def table(runs: Iterable[RunResult]) -> "pd.DataFrame":
     """A row per run; metrics that are not defined are NaN."""
-    import pandas as pd
+    with Extra("study"):
+        import pandas as pd
 
     return pd.DataFrame([run.row() for run in runs])

@@ -2,8 +2,13 @@
 
 import dataclasses
 from collections.abc import Iterable
+from typing import Literal, get_args
 
 import numpy as np
+
+Rounding = Literal["nearest", "stochastic", "stochastic_unbiased"]
+Scaling = Literal["amax", "four_over_six"]
+FourOverSixError = Literal["mse", "mae"]
 
 
 def shown(value: object) -> str:
@@ -25,7 +30,42 @@ class TensorSpec:
 
     The arithmetic is TransformerEngine's (``NVFP4QuantizerRef``): with A the tensor's and b the
     block's largest magnitude, ``S_enc = 2688 / A``, ``scale = E4M3(b * (S_enc * fl(1/6)))`` and
-    ``code = E2M1(x * (1 / (scale * (1 / S_enc))))``.
+    ``code = E2M1(x * (1 / (scale * (1 / S_enc))))``; ``fl`` is one float32 rounding. A code stands
+    for 0, 0.5, 1, 1.5, 2, 3, 4 or 6 and a sign; 2688 = 6 * 448, largest code times largest scale.
+
+    Attributes:
+        block: the values that share one scale: ``(1, 16)``, 16 along the contracted axis, or
+            ``(16, 16)``, a tile over the contracted axis and another one. A tile's codes serve a
+            weight and its transpose, in fprop and dgrad.
+        rounding: how ``x * (1 / (scale * (1 / S_enc)))`` becomes a code.
+
+            ``"nearest"``: to the nearest one, ties to the even code.
+
+            ``"stochastic"``: to one of its two neighbours, with 8 random bits r an element: up if
+            ``f * 256 + r >= 256``, f being the distance from the lower one in steps. It is
+            TransformerEngine's, and biased by about 1 %, since E4M3 rounds half of the block scales
+            down and their block maxima, then above 6, are clamped.
+
+            ``"stochastic_unbiased"``: 24 random bits, and head-room of 16/17: ``S_enc = (2688 *
+            16/17) / A`` and ``scale = E4M3(b * (S_enc * fl(17/96)))``, so that no block maximum is
+            mapped beyond 6 and clamped. ``E[Q(x)] = x`` wherever the scale byte is at least 0x08;
+            smaller scales are subnormal E4M3.
+        scaling: which code a block's maximum is mapped to. ``"amax"``: 6. ``"four_over_six"``: 6 or
+            4 (scale ``E4M3(1.5 * (b / 6) * S_enc)``), whichever has the smaller sum of errors over
+            the block, 6 if they are equal; with nearest rounding only.
+        hadamard: rotate by the random Hadamard transform first, ``y = x diag(signs) H16 / 4`` for
+            every 16 values along the block axis; for ``(1, 16)`` blocks only. Amax, scales and
+            codes are y's. In a product both operands are rotated along the contracted axis, and the
+            rotation cancels (:func:`fp4jax.random_hadamard`).
+        four_over_six_error: the error of an element, with d its decoded value minus x: ``"mse"``:
+            d * d; ``"mae"``: |d|. Only ``scaling="four_over_six"`` looks at it.
+        four_over_six_bound: the largest block scale of ``"four_over_six"``, in place of 448: S_enc
+            is 6 * bound / A. 256 leaves room for the 1.5 times larger scale of "4" (256 * 1.5 =
+            384); with 448 that scale is clamped to 448 in the blocks that have the largest values.
+
+    Raises:
+        ValueError: a value that is not allowed; ``hadamard`` with tiles; ``"four_over_six"`` with
+            stochastic rounding.
 
     Example:
         >>> TensorSpec(block=(16, 16)).stochastic
@@ -36,28 +76,20 @@ class TensorSpec:
         ValueError: TensorSpec.hadamard rotates along one axis, not over 16x16: use block=(1, 16).
     """
 
-    # 16 values along the contracted axis share a scale, or a tile of 16x16 does.
     block: tuple[int, int] = (1, 16)
-    # nearest (ties to even); stochastic: TransformerEngine's, 8 random bits an element, biased by
-    # about 1 % because block maxima are clipped; stochastic_unbiased: 16/17 head-room and 24 bits,
-    # unbiased wherever the scale byte is at least 0x08.
-    rounding: str = "nearest"
-    # amax maps the block maximum to 6; four_over_six to 6 or 4, whichever has the smaller error.
-    scaling: str = "amax"
-    # rotate by the random Hadamard transform of 16 along the block axis first.
+    rounding: Rounding = "nearest"
+    scaling: Scaling = "amax"
     hadamard: bool = False
-    # error of four_over_six: mean squared or mean absolute.
-    four_over_six_error: str = "mse"
-    # largest block scale of four_over_six; 256 leaves room for the 1.5 times larger scale of "4".
+    four_over_six_error: FourOverSixError = "mse"
     four_over_six_bound: int = 256
 
     def __post_init__(self) -> None:
         if isinstance(self.block, Iterable):
             object.__setattr__(self, "block", tuple(self.block))
         _check("block", self.block, ((1, 16), (16, 16)))
-        _check("rounding", self.rounding, ("nearest", "stochastic", "stochastic_unbiased"))
-        _check("scaling", self.scaling, ("amax", "four_over_six"))
-        _check("four_over_six_error", self.four_over_six_error, ("mse", "mae"))
+        _check("rounding", self.rounding, get_args(Rounding))
+        _check("scaling", self.scaling, get_args(Scaling))
+        _check("four_over_six_error", self.four_over_six_error, get_args(FourOverSixError))
         _check("four_over_six_bound", self.four_over_six_bound, (256, 448))
         _check("hadamard", self.hadamard, (False, True))
         if self.hadamard and self.block == (16, 16):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fp4jax.data.cohort import Cohort as Cohort
-from fp4jax.data.fingerprint import (
+from fp4jax.data.contents import (
     differences as differences,
     fingerprint as fingerprint,
     verify as verify,

@@ -9,14 +9,13 @@ import dataclasses
 import functools
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from fp4jax.data.resize import resize_images, resize_masks
+from fp4jax.files import replacing_folder
 
 _ARRAYS = ("images", "masks", "patient_ids", "slice_index")
 _FORMAT = 1
@@ -176,13 +175,7 @@ class Cohort:
             raise ValueError(
                 f"{target} exists and is not a saved cohort; name a new or an empty folder."
             )
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unique = uuid.uuid4().hex
-        new, old = (
-            target.parent / f".{target.name}.{unique}.{suffix}" for suffix in ("new", "old")
-        )
-        try:
-            new.mkdir()
+        with replacing_folder(target) as new:
             for field in _ARRAYS:
                 np.save(new / f"{field}.npy", getattr(self, field), allow_pickle=False)
             record = {
@@ -192,12 +185,6 @@ class Cohort:
                 "shape": self.images.shape,
             }
             (new / "cohort.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-            if target.exists():
-                os.replace(target, old)
-            os.replace(new, target)
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
         return target
 
     @classmethod

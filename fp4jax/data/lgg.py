@@ -23,6 +23,7 @@ from fp4jax.data.cohort import Cohort
 from fp4jax.data.problems import listed, refuse
 from fp4jax.data.progress import track
 from fp4jax.data.resize import resize_images, resize_masks
+from fp4jax.extras import Extra
 
 # Counts of the complete set, for fp4jax.data.verify.
 LGG_EXPECTED = {
@@ -249,7 +250,8 @@ def _read_pair(pair: Pair, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarr
 
 def _read(path: Path) -> np.ndarray | str:
     """The array of a TIFF file, or why there is none."""
-    import tifffile
+    with Extra("study"):
+        import tifffile
 
     try:
         return np.asarray(tifffile.imread(path))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fp4jax.data.cohort import Cohort
+from fp4jax.extras import Extra
 
 STRATA = 3
 HELD_OUT = 0.2
@@ -62,6 +63,7 @@ def patient_holdout(cohort: Cohort, seed: int = 2026) -> Split:
 
     Raises:
         ValueError: fewer than 6 patients.
+        ModuleNotFoundError: scikit-learn is not installed.
     """
     strata = burden_strata(cohort)
     patients = list(strata)
@@ -88,8 +90,10 @@ def patient_kfold(
 
     Raises:
         ValueError: folds below 2, or too few patients to give every fold two.
+        ModuleNotFoundError: scikit-learn is not installed.
     """
-    from sklearn.model_selection import KFold, StratifiedKFold
+    with Extra("study"):
+        from sklearn.model_selection import KFold, StratifiedKFold
 
     strata = burden_strata(cohort)
     patients = np.array(list(strata))
@@ -120,7 +124,8 @@ def _divide(
     patients: Sequence[str], strata: dict[str, int], share: float, seed: int
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The patients without and with the given share, stratified if every stratum allows it."""
-    from sklearn.model_selection import train_test_split
+    with Extra("study"):
+        from sklearn.model_selection import train_test_split
 
     bins = np.array([strata[p] for p in patients])
     sizes = np.unique(bins, return_counts=True)[1]

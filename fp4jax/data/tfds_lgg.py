@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from fp4jax.data import lgg
 from fp4jax.data.cohort import Cohort
 from fp4jax.data.splits import Split, patient_holdout, patient_kfold
+from fp4jax.extras import Extra
+
+with Extra("study"):
+    import tensorflow_datasets as tfds
 
 FOLDS = 5
 SEED = 2026

@@ -13,4 +13,4 @@ from fp4jax.export.files import (
     save_packed as save_packed,
 )
 from fp4jax.export.runs import packed_run as packed_run
-from fp4jax.export.segment import Options as Options, segment as segment
+from fp4jax.export.segmentation import Options as Options, segment as segment

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-import fp4jax
 from fp4jax import nnx as fp4nnx, packed
 from fp4jax.core.spec import TensorSpec
 from fp4jax.export import tensors
@@ -23,6 +22,7 @@ from fp4jax.export.about import About
 from fp4jax.ops.recipe import Recipe
 from fp4jax.packed.ops import PackedOp
 from fp4jax.packed.pack import SLOTS, pack_layer
+from fp4jax.version import __version__
 
 _FORMAT = "fp4jax-packed-1"
 
@@ -48,7 +48,7 @@ def save_packed(path: str | Path, model: nnx.Module, about: About | None = None)
     stored = {str(v.get_raw_value().dtype) for _, v in _flat(model) if type(v) is packed.Stored}
     metadata = {
         "format": _FORMAT,
-        "fp4jax": fp4jax.__version__,
+        "fp4jax": __version__,
         "recipes": json.dumps([_recipe_to_json(recipe) for recipe in recipes]),
         "layers": json.dumps({layer: recipes.index(op.recipe) for layer, op in ops.items()}),
         "rest_dtype": next(iter(stored), "float32"),

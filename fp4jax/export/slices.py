@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from fp4jax.core.typing import UInt8
+from fp4jax.extras import Extra
 from fp4jax.files import replacing
 
 SUFFIXES = (".tif", ".tiff", ".png")
@@ -51,6 +52,8 @@ def read(path: Path, channels: int) -> UInt8[np.ndarray, "h w c"]:
     """
     try:
         image = _array(path)
+    except ImportError:
+        raise
     except Exception as error:  # a damaged file can fail anywhere in a reader
         about = str(error).splitlines()[0] if str(error) else ""
         raise ValueError(
@@ -91,7 +94,8 @@ def write_mask(path: Path, mask: UInt8[np.ndarray, "h w"]) -> None:
         if path.suffix.lower() == ".png":
             _write_png(temporary, mask * np.uint8(255))
         else:
-            import tifffile
+            with Extra("study"):
+                import tifffile
 
             tifffile.imwrite(temporary, mask * np.uint8(255), photometric="minisblack")
 
@@ -111,19 +115,22 @@ def write_overlay(
 
 def _array(path: Path) -> np.ndarray:
     if path.suffix.lower() == ".png":
-        from PIL import Image
+        with Extra("study"):
+            from PIL import Image
 
         with Image.open(path) as image:
             # Palettes and single bits are ways to store colours and greys.
             plain = {"P": "RGB", "1": "L"}.get(image.mode)
             return np.asarray(image.convert(plain) if plain else image)
-    import tifffile
+    with Extra("study"):
+        import tifffile
 
     return np.asarray(tifffile.imread(path))
 
 
 def _write_png(path: Path, pixels: np.ndarray) -> None:
-    from PIL import Image
+    with Extra("study"):
+        from PIL import Image
 
     Image.fromarray(pixels).save(path, format="PNG")
 

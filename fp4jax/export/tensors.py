@@ -10,6 +10,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
+from fp4jax.extras import Extra
 from fp4jax.files import replacing
 
 _DTYPES = {
@@ -26,7 +27,8 @@ _DTYPES = {
 
 def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
     """Writes a file in one step; an existing one is replaced."""
-    from safetensors.numpy import save
+    with Extra("study"):
+        from safetensors.numpy import save
 
     # Contiguous, and 0-d arrays rather than scalars: the writer takes their memory as it lies.
     data = save({k: np.asarray(v, order="C") for k, v in arrays.items()}, metadata=dict(metadata))
@@ -40,8 +42,10 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     Raises:
         ValueError: no safetensors file, or one that is damaged.
         OSError: it cannot be read.
+        ModuleNotFoundError: the package safetensors is not installed.
     """
-    import safetensors
+    with Extra("study"):
+        import safetensors
 
     # Beside the header, which deserialize checks, it leaves out the metadata.
     metadata = read_metadata(path)
@@ -57,7 +61,8 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 def read_metadata(path: Path) -> dict[str, str]:
     """The text in a file, without its tensors. Raises as :func:`read`."""
-    import safetensors
+    with Extra("study"):
+        import safetensors
 
     if not path.is_file():
         raise FileNotFoundError(f"{path} is no file.")

@@ -6,12 +6,6 @@
 regions of a case, in mm.
 """
 
-from fp4jax.metrics.accumulate import (
-    Accumulated as Accumulated,
-    accumulate as accumulate,
-    summarize as summarize,
-    zeros as zeros,
-)
 from fp4jax.metrics.calibration import (
     expected_calibration_error as expected_calibration_error,
     kl_from_baseline as kl_from_baseline,
@@ -37,6 +31,12 @@ from fp4jax.metrics.report import (
     evaluate as evaluate,
     patient_dice as patient_dice,
     probabilities as probabilities,
+)
+from fp4jax.metrics.streaming import (
+    Accumulated as Accumulated,
+    accumulate as accumulate,
+    summarize as summarize,
+    zeros as zeros,
 )
 from fp4jax.metrics.surface import (
     hausdorff as hausdorff,

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fp4jax.core.typing import Array, Float, Shaped
-from fp4jax.metrics.accumulate import Accumulated, accumulate, summarize, zeros
 from fp4jax.metrics.histogram import BINS
 from fp4jax.metrics.overlap import mean
+from fp4jax.metrics.streaming import Accumulated, accumulate, summarize, zeros
 from fp4jax.metrics.volumes import MEAN
 
 

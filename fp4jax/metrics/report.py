@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fp4jax.core.typing import ArrayLike
-from fp4jax.metrics.accumulate import from_histogram
 from fp4jax.metrics.calibration import CHUNK, CLIP, Calibration
 from fp4jax.metrics.histogram import Histogram
 from fp4jax.metrics.overlap import ImageSums
 from fp4jax.metrics.ranking import Ranking, check_binary
+from fp4jax.metrics.streaming import from_histogram
 from fp4jax.metrics.sweep import SweepCounts
 
 KINDS = ("logits", "probabilities")

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fp4jax.extras import Extra
+
 #: What is reported where a prediction or target has no voxel; see :func:`hausdorff`.
 EMPTY = ("penalize", "nan")
 
@@ -97,7 +99,8 @@ def surface_distances(
         >>> [d.tolist() for d in surface_distances(a, b, (1.0, 3.0))]
         [[3.0], [3.0, 6.0]]
     """
-    from scipy.spatial import KDTree
+    with Extra("study"):
+        from scipy.spatial import KDTree
 
     predicted, target = checked_pair(predicted, target)
     edges = checked_spacing(spacing, target.ndim)
@@ -118,7 +121,8 @@ def surface(mask: np.ndarray) -> np.ndarray:
         >>> surface(np.ones((3, 3), bool)).astype(int).tolist()
         [[1, 1, 1], [1, 0, 1], [1, 1, 1]]
     """
-    from scipy.ndimage import binary_erosion
+    with Extra("study"):
+        from scipy.ndimage import binary_erosion
 
     mask = np.asarray(mask).astype(bool)
     return np.logical_and(mask, np.logical_not(binary_erosion(mask)))

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
+
+from fp4jax.extras import Extra
 
 # Where training scripts put the weights beside other things, and what wrappers put before names.
 _CONTAINERS = ("state_dict", "model_state_dict", "network_weights", "model", "net")
@@ -36,7 +39,8 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
 
     Raises:
         ValueError: another kind of file, one that is damaged or contains objects, one without
-            arrays, or a package that is not installed.
+            arrays, or one of torch's where torch is not installed.
+        ModuleNotFoundError: the package safetensors is not installed.
         OSError: it cannot be read.
 
     Example:
@@ -60,13 +64,8 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def _safetensors(path: Path) -> Mapping[str, Any]:
-    try:
-        import ml_dtypes
+    with Extra("study"):
         import safetensors
-    except ImportError as error:
-        raise ValueError(
-            f"{path} needs the package safetensors: pip install safetensors."
-        ) from error
     dtypes = {
         **{f"F{8 * n}": np.dtype(f"f{n}") for n in (2, 4, 8)},
         **{f"I{8 * n}": np.dtype(f"i{n}") for n in (1, 2, 4, 8)},

@@ -11,10 +11,12 @@ Blocks always run along the contracted axis, so a tensor is quantized once per G
 
 import dataclasses
 import numbers
+from typing import Literal, get_args
 
 from fp4jax.core.spec import TensorSpec, shown
 
 Operands = tuple[TensorSpec | None, TensorSpec | None]
+Residuals = Literal["original", "quantized"]
 
 _HIGH_PRECISION: Operands = (None, None)
 
@@ -29,6 +31,22 @@ class Recipe:
     A hashable value: two equal recipes share one compilation, ``dataclasses.replace`` makes an
     ablation, and the difference of two recipes is the difference of two dataclasses.
 
+    Attributes:
+        name: what runs, tables and figures call it; two recipes of other names are not equal.
+        fprop: specs of (x, w) in ``y = x w``, blocks along K, the input features.
+        dgrad: specs of (g, w) in ``dx = g w^T``, blocks along N, the output features; g = dL/dy.
+        wgrad: specs of (x, g) in ``dw = x^T g``, blocks along M, the examples (and positions). With
+            ``hadamard`` in both specs of a product, both operands are rotated along its contracted
+            axis: ``(x^T H)(H^T g) = x^T g`` but for the rounding.
+        residuals: what dgrad and wgrad start from. ``"original"``: x and w as they were, quantized
+            once more where a spec says so. ``"quantized"``: Q(x) and Q(w) of fprop, the exact
+            derivative of the quantized product when Q's own derivative is taken as 1
+            (straight-through); specs of dgrad and wgrad then apply to these values.
+
+    Raises:
+        ValueError: fprop, dgrad or wgrad is no pair of TensorSpec or None, or only one of the pair
+            has ``hadamard``; unknown residuals.
+
     Example:
         >>> import dataclasses
         >>> recipe = get_recipe("2d+rht+sr")
@@ -39,14 +57,10 @@ class Recipe:
     """
 
     name: str
-    # specs of (x, w), blocks along K
     fprop: Operands = _HIGH_PRECISION
-    # specs of (g, w), blocks along N
     dgrad: Operands = _HIGH_PRECISION
-    # specs of (x, g), blocks along M
     wgrad: Operands = _HIGH_PRECISION
-    # "original": the backward pass starts from x and w; "quantized": from Q(x) and Q(w) of fprop
-    residuals: str = "original"
+    residuals: Residuals = "original"
 
     def __post_init__(self) -> None:
         for field in ("fprop", "dgrad", "wgrad"):
@@ -63,7 +77,7 @@ class Recipe:
                     f"Recipe.{field} rotates only one operand: the Hadamard transform cancels "
                     "only if both operands have hadamard=True. Set it on both or on neither."
                 )
-        if self.residuals not in ("original", "quantized"):
+        if self.residuals not in get_args(Residuals):
             raise ValueError(
                 f"Recipe.residuals is {self.residuals!r}; allowed: 'original', 'quantized'."
             )

@@ -3,4 +3,4 @@
 from fp4jax.packed.kernel import Packed as Packed, PackedKernel as PackedKernel
 from fp4jax.packed.pack import pack as pack
 from fp4jax.packed.rest import Stored as Stored, narrow as narrow
-from fp4jax.packed.size import Size as Size, size as size
+from fp4jax.packed.sizes import Size as Size, size as size

@@ -12,7 +12,7 @@ from fp4jax.packed.kernel import PackedKernel, Promote
 from fp4jax.packed.layout import Layout
 from fp4jax.packed.ops import PackedConv, PackedConvTranspose, PackedDotGeneral, PackedOp
 from fp4jax.packed.rest import narrow
-from fp4jax.packed.size import size
+from fp4jax.packed.sizes import size
 
 #: An injection slot -> what apply_recipe puts there, and what packing does.
 SLOTS: dict[str, tuple[type[fp4nnx.Op], type[PackedOp]]] = {

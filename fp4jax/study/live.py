@@ -5,7 +5,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fp4jax.study.execute import Watcher
+from fp4jax.extras import Extra
+from fp4jax.study.execution import Watcher
 from fp4jax.study.plan import Study
 from fp4jax.train.config import RunConfig
 
@@ -64,7 +65,8 @@ class Table(Watcher):
         return f"{minutes:.0f} min to go" if self._trained else f"{open_} runs to go"
 
     def __rich__(self):
-        from rich.table import Table as RichTable
+        with Extra("study"):
+            from rich.table import Table as RichTable
 
         table = RichTable(title=f"study: {self._left()}")
         for name in ("arch", "scale", "recipe", "method", "done", "test AUPRC", "running"):
@@ -82,8 +84,9 @@ class Table(Watcher):
 @contextlib.contextmanager
 def watching(study: Study) -> Iterator[Watcher]:
     """A watcher for :func:`fp4jax.study.execute`."""
-    from rich.console import Console
-    from rich.live import Live
+    with Extra("study"):
+        from rich.console import Console
+        from rich.live import Live
 
     terminal = Console(stderr=True)
     if not terminal.is_terminal:

@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import fp4jax
 from fp4jax import losses, models
 from fp4jax.ops.recipe import get_recipe
 from fp4jax.train.optimizer import DEFAULTS
+from fp4jax.version import __version__
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,4 +174,4 @@ def from_json(record: Mapping[str, Any]) -> RunConfig:
 
 
 def _versions() -> dict[str, str]:
-    return {"fp4jax": fp4jax.__version__}
+    return {"fp4jax": __version__}

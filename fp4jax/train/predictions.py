@@ -6,6 +6,7 @@ import numpy as np
 
 from fp4jax.core.typing import Shaped
 from fp4jax.data import Cohort
+from fp4jax.extras import Extra
 from fp4jax.files import replacing
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
@@ -48,8 +49,9 @@ def picture(
         path: of the PNG; an existing file is replaced.
         title: is written above.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with Extra("study"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     rows = ranked_patients(dice)
     figure = Figure(figsize=(10.4, 2.6 * len(rows) + 0.5), layout="constrained")

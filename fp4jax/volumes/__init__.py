@@ -7,11 +7,11 @@ segment(from_run(folder.path), Source(Path("new cases")), Path("masks"))
 
 from fp4jax.volumes.cases import Source as Source
 from fp4jax.volumes.config import VolumeRun as VolumeRun
-from fp4jax.volumes.dry_run import dry_run as dry_run
 from fp4jax.volumes.inference import Segmenter as Segmenter
 from fp4jax.volumes.program import Program as Program
+from fp4jax.volumes.rehearsal import dry_run as dry_run
 from fp4jax.volumes.run import train as train
-from fp4jax.volumes.segment import (
+from fp4jax.volumes.segmentation import (
     from_run as from_run,
     from_weights as from_weights,
     segment as segment,

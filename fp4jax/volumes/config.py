@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import fp4jax
 from fp4jax import losses, models
 from fp4jax.ops.recipe import get_recipe
 from fp4jax.train import optimizer as optimizers
 from fp4jax.train.optimizer import DEFAULTS
+from fp4jax.version import __version__
 
 _POSITIVE = ("batch_size", "steps", "epochs", "validate_every", "windows")
 _SCALE = "4m"
@@ -157,7 +157,7 @@ class VolumeRun:
         record = dataclasses.asdict(self.resolved())
         # What counts is in the file, not where it lies.
         record["weights"] = None if self.weights is None else file_digest(self.weights)
-        return {**record, "digest": digest, "fp4jax": fp4jax.__version__}
+        return {**record, "digest": digest, "fp4jax": __version__}
 
     def id(self, digest: str) -> str:
         """Readable start, then 10 hexadecimal digits of the hash of :meth:`identity`."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from fp4jax.core.typing import Float, UInt8
+from fp4jax.extras import Extra
 from fp4jax.files import replacing
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
@@ -62,9 +63,10 @@ def picture(
         spacing: edges of a voxel, mm.
         title: is written above.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
+    with Extra("study"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.lines import Line2D
 
     shown = predicted if target is None else target
     centre = centre_of(shown.max(-1))

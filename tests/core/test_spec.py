@@ -20,6 +20,7 @@ from tests.samples import SPECS, spec_id
         ("four_over_six_bound", 255, "256, 448"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_a_bad_field_is_named_with_what_is_allowed(field, value, allowed):
     with pytest.raises(ValueError, match=rf"TensorSpec\.{field} is .*; allowed: {allowed}\."):
         TensorSpec(**{field: value})
@@ -43,6 +44,7 @@ def test_equal_specs_are_one_value():
         assert (copy, hash(copy)) == (spec, hash(spec))
 
 
+@pytest.mark.usefixtures("unchecked_types")
 def test_a_spec_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         TensorSpec().hadamard = True

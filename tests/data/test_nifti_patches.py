@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fp4jax import data
-from fp4jax.data.fingerprint import fingerprint
+from fp4jax.data.contents import fingerprint
 from fp4jax.data.nifti import PatchSampler, VolumeSet, find_cases, read_volume, save_prediction
 from fp4jax.data.nifti.pool import ordered
 from tests.brains import SHAPE, brats, label, volume, write

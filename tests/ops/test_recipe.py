@@ -117,6 +117,7 @@ def test_rotating_one_operand_is_refused(field):
             Recipe(name="own", **{field: pair})
 
 
+@pytest.mark.usefixtures("unchecked_types")
 def test_bad_residuals():
     with pytest.raises(ValueError, match="residuals is 'none'; allowed: 'original', 'quantized'"):
         Recipe(name="own", residuals="none")

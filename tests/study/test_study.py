@@ -118,7 +118,7 @@ def test_killed_anywhere_ends_the_same(cohort, tmp_path, monkeypatch):
 
 
 def test_failures_are_recorded_and_retried(cohort, tmp_path, monkeypatch):
-    module = importlib.import_module("fp4jax.study.execute")
+    module = importlib.import_module("fp4jax.study.execution")
     original = module.train_together
 
     def failing(part, *args, **kwargs):

@@ -7,6 +7,7 @@ off, so that two recipes see the same tensors.
 """
 
 from fp4jax.analysis.diagnosis.attention import AttentionSums as AttentionSums
+from fp4jax.analysis.diagnosis.counts import OperandSums as OperandSums, tally as tally
 from fp4jax.analysis.diagnosis.figure import draw as draw
 from fp4jax.analysis.diagnosis.gradients import gradient_noise as gradient_noise
 from fp4jax.analysis.diagnosis.operands import operand_sums as operand_sums
@@ -18,5 +19,4 @@ from fp4jax.analysis.diagnosis.run import (
 )
 from fp4jax.analysis.diagnosis.subject import Subject as Subject, of_run as of_run
 from fp4jax.analysis.diagnosis.table import diagnose as diagnose, worst as worst
-from fp4jax.analysis.diagnosis.tally import OperandSums as OperandSums, tally as tally
 from fp4jax.analysis.diagnosis.terminal import print_worst as print_worst

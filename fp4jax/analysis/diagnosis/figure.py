@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from fp4jax.analysis.diagnosis.gradients import TOTAL
 from fp4jax.analysis.diagnosis.table import REFERENCE, Row
+from fp4jax.extras import Extra
 from fp4jax.files import replacing
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
@@ -85,8 +86,9 @@ def draw(rows: Sequence[Row], path: Path, title: str = "") -> None:
         path: of the PNG; an existing file is replaced.
         title: is written above.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with Extra("study"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     states = list(dict.fromkeys(row["state"] for row in rows))
     recipes = [n for n in dict.fromkeys(row["recipe"] for row in rows) if n != REFERENCE]
@@ -190,7 +192,8 @@ def _explain(axis: Any, panel: _Panel) -> None:
 
 
 def _handle(style: str, colour: str) -> Any:
-    from matplotlib.lines import Line2D
+    with Extra("study"):
+        from matplotlib.lines import Line2D
 
     marker = style[0] if style[0] in _MARKERS else None
     dashes: Any = style.lstrip(_MARKERS) or "-"

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from fp4jax import nnx as fp4nnx
+from fp4jax.analysis.diagnosis.counts import OperandSums, tally
 from fp4jax.analysis.diagnosis.recording import Call, Tensors
-from fp4jax.analysis.diagnosis.tally import OperandSums, tally
 from fp4jax.core.quantizer import tensor_amax
 from fp4jax.core.scaling import largest
 from fp4jax.core.spec import TensorSpec

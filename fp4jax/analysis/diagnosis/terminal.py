@@ -4,14 +4,16 @@ from collections.abc import Iterable, Sequence
 
 from fp4jax.analysis.diagnosis.products import PRODUCTS
 from fp4jax.analysis.diagnosis.table import REFERENCE, Row, worst
+from fp4jax.extras import Extra
 
 _SHORT = {"noise_to_signal": "noise/signal", "backward_noise_to_signal": "noise/signal, backward"}
 
 
 def print_worst(rows: Sequence[Row]) -> None:
     """One line per state and recipe and, below, per product: the layers with the largest error."""
-    from rich.console import Console
-    from rich.table import Table
+    with Extra("study"):
+        from rich.console import Console
+        from rich.table import Table
 
     table = Table(title="the three layers that a recipe hurts most")
     for name in ("state", "recipe", "of", "quantity", "worst", "second", "third"):

@@ -15,6 +15,7 @@ from fp4jax.analysis.figures.style import (
     shown,
     title,
 )
+from fp4jax.extras import Extra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,8 +26,9 @@ Group = tuple[str, str]
 
 def new_figure(width: float, height: float) -> "Figure":
     """An empty figure with room for all labels, in inches."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with Extra("study"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
@@ -135,7 +137,8 @@ def lowest(axes: dict[Group, "Axes"]) -> list["Axes"]:
 
 def legend_below(figure: "Figure", labels: Iterable[str], *, lines: bool) -> None:
     """One legend for all panels: the look of each label, as dots or as lines with dots."""
-    from matplotlib.lines import Line2D
+    with Extra("study"):
+        from matplotlib.lines import Line2D
 
     names = ordered_labels(labels)
     handles = [

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fp4jax.analysis.stats.rows import BASELINE as BASELINE
+from fp4jax.extras import Extra
 from fp4jax.files import replacing
 from fp4jax.ops.recipe import get_recipe, recipes
 
@@ -211,7 +212,8 @@ def save(figure: "Figure", path: Path) -> None:
 
 def png(figure: "Figure") -> bytes:
     """The figure as PNG; equal figures give equal bytes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    with Extra("study"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()

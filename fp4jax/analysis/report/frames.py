@@ -5,15 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from fp4jax.analysis import stats
 from fp4jax.analysis.figures.rows import defined, where
 from fp4jax.analysis.figures.scores import patient_scores
 from fp4jax.analysis.figures.style import BASELINE
 from fp4jax.analysis.report.headline import groups, summaries
 from fp4jax.analysis.results import table
+from fp4jax.extras import Extra
 from fp4jax.files import replacing
+
+with Extra("study"):
+    import pandas as pd
 
 if TYPE_CHECKING:
     from fp4jax.analysis.results import RunResult

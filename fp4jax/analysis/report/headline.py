@@ -9,6 +9,7 @@ from fp4jax.analysis.figures.style import BASELINE, ordered_archs, ordered_scale
 from fp4jax.analysis.report.html import Cell, number, table
 from fp4jax.analysis.stats import summary
 from fp4jax.analysis.stats.rows import ordered
+from fp4jax.extras import Extra
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +26,8 @@ ONE_RUN = "one run, no interval"
 
 def summaries(runs: "pd.DataFrame") -> "pd.DataFrame":
     """:func:`fp4jax.analysis.stats.summary` of each headline metric, named in a first column."""
-    import pandas as pd
+    with Extra("study"):
+        import pandas as pd
 
     found = []
     for metric in METRICS:

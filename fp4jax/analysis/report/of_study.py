@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fp4jax.data import Cohort, fingerprint, phantom
-from fp4jax.study.execute import Outcome, configuration
+from fp4jax.study.execution import Outcome, configuration
 from fp4jax.study.expectations import Expectation
 from fp4jax.study.plan import Study
 

@@ -1,8 +1,10 @@
 """Kendall's coefficient of concordance: does every seed rank the labels alike?"""
 
-import pandas as pd
-
 from fp4jax.analysis.stats.rows import defined_rows, groups
+from fp4jax.extras import Extra
+
+with Extra("study"):
+    import pandas as pd
 
 _NAN = float("nan")
 

@@ -1,9 +1,11 @@
 """Each label by itself: mean, spread and t interval; per cent of the paired baseline."""
 
-import pandas as pd
-from scipy import stats
-
 from fp4jax.analysis.stats.rows import BASELINE, GROUP, PAIR, by_group, defined_rows, ordered
+from fp4jax.extras import Extra
+
+with Extra("study"):
+    import pandas as pd
+    from scipy import stats
 
 
 def summary(table: pd.DataFrame, metric: str = "test_auprc") -> pd.DataFrame:

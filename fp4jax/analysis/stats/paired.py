@@ -4,11 +4,14 @@ import itertools
 from typing import Any, Literal, get_args
 
 import numpy as np
-import pandas as pd
-from scipy import stats
 
 from fp4jax.analysis.stats.power import check_alpha, holm, smallest_p_holm
 from fp4jax.analysis.stats.rows import BASELINE, GROUP, defined_rows, groups
+from fp4jax.extras import Extra
+
+with Extra("study"):
+    import pandas as pd
+    from scipy import stats
 
 Pairs = Literal["baseline", "all"]
 Family = Literal["group", "all"]

@@ -4,9 +4,13 @@ import functools
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from scipy import stats
-from statsmodels.stats.multitest import multipletests
+
+from fp4jax.extras import Extra
+
+with Extra("study"):
+    import pandas as pd
+    from scipy import stats
+    from statsmodels.stats.multitest import multipletests
 
 
 @functools.cache

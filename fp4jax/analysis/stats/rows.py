@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
-import pandas as pd
-
+from fp4jax.extras import Extra
 from fp4jax.ops.recipe import recipes
+
+with Extra("study"):
+    import pandas as pd
 
 #: The label that others are compared with.
 BASELINE = "baseline"

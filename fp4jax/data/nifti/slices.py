@@ -8,9 +8,7 @@ may be larger than memory.
 import dataclasses
 import json
 import os
-import shutil
 import tempfile
-import uuid
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +27,7 @@ from fp4jax.data.phantom import cache as disk
 from fp4jax.data.problems import listed, refuse
 from fp4jax.data.progress import track
 from fp4jax.data.resize import resize_images, resize_masks
+from fp4jax.files import replacing_folder
 
 #: Part of the cache's key: raise it with every change that changes a pixel.
 VERSION = 1
@@ -135,23 +134,15 @@ def load(
 
 
 def _keep(entry: Path, root: Path, cases: list[Case], name: str, options: tuple, n: int) -> None:
-    """Writes the entry; it appears when it is complete."""
-    new = entry.parent / f".{entry.name}.{uuid.uuid4().hex}"
+    """Writes the entry, unless another process was faster; it appears when it is complete."""
     try:
-        new.mkdir(parents=True)
-        _write(new, root, cases, name, options, n)
-        try:
-            os.replace(new, entry)
-        except OSError:  # another process was faster: its entry holds the same
-            if disk.find(entry) is None:
-                raise
+        with replacing_folder(entry, keep_existing=True) as new:
+            _write(new, root, cases, name, options, n)
     except OSError as error:
         raise ValueError(
             f"Slices cannot be kept in {entry.parent} ({error}). Name a folder with room as cache "
             "or in FP4JAX_CACHE, or pass cache=False if the set fits into memory."
         ) from error
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
 
 
 def _write(

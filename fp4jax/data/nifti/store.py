@@ -6,9 +6,7 @@ delete the folder to be rid of them.
 """
 
 import json
-import os
 import shutil
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from fp4jax.data.nifti.prepare import VERSION, Prepared
 from fp4jax.data.nifti.resample import Three
 from fp4jax.data.nifti.volume import find_file
 from fp4jax.data.phantom import cache
+from fp4jax.files import replacing_folder
 
 
 def entry_name(
@@ -62,37 +61,29 @@ def save_entry(prepared: Prepared, entry: Path) -> None:
     Raises:
         ValueError: the folder cannot be written to, or the disk is full.
     """
-    new = entry.parent / f".{entry.name}.{uuid.uuid4().hex}"
+    arrays = {"image": prepared.image}
+    if prepared.bits is not None:
+        arrays["bits"] = prepared.bits
+        arrays["foreground"] = np.concatenate(prepared.foreground)
+    record = {
+        "version": VERSION,
+        "box": prepared.image.shape,
+        "voxels": [len(voxels) for voxels in prepared.foreground],
+        "shape": prepared.shape,
+        "offset": prepared.offset,
+        "affine": prepared.affine.tolist(),
+        "spacing": prepared.spacing,
+    }
     try:
-        new.mkdir(parents=True)
-        arrays = {"image": prepared.image}
-        if prepared.bits is not None:
-            arrays["bits"] = prepared.bits
-            arrays["foreground"] = np.concatenate(prepared.foreground)
-        for name, array in arrays.items():
-            np.save(new / f"{name}.npy", array, allow_pickle=False)
-        record = {
-            "version": VERSION,
-            "box": prepared.image.shape,
-            "voxels": [len(voxels) for voxels in prepared.foreground],
-            "shape": prepared.shape,
-            "offset": prepared.offset,
-            "affine": prepared.affine.tolist(),
-            "spacing": prepared.spacing,
-        }
-        (new / "entry.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
-        try:
-            os.replace(new, entry)
-        except OSError:
-            if not (entry / "entry.json").is_file():
-                raise
+        with replacing_folder(entry, keep_existing=True) as new:
+            for name, array in arrays.items():
+                np.save(new / f"{name}.npy", array, allow_pickle=False)
+            (new / "entry.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
     except OSError as error:
         raise ValueError(
             f"Prepared volumes cannot be kept in {entry.parent} ({error}). Name a folder with room "
             "as cache or in FP4JAX_CACHE, or pass cache=False where all of them fit into memory."
         ) from error
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
 
 
 def open_entry(entry: Path) -> Prepared | None:

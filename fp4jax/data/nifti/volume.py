@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fp4jax.core.typing import Shaped
+from fp4jax.extras import Extra
 
 SUFFIXES = (".nii", ".nii.gz")
 
@@ -42,14 +43,16 @@ class Geometry:
 
     @functools.cached_property
     def _orientation(self) -> np.ndarray:
-        import nibabel
+        with Extra("study"):
+            import nibabel
 
         return nibabel.orientations.io_orientation(self.source_affine)
 
     @property
     def orientation(self) -> str:
         """Where the file's axes point to, such as ``"LPS"``."""
-        import nibabel
+        with Extra("study"):
+            import nibabel
 
         return "".join(nibabel.orientations.ornt2axcodes(self._orientation))
 
@@ -64,20 +67,23 @@ class Geometry:
     @functools.cached_property
     def affine(self) -> np.ndarray:
         """Voxel indices after turning to RAS -> mm."""
-        import nibabel
+        with Extra("study"):
+            import nibabel
 
         turn = nibabel.orientations.inv_ornt_aff(self._orientation, self.source_shape[:3])
         return self.source_affine @ turn
 
     def to_ras(self, data: np.ndarray) -> np.ndarray:
         """An array in the file's axes, turned to RAS; channels stay last."""
-        import nibabel
+        with Extra("study"):
+            import nibabel
 
         return nibabel.orientations.apply_orientation(data, self._orientation)
 
     def from_ras(self, data: np.ndarray) -> np.ndarray:
         """An array in RAS, turned back to the file's axes."""
-        import nibabel
+        with Extra("study"):
+            import nibabel
 
         ras = np.array([[0, 1], [1, 1], [2, 1]])
         back = nibabel.orientations.ornt_transform(ras, self._orientation)
@@ -208,7 +214,8 @@ def spacing_of(affine: Shaped[np.ndarray, "4 4"]) -> tuple[float, float, float]:
 
 def _open(file: Path) -> Any:
     """The nibabel image of a file, header checked."""
-    import nibabel
+    with Extra("study"):
+        import nibabel
 
     if not file.name.lower().endswith(SUFFIXES):
         raise ValueError(f"{file} is not named .nii or .nii.gz; convert it to NIfTI first.")

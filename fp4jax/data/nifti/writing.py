@@ -10,6 +10,7 @@ import numpy as np
 from fp4jax.data.nifti.resample import resample
 from fp4jax.data.nifti.volume import SUFFIXES
 from fp4jax.data.nifti.volume_set import LoadedCase
+from fp4jax.extras import Extra
 from fp4jax.files import replacing
 
 
@@ -47,7 +48,8 @@ def save_prediction(
         masks = predict(case.image) > 0.5            # (x, y, z, 3)
         save_prediction("out/case.nii.gz", to_labels(masks, case.case.table), case)
     """
-    import nibabel
+    with Extra("study"):
+        import nibabel
 
     path = Path(path)
     _check_path(path, case, overwrite)

@@ -10,6 +10,7 @@ import numpy as np
 
 from fp4jax.data.phantom import fields
 from fp4jax.data.phantom.geometry import Geometry
+from fp4jax.extras import Extra
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,7 +46,8 @@ def acquire(
     Returns:
         uint8 (slices, rows, columns).
     """
-    from scipy import ndimage
+    with Extra("study"):
+        from scipy import ndimage
 
     bias = scanner.bias + fields.control_points(rng, (5, 5, 5), 0.04)
     image = brightness * np.exp(fields.evaluate(bias, geometry.axes))

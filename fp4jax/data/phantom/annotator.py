@@ -13,6 +13,7 @@ from fp4jax.data.phantom.anatomy import Anatomy
 from fp4jax.data.phantom.components import components
 from fp4jax.data.phantom.geometry import Geometry
 from fp4jax.data.phantom.tumour import Tumour
+from fp4jax.extras import Extra
 
 _BLUR = 1.0
 _OPENING = 1.85
@@ -48,7 +49,8 @@ def annotate(
 
 def _tidy(drawn: np.ndarray, opening: int, smallest: float) -> np.ndarray:
     """One slice: opened, small parts dropped, holes filled."""
-    from scipy import ndimage
+    with Extra("study"):
+        from scipy import ndimage
 
     if opening:
         drawn = ndimage.binary_opening(drawn, iterations=opening)

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from fp4jax.extras import Extra
+
 
 def components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Labels (0 where the mask is not) and the number of pixels by label (0 for label 0).
@@ -11,7 +13,8 @@ def components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         >>> labels.tolist(), sizes.tolist()
         ([1, 1, 0, 2], [0, 2, 1])
     """
-    from scipy import ndimage
+    with Extra("study"):
+        from scipy import ndimage
 
     labels = np.zeros(mask.shape, np.int32)
     ndimage.label(mask, output=labels)

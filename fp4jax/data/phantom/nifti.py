@@ -11,6 +11,7 @@ from fp4jax.data.phantom.geometry import Grid
 from fp4jax.data.phantom.loading import _cores
 from fp4jax.data.phantom.record import Patient, patient
 from fp4jax.data.progress import track
+from fp4jax.extras import Extra
 from fp4jax.files import replacing
 
 #: Ends of the files' names by contrast, as BraTS 2023 calls them.
@@ -84,7 +85,8 @@ def _write(root: Path, one: Patient) -> Path:
 
 def _encode(volume: np.ndarray, affine: np.ndarray) -> bytes:
     """A compressed NIfTI file of a volume (slices, rows, columns)."""
-    import nibabel
+    with Extra("study"):
+        import nibabel
 
     image = nibabel.Nifti1Image(volume.transpose(2, 1, 0), affine)
     image.header.set_xyzt_units("mm")

@@ -1,12 +1,13 @@
 """picture: what a cohort looks like, on one page."""
 
 import os
-import uuid
 from pathlib import Path
 
 import numpy as np
 
 from fp4jax.data.cohort import Cohort
+from fp4jax.extras import Extra
+from fp4jax.files import replacing
 
 
 def picture(cohort: Cohort, path: str | os.PathLike, patients: int = 8) -> Path:
@@ -28,7 +29,8 @@ def picture(cohort: Cohort, path: str | os.PathLike, patients: int = 8) -> Path:
         raise ValueError(f"patients is {patients}; at least one has to be shown.")
     if target.suffix.lower() != ".png":
         raise ValueError(f"path is {str(target)!r}; give a name that ends in .png.")
-    from matplotlib.figure import Figure
+    with Extra("study"):
+        from matplotlib.figure import Figure
 
     ids = cohort.patients
     chosen = np.unique(np.linspace(0, len(ids) - 1, min(patients, len(ids))).round().astype(int))
@@ -50,10 +52,6 @@ def picture(cohort: Cohort, path: str | os.PathLike, patients: int = 8) -> Path:
             title = f"{ids[number]}, slice {cohort.slice_index[best]}" if c == 0 else channel
             ax.set_title(title, fontsize=7)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.parent / f".{target.name}.{uuid.uuid4().hex}.png"
-    try:
+    with replacing(target) as temporary:
         figure.savefig(temporary, dpi=110)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
     return target

@@ -18,6 +18,7 @@ import numpy as np
 
 from fp4jax.data.phantom.components import components
 from fp4jax.data.phantom.volume import Volume
+from fp4jax.extras import Extra
 
 #: Hash of the embedded file. Every patient depends on it: another file, other patients.
 TEMPLATE_SHA256 = "c603c43d3cafe64cfea5981f85ceb66cdc02b464bf6fcdf94b966de71a316495"
@@ -115,7 +116,8 @@ def _point(values) -> tuple[float, float, float]:
 
 def _brain(t1: np.ndarray, grey: np.ndarray, white: np.ndarray) -> np.ndarray:
     """The largest component of all that is tissue, its holes filled."""
-    from scipy import ndimage
+    with Extra("study"):
+        from scipy import ndimage
 
     labels, sizes = components((grey + white > 100 / 255) | (t1 > 60 / 255))
     return np.asarray(ndimage.binary_fill_holes(labels == sizes.argmax()), np.float32)
@@ -123,7 +125,8 @@ def _brain(t1: np.ndarray, grey: np.ndarray, white: np.ndarray) -> np.ndarray:
 
 def _distances(brain: Volume) -> Volume:
     """d_brain and d_head on a grid that holds the whole head."""
-    from scipy import ndimage
+    with Extra("study"):
+        from scipy import ndimage
 
     edges = zip(_HEAD_LOW, _HEAD_HIGH, strict=True)
     shape = tuple(round((high - low) / _HEAD_SPACING) + 1 for low, high in edges)
@@ -170,7 +173,8 @@ def _residual(t1, grey, white, fluid, brain) -> np.ndarray:
 
 def _ventricles(fluid: np.ndarray, distance: Volume, grid: Volume) -> np.ndarray:
     """Blurred fluid deep inside the brain; bright next to the ventricles."""
-    from scipy import ndimage
+    with Extra("study"):
+        from scipy import ndimage
 
     points = np.stack(np.broadcast_arrays(*grid.axes())).reshape(3, -1)
     depth = distance.sample(points)[0].reshape(fluid.shape)

@@ -15,6 +15,7 @@ import numpy as np
 
 from fp4jax.data.phantom.template import Template
 from fp4jax.data.phantom.volume import Volume
+from fp4jax.extras import Extra
 
 _REACH = 22  # voxels of 3 mm to each side of the seed
 _MOST_STEPS = 800
@@ -41,7 +42,8 @@ class Tumour:
 
     def density(self, blur_mm: float) -> Volume:
         """u alone, blurred by a Gaussian."""
-        from scipy import ndimage
+        with Extra("study"):
+            from scipy import ndimage
 
         u = ndimage.gaussian_filter(self.growth.maps[..., 0], blur_mm / self.growth.spacing)
         return dataclasses.replace(self.growth, maps=u[..., None])
@@ -49,7 +51,8 @@ class Tumour:
 
 def grow(template: Template, rng: np.random.Generator) -> Tumour:
     """A tumour of random place, grade, size and shape: 75 % of low, 25 % of high grade."""
-    from scipy import ndimage
+    with Extra("study"):
+        from scipy import ndimage
 
     high_grade = bool(rng.random() < _HIGH_GRADE_SHARE)
     width = rng.uniform(1.5, 3.5) if high_grade else rng.uniform(1.8, 4.5)

@@ -1,0 +1,3 @@
+"""The version, which the package's metadata and the records of runs are made from."""
+
+__version__ = "0.1.0"
