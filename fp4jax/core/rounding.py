@@ -15,7 +15,6 @@ from fp4jax.core.formats import E2M1_MAX
 from fp4jax.core.seeds import Seed, seed
 from fp4jax.core.typing import Array, Float, Integer
 
-
 # E2M1 has one mantissa bit, and its smallest normal number is 1.
 _MANTISSA, _SMALLEST_NORMAL = 1, 1.0
 _SIGN = np.int32(-(2**31))
