@@ -12,9 +12,9 @@ from flax import nnx
 from jax import lax
 
 from fp4jax import export, models, packed
-from fp4jax.export import tensors
 from fp4jax.nnx import apply_recipe
-from tests.packed.test_pack import forward, linear, quietly, trained, x_of
+from fp4jax.packed import tensors
+from tests.nnx.test_packing import forward, linear, quietly, trained, x_of
 from tests.samples import assert_same_bits
 
 apply = functools.partial(apply_recipe, verbose=False)
@@ -48,7 +48,7 @@ def test_what_others_read(tmp_path):
         "kernel.block_scales": ("F8_E4M3", [24, 2]),
         "kernel.codes": ("U8", [24, 16]),
     }
-    assert header["__metadata__"]["format"] == "fp4jax-packed-1"
+    assert header["__metadata__"]["format"] == "fp4jax-packed-2"
 
 
 def test_templates(tmp_path):
