@@ -75,5 +75,6 @@ class About:
     def from_json(cls, text: str) -> "About":
         """The inverse of :meth:`to_json`; names that are unknown here are left out."""
         names = {field.name for field in dataclasses.fields(cls)}
-        known = {k: v for k, v in json.loads(text).items() if k in names}
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()})
+        known: dict[str, Any] = {k: v for k, v in json.loads(text).items() if k in names}
+        known |= {k: tuple(v) for k, v in known.items() if isinstance(v, list)}
+        return cls(**known)

@@ -62,8 +62,8 @@ def apply_recipe(
         >>> [layer.precision for layer in report(mlp).layers]
         ['2d+rht+sr', 'forward_only']
     """
-    found = list(layers(model))
     recipe, baseline = get_recipe(recipe), get_recipe("baseline")
+    found = list(layers(model))
     if not found:
         raise ValueError(
             f"no layer of {type(model).__name__} can be quantized; apply_recipe takes an NNX "
