@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax import lax
 
 import fp4jax as fp4
 from fp4jax import nnx as fp4nnx
@@ -277,15 +276,6 @@ def test_kept_layers_stay_as_they_are():
     assert [layer.path for layer in report(model).quantized] == ["up"]
 
 
-def test_kept_layers_may_have_operations_of_their_own():
-    rngs = nnx.Rngs(0)
-    foreign = lambda *args, **kwargs: lax.dot_general(*args, **kwargs)  # noqa: E731
-    model = nnx.Sequential(nnx.Linear(3, 3, rngs=rngs), FOREIGN["linear"](foreign))
-    apply(model, "full", keep=r"layers\.1")
-    assert model.layers[1].dot_general is foreign
-    assert precisions(model) == {"layers.0": "full", "layers.1": "high precision"}
-
-
 def test_the_type_of_a_model_is_kept():
     """What type checkers know of a layer, they know of the quantized one."""
     layer: nnx.Linear = apply_recipe(nnx.Linear(4, 2, rngs=nnx.Rngs(0)), "full")
@@ -318,65 +308,6 @@ def test_abstract_models():
     inside = nnx.eval_shape(lambda: net("2d+rht+sr"))
     outside = apply(nnx.eval_shape(net), "2d+rht+sr")
     assert precisions(inside) == precisions(outside) == precisions(net("2d+rht+sr"))
-
-
-FOREIGN = {
-    "linear": lambda f: nnx.Linear(3, 4, dot_general=f, rngs=nnx.Rngs(0)),
-    "linear_general": lambda f: nnx.LinearGeneral(3, 4, dot_general=f, rngs=nnx.Rngs(0)),
-    "class": lambda f: nnx.LinearGeneral(3, 4, dot_general_cls=lambda: f, rngs=nnx.Rngs(0)),
-    "attention": lambda f: nnx.MultiHeadAttention(2, 4, out_dot_general=f, rngs=nnx.Rngs(0)),
-    "conv": lambda f: nnx.Conv(3, 4, (3,), conv_general_dilated=f, rngs=nnx.Rngs(0)),
-}
-
-
-@pytest.mark.parametrize("name", FOREIGN)
-def test_foreign_operations_are_refused(name):
-    """And the rest of the model is left as it was."""
-
-    def foreign(*args, **kwargs):
-        return lax.dot_general(*args, **kwargs)
-
-    model = nnx.Sequential(nnx.Linear(3, 3, rngs=nnx.Rngs(0)), FOREIGN[name](foreign))
-    slot = "conv_general_dilated" if name == "conv" else "dot_general"
-    with pytest.raises(ValueError, match=rf"layer 'layers\.1.*' has its own {slot}"):
-        apply(model, "full")
-    assert model.layers[0].dot_general is lax.dot_general
-    assert report(model).quantized == ()
-
-
-def test_transposed_convolutions_with_a_call_of_their_own():
-    """They are refused, unless they use fp4jax's slot."""
-
-    class Foreign(nnx.ConvTranspose):
-        def __call__(self, inputs):
-            return 2 * super().__call__(inputs)
-
-    class Ours(fp4nnx.ConvTranspose):
-        def __call__(self, inputs):
-            return 2 * super().__call__(inputs)
-
-    arguments, x = (20, 18, (3,)), jnp.asarray(sample("normal", (2, 5, 20)))
-    message = r"'' is a Foreign with a __call__ of its own; derive it from fp4jax.nnx.ConvTranspose"
-    with pytest.raises(ValueError, match=message):
-        apply(Foreign(*arguments, rngs=nnx.Rngs(0)), "full")
-    ours = apply(Ours(*arguments, rngs=nnx.Rngs(0)), "full")
-    theirs = apply(nnx.ConvTranspose(*arguments, rngs=nnx.Rngs(0)), "full")
-    assert_same_bits(ours(x), 2 * theirs(x))
-
-
-def test_transposed_convolutions_without_a_call_of_their_own():
-    """A subclass is refused or quantized, but not reported and left in high precision."""
-
-    class Named(nnx.ConvTranspose):
-        pass
-
-    layer, x = Named(20, 18, (3,), rngs=nnx.Rngs(0)), sample("normal", (2, 5, 20))
-    exact = layer(x)
-    try:
-        apply(layer, "full")
-    except ValueError:
-        return
-    assert relative_error(layer(x), exact) > 0.01
 
 
 def test_transposed_convolution_before_a_recipe():
