@@ -23,8 +23,8 @@ from flax import nnx
 from benchmarks import plots, timing
 from benchmarks.timing import Result, Run
 from fp4jax import export, models, nnx as fp4nnx, packed
-from fp4jax.export import tensors
 from fp4jax.ops.recipe import get_recipe
+from fp4jax.packed import tensors
 
 _SCALES = ("500k", "4m", "15m")
 

@@ -159,8 +159,8 @@ def normalize(
         2.0
     """
     channels = images.shape[-1]
-    mean = _constants(IMAGENET_MEAN, channels) if mean is None else mean
-    sd = _constants(IMAGENET_SD, channels) if sd is None else sd
+    mean = constants(IMAGENET_MEAN, channels) if mean is None else mean
+    sd = constants(IMAGENET_SD, channels) if sd is None else sd
     if not len(mean) == len(sd) == channels:
         raise ValueError(
             f"{channels} channels, but {len(mean)} means and {len(sd)} standard deviations; pass "
@@ -172,7 +172,8 @@ def normalize(
     return ((images.astype(jnp.float32) - offset) * scale).astype(dtype)
 
 
-def _constants(of_colours: tuple[float, ...], channels: int) -> tuple[float, ...]:
+def constants(of_colours: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """One number per channel: those of three colours or, for other channels, their mean."""
     if channels == len(of_colours):
         return of_colours
     return (sum(of_colours) / len(of_colours),) * channels

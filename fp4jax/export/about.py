@@ -33,6 +33,12 @@ class About:
     recipe: str = ""
     # probability from which a pixel counts as lesion
     threshold: float = 0.5
+    # of an input as it is stored: (x / divisor - mean) / sd, one number per channel; empty: unknown
+    divisor: float = 255.0
+    mean: tuple[float, ...] = ()
+    sd: tuple[float, ...] = ()
+    # names of the channels in the order in which the model takes them; empty: unknown
+    channels: tuple[str, ...] = ()
     # the cohort, and the run
     data: str = ""
     run: str = ""
@@ -40,6 +46,13 @@ class About:
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold is {self.threshold}; give a probability, 0 to 1.")
+        for name in ("mean", "sd", "channels"):
+            values = getattr(self, name)
+            if values and len(values) != self.in_channels:
+                raise ValueError(
+                    f"{name} is {values}; give {self.in_channels}, one for each of in_channels, or "
+                    "none."
+                )
 
     def create(self, seed: int = 0) -> nnx.Module:
         """A model of this kind with initial weights, in high precision."""
@@ -62,4 +75,6 @@ class About:
     def from_json(cls, text: str) -> "About":
         """The inverse of :meth:`to_json`; names that are unknown here are left out."""
         names = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{k: v for k, v in json.loads(text).items() if k in names})
+        known: dict[str, Any] = {k: v for k, v in json.loads(text).items() if k in names}
+        known |= {k: tuple(v) for k, v in known.items() if isinstance(v, list)}
+        return cls(**known)

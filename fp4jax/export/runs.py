@@ -7,6 +7,7 @@ from flax import nnx
 
 from fp4jax import nnx as fp4nnx
 from fp4jax.core.typing import DTypeLike
+from fp4jax.data import augment
 from fp4jax.export.about import About
 from fp4jax.files import read_json
 from fp4jax.train.config import RunConfig, from_json
@@ -72,6 +73,9 @@ def _about(
         options=dict(config.model_options),
         recipe=recipe or config.recipe,
         threshold=threshold,
+        # What the trainer normalizes by; it does not record the names of the channels.
+        mean=augment.constants(augment.IMAGENET_MEAN, channels),
+        sd=augment.constants(augment.IMAGENET_SD, channels),
         data=config.data,
         run=name,
     )

@@ -119,7 +119,7 @@ def load_torch(model: nnx.Module, params: Mapping[str, Any]) -> nnx.Module:
 
     Raises:
         ValueError: if names are missing, unexpected, or have another shape; lists all of them,
-            and the model is as it was.
+            and the model is as it was. Also for a packed model.
 
     Example:
         >>> from flax import nnx
@@ -150,6 +150,9 @@ def load_torch(model: nnx.Module, params: Mapping[str, Any]) -> nnx.Module:
 
 def to_torch(model: nnx.Module) -> dict[str, np.ndarray]:
     """The inverse of :func:`load_torch`: all parameters and statistics under their torch names.
+
+    Raises:
+        ValueError: a packed model, whose float kernels are gone.
 
     Example:
         >>> from flax import nnx
@@ -182,6 +185,14 @@ def _slots(model: nnx.Module) -> Iterator[_Slot]:
     renames = getattr(model, "torch_names", ())
     for path, layer in nnx.iter_modules(model):
         rules = next((r for kind, r in RULES.items() if isinstance(layer, kind)), {})
+        for leaf in rules:
+            if isinstance(getattr(layer, leaf, None), nnx.Module):
+                raise ValueError(
+                    f"{'.'.join(map(str, path)) or 'the model'} is a packed layer: it holds 4-bit "
+                    f"codes instead of a float {leaf}, which torch's names have no place for. "
+                    "Convert the trained model, before fp4jax.nnx.pack; a packed one is written by "
+                    "fp4jax.nnx.save_packed."
+                )
         for leaf, variable in sorted(vars(layer).items()):
             if not isinstance(variable, (nnx.Param, nnx.BatchStat)):
                 continue

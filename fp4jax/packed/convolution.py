@@ -50,7 +50,9 @@ class Convolution(Product):
         """From what a layer calls ``lax.conv_general_dilated`` with; it resolves the padding."""
         resolved, out = _resolve(lax.conv_general_dilated, x, kernel, arguments)
         dilation = tuple(resolved["lhs_dilation"])
-        image = tuple((n - 1) * d + 1 for n, d in zip(x.shape[1:-1], dilation, strict=True))
+        image = tuple(
+            (n - 1) * d + 1 if n else 0 for n, d in zip(x.shape[1:-1], dilation, strict=True)
+        )
         window = Window(
             image=image,
             grid=tuple(out.shape[1:-1]),
@@ -66,6 +68,9 @@ class Convolution(Product):
         return x.reshape(*x.shape[:-1], self.window.groups, self.channels)
 
     def multiply(self, x: Any, w: QTensor, *, plain: bool = False) -> Array:
+        if _is_empty(x, self.window):
+            shape = x.values.shape[0], *self.window.grid, self.window.groups * w.shape[-1]
+            return jnp.zeros(shape, self.out_dtype)
         merged = x.values.reshape(*x.values.shape[:-2], -1)
         space = ((0, 0, d - 1) for d in self.input_dilation)
         config = [(0, 0, 0), *space, (0, 0, 0)]
@@ -135,6 +140,8 @@ class TransposedConvolution(Product):
 
     def multiply(self, x: Any, w: QTensor, *, plain: bool = False) -> Array:
         n, *grid, c = x.values.shape
+        if _is_empty(x, self.window):
+            return jnp.zeros((n, *self.window.image, self.outputs), self.out_dtype)
         taps, k = self.window.number_of_taps, w.shape[-2]
         positions = n * math.prod(grid)
         if not plain and (_no_overlap(self.window) or positions <= k):
@@ -159,6 +166,11 @@ def _resolve(function: Any, x: Any, kernel: Any, arguments: dict[str, Any]) -> t
     )
     (resolved,) = (e.params for e in traced.jaxpr.eqns if e.primitive is lax.conv_general_dilated_p)
     return resolved, traced.out_avals[0]
+
+
+def _is_empty(x: Operand, window: Window) -> bool:
+    """True if no value of x reaches the result: no examples, or no pixels on one side."""
+    return 0 in (x.values.shape[0], *window.image, *window.grid)
 
 
 def _no_overlap(window: Window) -> bool:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -59,8 +60,11 @@ class Layout:
 
     def shape(self, kernel: Any) -> tuple[int, ...]:
         """Of one layer's kernel, input channels before output channels."""
-        shape = tuple(kernel.shape[kernel.ndim - self.rank :])
-        return (*shape[:-2], shape[-1], shape[-2]) if self.flip else shape
+        return self.inputs_first(kernel.shape[kernel.ndim - self.rank :])
+
+    def inputs_first(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """A flipped kernel's shape with its channels exchanged; any other shape as it is."""
+        return (*shape[:-2], shape[-1], shape[-2]) if self.flip else tuple(shape)
 
     def matrix(self, kernel: Array, spec: TensorSpec) -> QTensor:
         """The packed matrix of one layer."""

@@ -1,4 +1,4 @@
-"""The NNX adapters: Flax's layers with the baseline, what is quantized, and rounding keys."""
+"""The NNX adapters: Flax's layers with the baseline, and what is quantized."""
 
 import functools
 
@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax import lax
 
 import fp4jax as fp4
 from fp4jax import nnx as fp4nnx
@@ -210,51 +209,6 @@ def precisions(model) -> dict[str, str]:
     return {layer.path: layer.precision for layer in report(model).layers}
 
 
-def test_report():
-    result = report(net("2d+rht+sr", keep=["first", "head"]))
-    assert [layer.path for layer in result.layers] == PATHS
-    rows = {layer.path: layer for layer in result.layers}
-    assert (rows["up"].kind, rows["up"].kernel_shape) == ("ConvTranspose", (4, 4, 18, 8))
-    assert rows["attention.out"].kind == "LinearGeneral"
-    assert rows["attention.out"].kernel_shape == (2, 9, 18)
-    assert rows["blocks.0"].parameters == 2 * 18 * 18
-    high = [layer.path for layer in result.layers if layer.precision == "high precision"]
-    assert high == ["first", "head"]
-    assert {layer.precision for layer in result.quantized} == {"2d+rht+sr"}
-    assert len(result.quantized) == 7
-    # 4 projections, 2 blocks and up; biases, the norm, first and head are not
-    quantized = 4 * 18 * 18 + 2 * (2 * 18 * 18) + 16 * 18 * 8
-    assert sum(layer.parameters for layer in result.quantized) == quantized
-    assert result.parameters == quantized + 6 * 18 + 8 + (27 + 1) * 18 + 2 * 18 + 9
-    share = f"{quantized / result.parameters:.1%} of {result.parameters:,} parameters"
-    assert result.summary == (
-        f"2d+rht+sr: 7 of 9 layers quantized, {share}; high precision: first, head"
-    )
-    lines = str(result).splitlines()
-    assert lines[0].split() == ["layer", "kind", "kernel", "precision"]
-    assert lines[5].split() == ["blocks.0", "Conv", "2x1x18x18", "2d+rht+sr"]
-    assert lines[-1] == result.summary
-
-
-def test_report_without_recipe():
-    result = report(net())
-    assert result.summary.startswith("baseline: 0 of 9 layers quantized, 0.0% of ")
-    assert set(precisions(net()).values()) == {"high precision"}
-    assert precisions(net("baseline")) == precisions(net())
-    # a layer on its own
-    assert report(nnx.Linear(16, 4, rngs=nnx.Rngs(0))).layers[0].path == "(model)"
-
-
-def test_one_line_is_printed(capsys):
-    model = apply_recipe(net(), "full", keep="head")
-    printed = capsys.readouterr()
-    assert (printed.out, printed.err) == (f"{report(model).summary}\n", "")
-    assert printed.out.startswith("full: 8 of 9 layers quantized, ")
-    assert printed.out.endswith("; high precision: head\n")
-    apply_recipe(model, "full", verbose=False)
-    assert capsys.readouterr().out == ""
-
-
 @pytest.mark.parametrize(
     ("keep", "kept"),
     [
@@ -301,14 +255,31 @@ def test_keep_that_is_no_pattern():
 def test_another_recipe_replaces_the_first():
     model = net("2d+rht+sr")
     params = nnx.state(model, nnx.Param)
-    apply(model, "full", keep="up")
-    assert precisions(model) == precisions(net("full", keep="up"))
+    apply(model, "full")
+    assert precisions(model) == precisions(net("full"))
     assert not jax.tree.leaves(nnx.state(model, RoundingKey))
-    assert_same_bits(forward(model), forward(net("full", keep="up")))
+    assert_same_bits(forward(model), forward(net("full")))
     apply(model, "baseline")
     assert not report(model).quantized
     assert_same_bits(forward(model), forward(net("baseline")))
     jax.tree.map(assert_same_bits, nnx.state(model, nnx.Param), params)
+
+
+def test_kept_layers_stay_as_they_are():
+    """So that calls that keep one another's layers give each layer its own recipe."""
+    model = net("full", keep=["up", "head"])
+    apply(model, "sr", keep=["(?!up$)"])
+    expected = dict.fromkeys(PATHS, "full") | {"up": "sr", "head": "high precision"}
+    assert precisions(model) == expected
+    assert len(jax.tree.leaves(nnx.state(model, RoundingKey))) == 1
+    apply(model, "baseline", keep="up")
+    assert [layer.path for layer in report(model).quantized] == ["up"]
+
+
+def test_the_type_of_a_model_is_kept():
+    """What type checkers know of a layer, they know of the quantized one."""
+    layer: nnx.Linear = apply_recipe(nnx.Linear(4, 2, rngs=nnx.Rngs(0)), "full")
+    assert layer.kernel.shape == (4, 2)
 
 
 def test_a_recipe_of_ones_own():
@@ -337,93 +308,6 @@ def test_abstract_models():
     inside = nnx.eval_shape(lambda: net("2d+rht+sr"))
     outside = apply(nnx.eval_shape(net), "2d+rht+sr")
     assert precisions(inside) == precisions(outside) == precisions(net("2d+rht+sr"))
-
-
-FOREIGN = {
-    "linear": lambda f: nnx.Linear(3, 4, dot_general=f, rngs=nnx.Rngs(0)),
-    "linear_general": lambda f: nnx.LinearGeneral(3, 4, dot_general=f, rngs=nnx.Rngs(0)),
-    "class": lambda f: nnx.LinearGeneral(3, 4, dot_general_cls=lambda: f, rngs=nnx.Rngs(0)),
-    "attention": lambda f: nnx.MultiHeadAttention(2, 4, out_dot_general=f, rngs=nnx.Rngs(0)),
-    "conv": lambda f: nnx.Conv(3, 4, (3,), conv_general_dilated=f, rngs=nnx.Rngs(0)),
-}
-
-
-@pytest.mark.parametrize("name", FOREIGN)
-def test_foreign_operations_are_refused(name):
-    """And the rest of the model is left as it was."""
-
-    def foreign(*args, **kwargs):
-        return lax.dot_general(*args, **kwargs)
-
-    model = nnx.Sequential(nnx.Linear(3, 3, rngs=nnx.Rngs(0)), FOREIGN[name](foreign))
-    slot = "conv_general_dilated" if name == "conv" else "dot_general"
-    with pytest.raises(ValueError, match=rf"layer 'layers\.1.*' has its own {slot}"):
-        apply(model, "full")
-    assert model.layers[0].dot_general is lax.dot_general
-    assert report(model).quantized == ()
-
-
-def test_transposed_convolutions_with_a_call_of_their_own():
-    """They are refused, unless they use fp4jax's slot."""
-
-    class Foreign(nnx.ConvTranspose):
-        def __call__(self, inputs):
-            return 2 * super().__call__(inputs)
-
-    class Ours(fp4nnx.ConvTranspose):
-        def __call__(self, inputs):
-            return 2 * super().__call__(inputs)
-
-    arguments, x = (20, 18, (3,)), jnp.asarray(sample("normal", (2, 5, 20)))
-    message = r"'' is a Foreign with a __call__ of its own; derive it from fp4jax.nnx.ConvTranspose"
-    with pytest.raises(ValueError, match=message):
-        apply(Foreign(*arguments, rngs=nnx.Rngs(0)), "full")
-    ours = apply(Ours(*arguments, rngs=nnx.Rngs(0)), "full")
-    theirs = apply(nnx.ConvTranspose(*arguments, rngs=nnx.Rngs(0)), "full")
-    assert_same_bits(ours(x), 2 * theirs(x))
-
-
-def test_transposed_convolutions_without_a_call_of_their_own():
-    """A subclass is refused or quantized, but not reported and left in high precision."""
-
-    class Named(nnx.ConvTranspose):
-        pass
-
-    layer, x = Named(20, 18, (3,), rngs=nnx.Rngs(0)), sample("normal", (2, 5, 20))
-    exact = layer(x)
-    try:
-        apply(layer, "full")
-    except ValueError:
-        return
-    assert relative_error(layer(x), exact) > 0.01
-
-
-def test_layers_that_do_not_use_their_slot():
-    """They are refused rather than reported as quantized, but may be kept."""
-
-    class Bypass(nnx.Linear):
-        def __call__(self, inputs):
-            return inputs @ self.kernel[...]
-
-    class Super(nnx.Linear):
-        def __call__(self, inputs, out_sharding=None):
-            return 2 * super().__call__(inputs)
-
-    class Direct(nnx.Conv):
-        def __call__(self, inputs, out_sharding=None):
-            return self.conv_general_dilated(inputs, self.kernel[...], (1,), "SAME")
-
-    rngs = nnx.Rngs(0)
-    model = nnx.Sequential(nnx.Linear(4, 4, rngs=rngs), Bypass(4, 4, rngs=rngs))
-    message = r"'layers.1' is a Bypass whose __call__ uses neither self.dot_general nor super\(\)"
-    with pytest.raises(ValueError, match=message):
-        apply(model, "full")
-    assert not report(model).quantized
-    assert [layer.path for layer in report(apply(model, "full", keep="layers.1")).quantized] == [
-        "layers.0"
-    ]
-    for layer in (Super(4, 4, rngs=rngs), Direct(4, 4, 1, rngs=rngs)):
-        assert report(apply(layer, "full")).quantized
 
 
 def test_transposed_convolution_before_a_recipe():

@@ -13,7 +13,7 @@ from tests.test_package import run_python
 SETUP = """
     import jax, jax.numpy as jnp, fp4jax as fp4
     from fp4jax import TensorSpec, Recipe, get_recipe
-    from fp4jax.nnx import apply_recipe, refresh_keys, report
+    from fp4jax.nnx import apply_recipe, pack, refresh_keys, report
     from flax import linen, nnx
     x, dims = jnp.ones((16, 16)), (((1,), (0,)), ((), ()))
     layout = ("NHWC", "HWIO", "NHWC")
@@ -66,6 +66,7 @@ MISTAKES = {
     "apply_recipe({'kernel': 1}, 'full')": f"model is a dict{NO_MODEL}",
     "apply_recipe(linen.Dense(4), 'full')": f"model is a Dense{NO_MODEL}",
     "report({'kernel': 1})": f"model is a dict{NO_MODEL}",
+    "pack({'kernel': 1})": "model is a dict; pack takes a flax.nnx.Module.",
     "refresh_keys(None, 0, 0)": f"model is a NoneType{NO_MODEL}",
     "apply_recipe(long, 'full', keep=0)": f"keep is 0{NO_PATTERN}",
     "apply_recipe(long, 'full', keep=None)": f"keep is None{NO_PATTERN}",

@@ -18,6 +18,7 @@ from fp4jax.core.quantizer import tensor_amax
 from fp4jax.core.scaling import largest
 from fp4jax.core.spec import TensorSpec
 from fp4jax.core.typing import Array
+from fp4jax.nnx.call_key import call_key
 from fp4jax.ops import gemm
 from fp4jax.ops.convolution import products as windows, quantized as conv
 from fp4jax.ops.dot import (
@@ -41,6 +42,7 @@ def operand_sums(
 ) -> dict[str, OperandSums]:
     """The sums of each operand, by its role ("fprop.x", ...).
 
+    The key is that of the layer; its call on x draws from it what it draws in training.
     With quantized residuals, operands of the backward pass that the recipe does not quantize again
     are those of fprop.
 
@@ -52,6 +54,8 @@ def operand_sums(
         if call.op is fp4nnx.DotGeneral
         else _conv(call, recipe, tensors)
     )
+    if key is not None:
+        key = call_key(key, tensors.x)
     sums: dict[str, OperandSums] = {}
     for role, spec in zip(ROLES, recipe.operands, strict=True):
         fprop = f"fprop.{role[-1]}"

@@ -22,6 +22,7 @@ _DTYPES = {
     "BF16": jnp.dtype(jnp.bfloat16),
     "F16": np.dtype(np.float16),
     "F32": np.dtype(np.float32),
+    "F64": np.dtype(np.float64),
 }
 
 

@@ -5,24 +5,32 @@ from typing import Any
 
 from flax import nnx
 
-from fp4jax import nnx as fp4nnx
 from fp4jax.core.typing import DTypeLike
+from fp4jax.nnx.announce import announce
+from fp4jax.nnx.keys import Model
+from fp4jax.nnx.operations import ConvGeneralDilated, ConvTransposeOp, DotGeneral, Op
+from fp4jax.nnx.packed_operations import (
+    PackedConv,
+    PackedConvTranspose,
+    PackedDotGeneral,
+    PackedOp,
+)
+from fp4jax.nnx.slots import Layer, layers
 from fp4jax.ops.recipe import Recipe
 from fp4jax.packed.kernel import PackedKernel, Promote
 from fp4jax.packed.layout import Layout
-from fp4jax.packed.ops import PackedConv, PackedConvTranspose, PackedDotGeneral, PackedOp
 from fp4jax.packed.rest import narrow
 from fp4jax.packed.sizes import size
 
-#: An injection slot -> what apply_recipe puts there, and what packing does.
-SLOTS: dict[str, tuple[type[fp4nnx.Op], type[PackedOp]]] = {
-    "dot_general": (fp4nnx.DotGeneral, PackedDotGeneral),
-    "conv_general_dilated": (fp4nnx.ConvGeneralDilated, PackedConv),
-    "conv_transpose": (fp4nnx.ConvTransposeOp, PackedConvTranspose),
+#: What apply_recipe injects -> what packing puts in its place.
+PACKED: dict[type[Op], type[PackedOp]] = {
+    DotGeneral: PackedDotGeneral,
+    ConvGeneralDilated: PackedConv,
+    ConvTransposeOp: PackedConvTranspose,
 }
 
 
-def pack(model: Any, *, rest_dtype: DTypeLike | None = None, verbose: bool = True) -> nnx.Module:
+def pack(model: Model, *, rest_dtype: DTypeLike | None = None, verbose: bool = False) -> Model:
     """A trained model for inference, whose quantized layers really take 4.5 bits per weight.
 
     Layers whose recipe quantizes the weights of the forward pass hold their codes and block scales
@@ -36,7 +44,8 @@ def pack(model: Any, *, rest_dtype: DTypeLike | None = None, verbose: bool = Tru
             instead of arrays will do (``nnx.eval_shape``).
         rest_dtype: ``jnp.bfloat16`` stores the parameters that are not packed in that dtype; the
             model still computes with them in float32. Norms and statistics stay in float32.
-        verbose: print one line about the bytes; :func:`fp4jax.packed.size` has the figures.
+        verbose: print one line about the bytes, instead of logging it (logger "fp4jax", level
+            INFO); :func:`fp4jax.packed.size` has the figures.
 
     Returns:
         A new model in evaluation mode. Rounding keys are gone. It cannot be trained: its packed
@@ -51,29 +60,27 @@ def pack(model: Any, *, rest_dtype: DTypeLike | None = None, verbose: bool = Tru
         >>> from flax import nnx
         >>> from fp4jax.nnx import apply_recipe, pack
         >>> layer = nnx.Linear(64, 16, rngs=nnx.Rngs(0))
-        >>> packed = pack(apply_recipe(layer, "2d+rht+sr", verbose=False))
+        >>> packed = pack(apply_recipe(layer, "2d+rht+sr"), verbose=True)
         1 layers packed: 1,024 weights in 520 bytes (4.06 bits each); 16 other numbers in 64 bytes
         >>> packed(jnp.ones((2, 64))).shape
         (2, 16)
     """
-    model = nnx.clone(_checked(model))
-    for _, layer, slot, recipe in quantized_layers(model):
-        pack_layer(layer, slot, recipe)
+    _check(model)
+    model = nnx.clone(model)
+    for layer, recipe in quantized_layers(model):
+        pack_layer(layer, recipe)
     if rest_dtype is not None:
         narrow(model, rest_dtype)
     model.eval()
-    if verbose:
-        print(size(model))
+    announce(size(model), verbose)
     return model
 
 
-def quantized_layers(model: nnx.Module) -> Iterator[tuple[str, Any, str, Recipe]]:
-    """(dotted path, layer, slot, forward part of the recipe) of layers that hold an operation."""
-    for path, layer in list(nnx.iter_modules(model)):
-        for slot, ops in SLOTS.items():
-            op = getattr(layer, slot, None)
-            if isinstance(op, ops):
-                yield ".".join(map(str, path)), layer, slot, forward_part(op.recipe)
+def quantized_layers(model: nnx.Module) -> Iterator[tuple[Layer, Recipe]]:
+    """The layers that hold an operation, and the forward part of its recipe."""
+    for layer in layers(model):
+        if layer.operation is not None:
+            yield layer, forward_part(layer.operation.recipe)
 
 
 def forward_part(recipe: Recipe) -> Recipe:
@@ -81,26 +88,26 @@ def forward_part(recipe: Recipe) -> Recipe:
     return Recipe(name=recipe.name, fprop=recipe.fprop)
 
 
-def pack_layer(layer: Any, slot: str, recipe: Recipe) -> None:
+def pack_layer(layer: Layer, recipe: Recipe) -> None:
     """Packs one layer, in place; one whose weights are not quantized only loses its key."""
-    before, after = SLOTS[slot]
     if recipe.fprop[1] is None:
-        setattr(layer, slot, nnx.data(before(recipe, path="")))
+        layer.inject(layer.slot.op(recipe, path=""))
         return
-    layout, kernel = Layout.of(layer, slot), layer.kernel.get_raw_value()
-    mask = getattr(layer, "mask", None)
+    module = layer.module
+    layout, kernel = Layout.of(module, layer.slot.name), module.kernel.get_raw_value()
+    mask = getattr(module, "mask", None)
     # The layer casts its kernel before it quantizes it.
-    dtype = layer.dtype or kernel.dtype
+    dtype = module.dtype or kernel.dtype
     values = layout.pack(kernel, mask, recipe.fprop[1], dtype)
-    layer.kernel = nnx.data(PackedKernel(values, layout.shape(kernel), dtype))
-    layer.promote_dtype = Promote(layer.promote_dtype)
+    module.kernel = nnx.data(PackedKernel(values, layout.shape(kernel), dtype))
+    module.promote_dtype = Promote(module.promote_dtype)
     if mask is not None:
         # Its zeros are among the codes.
-        layer.mask = None
-    setattr(layer, slot, nnx.data(after(recipe)))
+        module.mask = None
+    layer.inject(PACKED[layer.slot.op](recipe))
 
 
-def _checked(model: Any) -> nnx.Module:
+def _check(model: Any) -> None:
     if not isinstance(model, nnx.Module):
         raise ValueError(f"model is a {type(model).__name__}; pack takes a flax.nnx.Module.")
     if any(isinstance(module, PackedOp) for _, module in nnx.iter_modules(model)):
@@ -108,17 +115,16 @@ def _checked(model: Any) -> nnx.Module:
             f"{type(model).__name__} is packed already; pack the model that was trained."
         )
     found = list(quantized_layers(model))
-    for path, _, _, recipe in found:
+    for layer, recipe in found:
         if recipe.stochastic:
             raise ValueError(
-                f"layer {path!r} has the recipe {recipe.name!r}, whose forward pass rounds "
+                f"layer {layer.path!r} has the recipe {recipe.name!r}, whose forward pass rounds "
                 "stochastically: a packed model has no random keys. Apply a recipe with "
                 "rounding='nearest' in fprop first, for example dataclasses.replace(recipe, fprop="
                 "get_recipe('full').fprop)."
             )
-    if not any(recipe.fprop[1] is not None for *_, recipe in found):
+    if not any(recipe.fprop[1] is not None for _, recipe in found):
         raise ValueError(
             f"no layer of {type(model).__name__} has quantized weights in its forward pass; "
             "apply a recipe first: fp4jax.nnx.apply_recipe(model, '2d+rht+sr')."
         )
-    return model

@@ -11,11 +11,12 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from fp4jax import export, models, packed
-from fp4jax.export import tensors
+from fp4jax import export, models, nnx as fp4nnx, packed
 from fp4jax.nnx import apply_recipe
-from tests.packed.test_pack import forward, linear, quietly, trained, x_of
+from fp4jax.packed import tensors
+from tests.nnx.test_packing import forward, linear, quietly, trained, x_of
 from tests.samples import assert_same_bits
+from tests.test_package import run_python
 
 apply = functools.partial(apply_recipe, verbose=False)
 
@@ -48,7 +49,7 @@ def test_what_others_read(tmp_path):
         "kernel.block_scales": ("F8_E4M3", [24, 2]),
         "kernel.codes": ("U8", [24, 16]),
     }
-    assert header["__metadata__"]["format"] == "fp4jax-packed-1"
+    assert header["__metadata__"]["format"] == "fp4jax-packed-2"
 
 
 def test_templates(tmp_path):
@@ -134,3 +135,55 @@ def test_sizes_of_15m(arch, recipe, tmp_path):
     assert size.weight_bytes < 0.2825 * 2 * size.weights
     assert path.stat().st_size < 0.35 * 2 * numbers
     assert path.stat().st_size < 1.01 * size.nbytes
+
+
+def test_files_of_the_first_format(tmp_path):
+    """They have the index of a recipe in place of each record."""
+    small = quietly(trained("cnn", "2d+rht", image_size=32, stages=3))
+    path = export.save_packed(tmp_path / "m.safetensors", small, ABOUT)
+    arrays, metadata = tensors.read(path)
+    records = json.loads(metadata["layers"])
+    old = {name: record["recipe"] for name, record in records.items()}
+    metadata |= {"format": "fp4jax-packed-1", "layers": json.dumps(old)}
+    metadata["about"] = json.dumps(
+        {k: v for k, v in json.loads(metadata["about"]).items() if k not in ("mean", "channels")}
+    )
+    tensors.write(path, arrays, metadata)
+    assert export.describe(path) == ABOUT
+    same = export.load_packed(path)
+    assert nnx.split(same)[0] == nnx.split(small)[0]
+    jax.tree.map(assert_same_bits, nnx.state(same), nnx.state(small))
+
+
+def test_what_a_file_says_about_its_inputs(tmp_path):
+    about = dataclasses.replace(
+        ABOUT, mean=(0.4, 0.5, 0.6), sd=(0.2,) * 3, channels=("pre", "FLAIR", "post")
+    )
+    path = export.save_packed(tmp_path / "m.safetensors", quietly(linear()), about)
+    assert export.describe(path) == about
+    for wrong in ({"mean": (0.5,)}, {"channels": ("T1", "T2")}):
+        with pytest.raises(ValueError, match=r"give 3, one for each of in_channels"):
+            dataclasses.replace(ABOUT, **wrong)
+
+
+def test_files_of_nnx_models(tmp_path):
+    """fp4jax.nnx knows nothing of what makes a model: a template, and any text."""
+    small = quietly(linear())
+    path = fp4nnx.save_packed(tmp_path / "m.safetensors", small, {"note": "of a friend"})
+    assert packed.read_records(path).metadata["note"] == "of a friend"
+    assert_same_bits(fp4nnx.load_packed(path, linear())(x_of(3, 32)), small(x_of(3, 32)))
+    with pytest.raises(ValueError, match="metadata has 'layers', which the format uses"):
+        fp4nnx.save_packed(path, small, {"layers": ""})
+
+
+def test_files_need_no_trainer():
+    """Nor readers of data; and packed knows no models."""
+    loaded = "print(*sorted({m.split('.')[1] for m in sys.modules if m.startswith('fp4jax.')}))"
+    found = {
+        name: set(run_python(f"import sys, fp4jax.{name}; {loaded}").split())
+        for name in ("packed", "nnx", "export")
+    }
+    low = {"core", "ops", "kernels", "packed", "files"}
+    assert found["packed"] <= low
+    assert found["nnx"] <= low | {"nnx"}
+    assert found["export"] <= low | {"nnx", "models", "export"}

@@ -1,0 +1,139 @@
+"""apply_recipe(model, recipe): an operation in the slot of every layer."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from flax import nnx
+
+from fp4jax.core.spec import shown
+from fp4jax.nnx.account import report
+from fp4jax.nnx.announce import announce
+from fp4jax.nnx.keys import Model
+from fp4jax.nnx.operations import Op
+from fp4jax.nnx.slots import Layer, layers
+from fp4jax.nnx.transposed import ConvTranspose
+from fp4jax.ops.recipe import Recipe, get_recipe
+
+
+def apply_recipe(
+    model: Model,
+    recipe: str | int | Recipe,
+    keep: str | Sequence[str] = (),
+    *,
+    verbose: bool = False,
+) -> Model:
+    """Quantizes the layers of an NNX model: Linear, LinearGeneral, Conv and ConvTranspose.
+
+    These include the projections of ``nnx.MultiHeadAttention`` and of recurrent cells. Embeddings,
+    norms, biases, ``nnx.Einsum`` and the products inside attention stay in high precision.
+    Parameters are never touched. A later call replaces the recipes of the layers that it does not
+    keep, so that several calls give several recipes; ``apply_recipe(model, "baseline")`` returns
+    the whole model to high precision.
+
+    A layer's own ``__call__`` has to use the function in its slot, directly or through what it
+    calls; ``report(model, *example_inputs)`` says which do.
+
+    Args:
+        model: any NNX model; changed in place.
+        recipe: a Recipe, its name, or the paper's id.
+        keep: regular expressions, matched from the start of a layer's dotted path; layers that
+            match one stay as they are: with the recipe of an earlier call, or in high precision.
+            "layers.1" matches layers.10 too, r"layers\\.1$" does not. (Convolutions that no recipe
+            was applied to get fp4jax's unquantized operation, whose gradients are faster on CPU.)
+        verbose: print one line that says what was changed, instead of logging it (logger "fp4jax",
+            level INFO); :func:`fp4jax.nnx.report` has the whole table.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: for an unknown recipe, a pattern that matches no layer, a model without layers
+            to quantize, a packed model (apply recipes to the trained one and pack that), or a
+            layer whose slot is taken by somebody else's function.
+
+    Example:
+        >>> from flax import nnx
+        >>> mlp = nnx.Sequential(
+        ...     nnx.Linear(32, 64, rngs=nnx.Rngs(0)), nnx.relu, nnx.Linear(64, 2, rngs=nnx.Rngs(1))
+        ... )
+        >>> mlp = apply_recipe(mlp, "2d+rht+sr", keep="layers.2")
+        >>> mlp = apply_recipe(mlp, "forward_only", keep="layers.0")
+        >>> [layer.precision for layer in report(mlp).layers]
+        ['2d+rht+sr', 'forward_only']
+    """
+    recipe, baseline = get_recipe(recipe), get_recipe("baseline")
+    found = list(layers(model))
+    if not found:
+        raise ValueError(
+            f"no layer of {type(model).__name__} can be quantized; apply_recipe takes an NNX "
+            "model with nnx.Linear, LinearGeneral, Conv or ConvTranspose layers."
+        )
+    kept = _matches([layer.path for layer in found], _patterns(keep))
+    changed = [layer for layer in found if layer.path not in kept]
+    for layer in changed:
+        if problem := _problem(layer):
+            raise ValueError(problem)
+    for layer in changed:
+        _inject(layer, recipe)
+    for layer in found:
+        if layer.path in kept and layer.held is None and _problem(layer) is None:
+            _inject(layer, baseline)
+    announce(report(model).summary, verbose)
+    return model
+
+
+def _inject(layer: Layer, recipe: Recipe) -> None:
+    layer.inject(layer.slot.op(recipe, layer.path, layer.stack))
+
+
+def _patterns(keep: Any) -> tuple[str, ...]:
+    patterns = keep if isinstance(keep, tuple | list) else (keep,)
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        raise ValueError(f"keep is {shown(keep)}; give regular expressions of paths, () for none.")
+    return tuple(patterns)
+
+
+def _matches(paths: Sequence[str], patterns: Sequence[str]) -> set[str]:
+    """The paths that some pattern matches from their start."""
+    kept: set[str] = set()
+    for pattern in patterns:
+        try:
+            matched = {path for path in paths if re.match(pattern, path)}
+        except re.error as error:
+            raise ValueError(f"keep={pattern!r} is no regular expression: {error}.") from error
+        if not matched and list(paths) == [""]:
+            raise ValueError(
+                f"keep={pattern!r} matches no layer: the model is one layer, whose path is empty."
+            )
+        if not matched:
+            raise ValueError(
+                f"keep={pattern!r} matches no layer; the layers are: {', '.join(paths)}."
+            )
+        kept |= matched
+    return kept
+
+
+def _problem(layer: Layer) -> str | None:
+    """Why this layer's slot cannot be filled: it computes with somebody else's function."""
+    module, held, name = layer.module, layer.held, layer.slot.name
+    if isinstance(held, Op) and not isinstance(held, layer.slot.op):
+        return (
+            f"layer {layer.path!r} is packed: it holds 4-bit codes instead of a float kernel, and "
+            "cannot take another recipe. Apply recipes to the trained model, and pack that "
+            "afterwards (fp4jax.nnx.pack returns a new model; the trained one is unchanged)."
+        )
+    if held is not None and not isinstance(held, Op):
+        return (
+            f"layer {layer.path!r} has its own {name}, which a recipe would replace; reset it to "
+            "Flax's default first, or keep the layer."
+        )
+    foreign = isinstance(module, nnx.ConvTranspose) and not isinstance(module, ConvTranspose)
+    if foreign and type(module) is not nnx.ConvTranspose:
+        own_call = type(module).__call__ is not nnx.ConvTranspose.__call__
+        return (
+            f"layer {layer.path!r} is a {type(module).__name__}"
+            f"{' with a __call__ of its own' if own_call else ''}; derive it from "
+            "fp4jax.nnx.ConvTranspose, whose __call__ uses self.conv_transpose."
+        )
+    return None
