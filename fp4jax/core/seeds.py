@@ -7,12 +7,15 @@ results: Threefry-2x32 with 20 rounds (Salmon et al., "Parallel random numbers: 
 2011). Keys of other generators go through ``jax.random``.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
+from fp4jax.core import sharding
 from fp4jax.core.typing import Array, Integer
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -24,9 +27,33 @@ class Seed(NamedTuple):
 
     words: Integer[Array, "*operands 2"]
 
+    def apart(self, word: Integer[Array, ""] | None) -> "Seed":
+        """The seed of other bits for each uint32 ``word``; None and 0 change nothing."""
+        if word is None:
+            return self
+        first, second = self.words[..., 0], self.words[..., 1]
+        return Seed(jnp.stack([first, second + word], -1))
+
+
+def shard_word(key: Array, *operands: Array) -> Integer[Array, ""] | None:
+    """A uint32 of its own for each shard of a ``shard_map``; None outside of one.
+
+    Shards that hold parts of an array would round them with the same bits if they hold the same
+    key. The word numbers the shards along the axes over which an operand is known to vary and the
+    key is not (with ``check_vma=False`` nothing is known: fold ``jax.lax.axis_index`` into the key
+    there).
+    """
+    varies = frozenset().union(*(sharding.varying(x) for x in operands))
+    word = None
+    for axis in sorted(varies - sharding.varying(key)):
+        index = lax.axis_index(axis).astype(jnp.uint32)
+        word = index if word is None else word * np.uint32(lax.axis_size(axis)) + index
+    # Far apart for neighbours, so that the words of shards and of calls can be added.
+    return None if word is None else word * np.uint32(0x9E3779B9)
+
 
 def fold_in(key: Array, numbers: Integer[Array, " n"]) -> Array:
-    """``jax.random.fold_in`` of one key, or one of n, and each of n numbers: n typed keys.
+    """``jax.random.fold_in`` of a key, or each of several, and each of n numbers: (*keys, n) keys.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -37,14 +64,18 @@ def fold_in(key: Array, numbers: Integer[Array, " n"]) -> Array:
     key = _typed(key)
     numbers = jnp.asarray(numbers).astype(jnp.uint32)
     if not _is_threefry(key):
-        return jax.vmap(jax.random.fold_in, in_axes=(0 if key.ndim else None, 0))(key, numbers)
-    data = jax.random.key_data(key)
-    folded = _threefry(data[..., 0], data[..., 1], jnp.zeros_like(numbers), numbers)
+        fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+        for _ in range(key.ndim):
+            fold = jax.vmap(fold, in_axes=(0, None))
+        return fold(key, numbers)
+    data = jax.random.key_data(key)[..., None]
+    counter = jnp.broadcast_to(numbers, (*key.shape, *numbers.shape))
+    folded = _threefry(data[..., 0, :], data[..., 1, :], jnp.zeros_like(counter), counter)
     return jax.random.wrap_key_data(jnp.stack(folded, -1))
 
 
 def seed(key: Array | Seed) -> Seed:
-    """``jax.random.bits(key, (2,))`` of a key or of each of n keys; a Seed as it is.
+    """``jax.random.bits(key, (2,))`` of a key or of each of several; a Seed as it is.
 
     Example:
         >>> import jax
@@ -56,8 +87,10 @@ def seed(key: Array | Seed) -> Seed:
         return key
     key = _typed(key)
     if not (_is_threefry(key) and jax.config.jax_threefry_partitionable):  # pyright: ignore
-        draw = lambda k: jax.random.bits(k, (2,), jnp.uint32)  # noqa: E731
-        return Seed(jax.vmap(draw)(key) if key.ndim else draw(key))
+        draw = functools.partial(jax.random.bits, shape=(2,), dtype=jnp.uint32)
+        for _ in range(key.ndim):
+            draw = jax.vmap(draw)
+        return Seed(draw(key))
     data = jax.random.key_data(key)[..., None]
     counter = jnp.broadcast_to(jnp.arange(2, dtype=jnp.uint32), (*key.shape, 2))
     high, low = _threefry(data[..., 0, :], data[..., 1, :], jnp.zeros_like(counter), counter)
@@ -70,7 +103,7 @@ def _typed(key: Array) -> Array:
 
 
 def _is_threefry(key: Array) -> bool:
-    return str(jax.random.key_impl(key)) in ("threefry2x32", "fry")
+    return str(jax.random.key_impl(key)) == "threefry2x32"
 
 
 def _threefry(k0: Array, k1: Array, x0: Array, x1: Array) -> tuple[Array, Array]:

@@ -58,13 +58,13 @@ def automatic(function: Callable[..., Any], out_sharding: Any) -> Callable[..., 
     return jax.sharding.auto_axes(function, out_sharding=out_sharding)  # pyright: ignore
 
 
-def varying_together(lhs: Array, rhs: Array, key: Array | None) -> tuple[Array, Array]:
-    """lhs and rhs, varying over each ``shard_map`` axis over which one of the three arguments does.
+def varying_together(lhs: Array, rhs: Array, *others: Array) -> tuple[Array, Array]:
+    """lhs and rhs, varying over each ``shard_map`` axis over which one of the arguments does.
 
     So that gradients vary as their primals do; that of the cast sums over the shards, as lax does.
     """
-    union = frozenset().union(*(_varying(a) for a in (lhs, rhs, key) if a is not None))
-    missing = (tuple(sorted(union - _varying(a))) for a in (lhs, rhs))
+    union = frozenset().union(*map(varying, (lhs, rhs, *others)))
+    missing = (tuple(sorted(union - varying(a))) for a in (lhs, rhs))
     left, right = (
         lax.pcast(a, axes, to="varying") if axes else a
         for a, axes in zip((lhs, rhs), missing, strict=True)
@@ -74,7 +74,7 @@ def varying_together(lhs: Array, rhs: Array, key: Array | None) -> tuple[Array, 
 
 def check_varies_with(result: Array, *operands: Array) -> None:
     """ValueError if a result was summed over the shards of a ``shard_map`` on the way."""
-    if _varying(result) != frozenset().union(*map(_varying, operands)):
+    if varying(result) != frozenset().union(*map(varying, operands)):
         raise ValueError(
             "the kernel gradient of this convolution, which the recipe does not quantize, cannot "
             "be found under shard_map as it is; pass check_vma=False to jax.shard_map and sum "
@@ -82,6 +82,6 @@ def check_varies_with(result: Array, *operands: Array) -> None:
         )
 
 
-def _varying(x: Array) -> frozenset[str]:
+def varying(x: Array) -> frozenset[str]:
     """The axes of a ``shard_map`` over which x is known to vary."""
     return getattr(getattr(jax.typeof(x), "manual_axis_type", None), "varying", frozenset())

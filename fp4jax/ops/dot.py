@@ -20,6 +20,7 @@ from fp4jax.ops import gemm
 from fp4jax.ops.convolution import products as windows
 from fp4jax.ops.gemm import BlockAxes
 from fp4jax.ops.recipe import Recipe, get_recipe
+from fp4jax.ops.role_keys import RoleKeys, role_keys
 
 # Tiles of W are (n, k) whichever axis is contracted: fprop and dgrad see the same codes.
 _X_FPROP = BlockAxes(contracted=-1, tile=(-2, -1))
@@ -84,10 +85,11 @@ def dot_general(
     )
     if not recipe.quantizes:
         return _high_precision(product, lhs, rhs, dimension_numbers)
-    lhs, rhs = sharding.varying_together(lhs, rhs, key)
+    keys = role_keys(key, lhs, rhs) if recipe.stochastic else None
+    lhs, rhs = sharding.varying_together(lhs, rhs, *jax.tree.leaves(keys))
     out = jax.eval_shape(product, lhs, rhs)
     plan = _Plan.make(lhs.shape, rhs.shape, dimension_numbers, recipe, precision, out)
-    return _jitted(plan, lhs, rhs, key)
+    return _jitted(plan, lhs, rhs, keys)
 
 
 def _high_precision(product, lhs: Array, rhs: Array, dimension_numbers: Any) -> Array:
@@ -152,6 +154,11 @@ class _Plan:
             batch=(size(lhs_shape, lhs_batch),) if lhs_batch else (),
         )
 
+    @property
+    def shares_w(self) -> bool:
+        """Whether fprop leaves its w for dgrad; on explicit meshes it has no sharding to name."""
+        return self.recipe.shares_w and self.out_sharding is None
+
     def x(self, lhs: Array) -> Array:
         m, k, _ = self.sizes
         return lhs.transpose(self.lhs_order).reshape(*self.batch, m, k)
@@ -179,40 +186,44 @@ def _unflatten(flat: Array, shape: tuple[int, ...], order: tuple[int, ...]) -> A
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _dot(plan: _Plan, lhs: Array, rhs: Array, key: Array | None) -> Array:
+def _dot(plan: _Plan, lhs: Array, rhs: Array, keys: RoleKeys | None) -> Array:
+    return _forward(plan, lhs, rhs, keys)[0]
+
+
+def _forward(plan: _Plan, lhs: Array, rhs: Array, keys: RoleKeys | None):
     @jax.named_scope("fp4_fprop")
-    def fprop(lhs, rhs, key):
+    def fprop(lhs, rhs, keys):
         x, w = (plan.x(lhs), _X_FPROP), (plan.w(rhs), _W_FPROP)
-        x, w = gemm.pair(plan.recipe, "fprop", x, w, key)
+        x, w = gemm.pair(plan.recipe, "fprop", x, w, keys)
         y = gemm.contract(x, w, plan.product(1, 0), plan.out_dtype, plan.precision)
-        return y.reshape(plan.out_shape)
+        return y.reshape(plan.out_shape), w if plan.shares_w else None
 
-    return sharding.automatic(fprop, plan.out_sharding)(lhs, rhs, key)
-
-
-def _forward(plan: _Plan, lhs: Array, rhs: Array, key: Array | None):
-    return _dot(plan, lhs, rhs, key), (lhs, rhs, key)
+    out_sharding = None if plan.out_sharding is None else (plan.out_sharding, None)
+    y, w = sharding.automatic(fprop, out_sharding)(lhs, rhs, keys)
+    return y, (lhs, rhs, w, keys)
 
 
 def _backward(plan: _Plan, saved, g):
-    lhs, rhs, key = saved
+    lhs, rhs, w, keys = saved
 
     @jax.named_scope("fp4_dgrad")
-    def dgrad(g, rhs, key):
-        w = gemm.residual(plan.recipe, "fprop.w", plan.w(rhs), _W_FPROP, key)
-        g, w = gemm.pair(plan.recipe, "dgrad", (plan.g(g), _G_DGRAD), (w, _W_DGRAD), key)
+    def dgrad(g, rhs, w, keys):
+        recipe = plan.recipe if w is None else plan.recipe.without_dgrad_w
+        if w is None:
+            w = gemm.residual(recipe, "fprop.w", plan.w(rhs), _W_FPROP, keys)
+        g, w = gemm.pair(recipe, "dgrad", (plan.g(g), _G_DGRAD), (w, _W_DGRAD), keys)
         dx = gemm.contract(g, w, plan.product(1, 1), lhs.dtype, plan.precision)
         return _unflatten(dx, plan.lhs_shape, plan.lhs_order)
 
     @jax.named_scope("fp4_wgrad")
-    def wgrad(g, lhs, key):
-        x = gemm.residual(plan.recipe, "fprop.x", plan.x(lhs), _X_FPROP, key)
-        x, g = gemm.pair(plan.recipe, "wgrad", (x, _X_WGRAD), (plan.g(g), _G_WGRAD), key)
+    def wgrad(g, lhs, keys):
+        x = gemm.residual(plan.recipe, "fprop.x", plan.x(lhs), _X_FPROP, keys)
+        x, g = gemm.pair(plan.recipe, "wgrad", (x, _X_WGRAD), (plan.g(g), _G_WGRAD), keys)
         dw = gemm.contract(x, g, plan.product(0, 0), rhs.dtype, plan.precision)
         return _unflatten(dw, plan.rhs_shape, plan.rhs_order)
 
-    dx = sharding.automatic(dgrad, sharding.of(lhs))(g, rhs, key)
-    dw = sharding.automatic(wgrad, sharding.of(rhs))(g, lhs, key)
+    dx = sharding.automatic(dgrad, sharding.of(lhs))(g, rhs, w, keys)
+    dw = sharding.automatic(wgrad, sharding.of(rhs))(g, lhs, keys)
     return dx, dw, None
 
 

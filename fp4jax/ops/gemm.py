@@ -17,9 +17,11 @@ from fp4jax.core import exact, hadamard
 from fp4jax.core.blocks import BLOCK
 from fp4jax.core.formats import float_array
 from fp4jax.core.quantizer import check_key, encode, fused
+from fp4jax.core.seeds import Seed
 from fp4jax.core.spec import TensorSpec
 from fp4jax.core.typing import Array, ArrayLike, DTypeLike, Float, Shaped
 from fp4jax.ops.recipe import ROLES, Recipe
+from fp4jax.ops.role_keys import RoleKeys
 
 
 class Operand(NamedTuple):
@@ -43,7 +45,7 @@ def operand(
     x: Array,
     spec: TensorSpec | None,
     axes: BlockAxes,
-    key: Array | None,
+    key: Array | Seed | None,
     amax_of_all: Array | None = None,
 ) -> Operand:
     """Quantizes one operand of a GEMM, or a part of one whose amax is ``amax_of_all``.
@@ -57,7 +59,11 @@ def operand(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _quantized(
-    spec: TensorSpec, axes: tuple[int, ...], x: Array, key: Array | None, amax_of_all: Array | None
+    spec: TensorSpec,
+    axes: tuple[int, ...],
+    x: Array,
+    key: Array | Seed | None,
+    amax_of_all: Array | None,
 ) -> Operand:
     if (kernels := fused(x, spec, axes)) is not None:
         values, amax = kernels.operand(x, key, amax_of_all)
@@ -83,7 +89,7 @@ def pair(
     gemm: str,
     first: tuple[Array | Operand, BlockAxes],
     second: tuple[Array | Operand, BlockAxes],
-    key: Array | None,
+    keys: RoleKeys | None,
 ) -> tuple[Operand, Operand]:
     """Both operands of ``gemm`` (fprop, dgrad or wgrad), quantized as the recipe says.
 
@@ -94,13 +100,13 @@ def pair(
     done = []
     for (x, axes), spec, role in zip((first, second), getattr(recipe, gemm), roles, strict=True):
         if spec is not None:
-            x = operand(dequantized(x), spec, axes, role_key(key, role))
+            x = operand(dequantized(x), spec, axes, _seed(keys, spec, role))
         done.append(x if isinstance(x, Operand) else Operand(x, None))
     return done[0], done[1]
 
 
 def residual(
-    recipe: Recipe, role: str, x: Array, axes: BlockAxes, key: Array | None
+    recipe: Recipe, role: str, x: Array, axes: BlockAxes, keys: RoleKeys | None
 ) -> Array | Operand:
     """What the backward pass uses for x (role "fprop.x") or w ("fprop.w"), in its own basis.
 
@@ -110,7 +116,7 @@ def residual(
     spec = recipe.operands[ROLES.index(role)]
     if recipe.residuals == "original" or spec is None:
         return x
-    quantized = operand(x, spec, axes, role_key(key, role))
+    quantized = operand(x, spec, axes, _seed(keys, spec, role))
     if not spec.hadamard:
         return quantized
     axis = axes.contracted % x.ndim
@@ -118,16 +124,15 @@ def residual(
     return lax.slice_in_dim(rotated_back, 0, x.shape[axis], axis=axis)
 
 
+def _seed(keys: RoleKeys | None, spec: TensorSpec, role: str) -> Seed | None:
+    return keys.of(role) if keys is not None and spec.stochastic else None
+
+
 def dequantized(x: Array | Operand) -> Array:
     """An operand's values times its tensor scale; an array as it is."""
     if not isinstance(x, Operand):
         return x
     return x.values if x.scale is None else x.values * x.scale
-
-
-def role_key(key: Array | None, role: str) -> Array | None:
-    """The key of one operand: independent for each of the six."""
-    return None if key is None else jax.random.fold_in(key, ROLES.index(role))
 
 
 def _spec_axes(spec: TensorSpec, axes: BlockAxes, ndim: int) -> tuple[int, ...]:
@@ -146,7 +151,7 @@ def checked(
     lhs: Shaped[ArrayLike, "..."],
     rhs: Shaped[ArrayLike, "..."],
     recipe: Recipe,
-    key: Array | None,
+    key: Array | RoleKeys | None,
 ) -> tuple[Array, Array]:
     """The operands as arrays; ValueError unless ``recipe`` can quantize them."""
     if not recipe.quantizes:
@@ -156,7 +161,7 @@ def checked(
             f"recipe {recipe.name!r} rounds stochastically but key is None; pass "
             f"key=jax.random.key(seed) to {name}, a different one for every step and layer."
         )
-    if recipe.stochastic:
+    if recipe.stochastic and not isinstance(key, RoleKeys):
         check_key(key)
     return float_array("lhs", lhs), float_array("rhs", rhs)
 

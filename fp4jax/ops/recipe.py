@@ -97,6 +97,22 @@ class Recipe:
         """True if an operand is rounded stochastically, so that a key is needed."""
         return any(spec is not None and spec.stochastic for spec in self.operands)
 
+    @property
+    def shares_w(self) -> bool:
+        """True if fprop and dgrad take w in the same codes, which lie in equal 16x16 tiles."""
+        (_, fprop), (_, dgrad) = self.fprop, self.dgrad
+        return (
+            fprop is not None
+            and fprop == dgrad
+            and fprop.block == (16, 16)
+            and not fprop.stochastic
+        )
+
+    @property
+    def without_dgrad_w(self) -> "Recipe":
+        """The recipe for a backward pass that gets w quantized already."""
+        return dataclasses.replace(self, dgrad=(self.dgrad[0], None))
+
 
 _R = TensorSpec()
 _TILE = TensorSpec(block=(16, 16))
