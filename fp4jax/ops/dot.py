@@ -15,9 +15,9 @@ import jax
 from jax import lax
 
 from fp4jax.core import sharding
+from fp4jax.core.platform import by_platform
 from fp4jax.core.typing import Array, ArrayLike, DTypeLike, Shaped
 from fp4jax.ops import gemm
-from fp4jax.ops.convolution import products as windows
 from fp4jax.ops.gemm import BlockAxes
 from fp4jax.ops.recipe import Recipe, get_recipe
 
@@ -99,13 +99,17 @@ def _high_precision(product, lhs: Array, rhs: Array, dimension_numbers: Any) -> 
     (contracted, rhs_contracted), (batch, _) = dimension_numbers
     free = lhs.ndim - len(contracted)
     plain = not batch and sorted(contracted) == list(range(free, lhs.ndim))
-    if free < 2 or not plain or not windows.on_cpu() or sharding.explicit_mesh():
+    if free < 2 or not plain or sharding.explicit_mesh():
         return product(lhs, rhs)
     # lax checks the arguments as the caller gave them.
     out = jax.eval_shape(product, lhs, rhs)
-    rows = lhs.reshape(math.prod(lhs.shape[:free]), *lhs.shape[free:])
-    dims = ((tuple(d - free + 1 for d in contracted), rhs_contracted), ((), ()))
-    return product(rows, rhs, dimension_numbers=dims).reshape(out.shape)
+
+    def of_rows(lhs: Array, rhs: Array) -> Array:
+        rows = lhs.reshape(math.prod(lhs.shape[:free]), *lhs.shape[free:])
+        dims = ((tuple(d - free + 1 for d in contracted), rhs_contracted), ((), ()))
+        return product(rows, rhs, dimension_numbers=dims).reshape(out.shape)
+
+    return by_platform(lhs, rhs, cpu=of_rows, default=product)
 
 
 @dataclasses.dataclass(frozen=True)
