@@ -15,7 +15,6 @@ import jax
 from jax import lax
 
 from fp4jax.core import sharding
-from fp4jax.core.platform import by_platform
 from fp4jax.core.typing import Array, ArrayLike, DTypeLike, Shaped
 from fp4jax.ops import gemm
 from fp4jax.ops.gemm import BlockAxes
@@ -65,6 +64,8 @@ def dot_general(
         ``shard_map`` and ``pmap`` amax and random bits are those of each shard.
 
     Raises:
+        TypeError: from JAX, for ``jax.jvp``, ``jax.jacfwd`` or ``jax.linearize`` of a call whose
+            recipe quantizes: rounding has no derivative, only a rule for reverse mode.
         ValueError: for dtypes that cannot be quantized or a missing key.
 
     Example:
@@ -91,10 +92,10 @@ def dot_general(
 
 
 def _high_precision(product, lhs: Array, rhs: Array, dimension_numbers: Any) -> Array:
-    """``product(lhs, rhs)``; on CPU several leading free dimensions of lhs enter as one.
+    """``product(lhs, rhs)``; several leading free dimensions of lhs enter as one.
 
     With several, the gradient of rhs makes XLA:CPU transpose all of g, which takes longer than
-    the product itself.
+    the product itself. Elsewhere it makes no difference: rows are what quantized operands are, too.
     """
     (contracted, rhs_contracted), (batch, _) = dimension_numbers
     free = lhs.ndim - len(contracted)
@@ -103,13 +104,9 @@ def _high_precision(product, lhs: Array, rhs: Array, dimension_numbers: Any) -> 
         return product(lhs, rhs)
     # lax checks the arguments as the caller gave them.
     out = jax.eval_shape(product, lhs, rhs)
-
-    def of_rows(lhs: Array, rhs: Array) -> Array:
-        rows = lhs.reshape(math.prod(lhs.shape[:free]), *lhs.shape[free:])
-        dims = ((tuple(d - free + 1 for d in contracted), rhs_contracted), ((), ()))
-        return product(rows, rhs, dimension_numbers=dims).reshape(out.shape)
-
-    return by_platform(lhs, rhs, cpu=of_rows, default=product)
+    rows = lhs.reshape(math.prod(lhs.shape[:free]), *lhs.shape[free:])
+    dims = ((tuple(d - free + 1 for d in contracted), rhs_contracted), ((), ()))
+    return product(rows, rhs, dimension_numbers=dims).reshape(out.shape)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,8 @@ transposed ones) and of few taps over many positions (the kernel gradients). So
 
 * a convolution of volumes runs plane by plane (``cpu_planes.py``);
 * a transposed convolution runs as one convolution per phase of the stride (``cpu_phases.py``);
-* with few image channels it and the kernel gradient are one matrix product with the image's columns;
+* with few image channels it and the kernel gradient are one matrix product with the columns of the
+  image;
 * the kernel gradient of a dense window is a sum over blocks of positions (``cpu_blocks.py``), that
   of a wide grid one matrix product per tap.
 """
@@ -32,7 +33,7 @@ from fp4jax.ops.convolution.taps import columns, map_taps, overlap_add
 class Crossovers:
     """Sizes at which one form becomes faster than another, measured on two cores.
 
-    ``python -m benchmarks.bench_convolution`` measures them again: both forms on both sides of each.
+    ``python -m benchmarks.bench_convolution`` measures them again: both forms, around each.
     """
 
     # Grid channels between which an odd number of image channels is padded by one of zeros: 3 to 24

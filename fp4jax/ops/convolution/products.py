@@ -141,7 +141,7 @@ def _compiled(a: Array, b: Array, **params) -> Array:
 def _type(a: Any, b: Any, *, result: str, window: Window, dtype, batch: int, precision) -> Any:
     sizes = {}
     for role, operand in zip(_OPERANDS[result], (a, b), strict=True):
-        sizes |= {index: operand.shape[axis] for index, axis in _AXES[role].items()}
+        sizes |= {i: operand.shape[_axis(role, i, batch, operand.ndim)] for i in _AXES[role]}
     if result == "image":
         # A kernel has the channels of one group.
         sizes["c"] *= window.groups
@@ -195,6 +195,7 @@ def _batch(operands: Any, axes: Any, *, result: str, window: Window, batch: int,
 
 
 def _axis(role: str, index: str, batch: int, ndim: int) -> int:
+    """Where an array of ``ndim`` axes, the first ``batch`` not the product's, has an index."""
     axis = _AXES[role][index]
     return batch if axis == 0 else ndim + axis
 
