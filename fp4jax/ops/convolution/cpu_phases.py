@@ -19,7 +19,7 @@ Convolve = Callable[[Array, Array, Sizes, tuple[tuple[int, int], ...], Sizes], A
 
 def scatter_by_phase(
     grid: Shaped[Array, "n *grid o"],
-    transposed: Shaped[Array, "*taps o c"],
+    transposed: Shaped[Array, "*taps i c"],
     window: Window,
     convolve: Convolve,
     dtype: DTypeLike,
