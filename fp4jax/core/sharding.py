@@ -72,16 +72,6 @@ def varying_together(lhs: Array, rhs: Array, *others: Array) -> tuple[Array, Arr
     return left, right
 
 
-def check_varies_with(result: Array, *operands: Array) -> None:
-    """ValueError if a result was summed over the shards of a ``shard_map`` on the way."""
-    if varying(result) != frozenset().union(*map(varying, operands)):
-        raise ValueError(
-            "the kernel gradient of this convolution, which the recipe does not quantize, cannot "
-            "be found under shard_map as it is; pass check_vma=False to jax.shard_map and sum "
-            "the gradient by jax.lax.psum."
-        )
-
-
 def varying(x: Array) -> frozenset[str]:
     """The axes of a ``shard_map`` over which x is known to vary."""
     return getattr(getattr(jax.typeof(x), "manual_axis_type", None), "varying", frozenset())

@@ -12,11 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from fp4jax.core import sharding
+from fp4jax.core.platform import by_platform
 from fp4jax.core.typing import Array, Float, Integer
-from fp4jax.ops.convolution.products import on_cpu
-
-# Products in one block, float32: a few megabytes.
-_BLOCK = 400_000
+from fp4jax.ops.convolution.cpu import CROSSOVERS
 
 
 def attend(
@@ -33,7 +32,8 @@ def attend(
             others; None for no mask.
 
     Returns:
-        y in qkv's dtype; softmax in float32. No gradient flows to ``regions``.
+        y in qkv's dtype; softmax in float32. No gradient flows to ``regions``, and there is no
+        forward-mode derivative.
 
     Example:
         >>> y = attend(jnp.ones((1, 2, 3, 1, 4, 5)), jnp.zeros((1, 5, 5)), None)
@@ -41,19 +41,19 @@ def attend(
         ((1, 2, 1, 4, 5), 1.0)
     """
     b, windows, _, h, d, n = qkv.shape
-    block = _windows_per_block(b, windows, h * n * n)
-    blocks = (b * windows // block, block)
     labels = None
     if regions is not None:
-        labels = jnp.broadcast_to(jnp.asarray(regions), (b, windows, n)).reshape(*blocks, n)
-    return _attend(qkv.reshape(*blocks, 3, h, d, n), bias, labels).reshape(b, windows, h, d, n)
+        labels = jnp.broadcast_to(jnp.asarray(regions), (b, windows, n)).reshape(-1, n)
+    qkv, bias = sharding.varying_together(qkv, bias, None)
+    block = _windows_per_block(b, windows, h * n * n)
+    return _attend(block, qkv.reshape(-1, 3, h, d, n), bias, labels).reshape(b, windows, h, d, n)
 
 
 def _windows_per_block(b: int, windows: int, products: int) -> int:
-    """All of them, or on CPU a divisor of the windows of an image."""
-    if not on_cpu() or b * windows * products <= 4 * _BLOCK:
+    """All of them, or a divisor of the windows of an image."""
+    if b * windows * products <= 4 * CROSSOVERS.attention:
         return b * windows
-    most = max(1, _BLOCK // products)
+    most = max(1, CROSSOVERS.attention // products)
     return max(d for d in range(1, windows + 1) if windows % d == 0 and d <= most)
 
 
@@ -65,13 +65,13 @@ _OVER_QUERIES = (((3,), (2,)), _BATCH)
 _dot = functools.partial(lax.dot_general, preferred_element_type=jnp.float32)
 
 
-@jax.custom_vjp
-def _attend(qkv, bias, labels):
-    return _forward(qkv, bias, labels)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(block, qkv, bias, labels):
+    return _forward(block, qkv, bias, labels)[0]
 
 
-def _forward(qkv, bias, labels):
-    def block(_, operands):
+def _forward(block, qkv, bias, labels):
+    def windows(_, operands):
         qkv, labels = operands
         q, k, v = _parts(qkv)
         e = _exponentials(q, k, bias, labels)
@@ -79,16 +79,16 @@ def _forward(qkv, bias, labels):
             y = _dot(v, e.astype(v.dtype), _OVER_LAST)
         return None, (y / e.sum(-1)[:, :, None]).astype(v.dtype)
 
-    _, y = _scan(block, None, (qkv, labels))
+    _, y = _scan(windows, block, None, (qkv, labels))
     return y, (qkv, bias, labels, y)
 
 
-def _backward(saved, g):
+def _backward(block, saved, g):
     qkv, bias, labels, y = saved
     # sum_j p[i, j] dp[i, j], without the products
     along = (g.astype(jnp.float32) * y.astype(jnp.float32)).sum(3)
 
-    def block(d_bias, operands):
+    def windows(d_bias, operands):
         qkv, g, along, labels = operands
         q, k, v = _parts(qkv)
         e = _exponentials(q, k, bias, labels)
@@ -102,7 +102,8 @@ def _backward(saved, g):
         d_qkv = jnp.stack([d_q * _scale(q), d_k, d_v], 1).astype(qkv.dtype)
         return _add_windows(d_bias, d_logits), d_qkv
 
-    d_bias, d_qkv = _scan(block, jnp.zeros_like(bias), (qkv, g, along, labels))
+    start, _ = sharding.varying_together(jnp.zeros_like(bias), qkv, g)
+    d_bias, d_qkv = _scan(windows, block, start, (qkv, g, along, labels))
     return d_qkv, d_bias, None
 
 
@@ -142,9 +143,15 @@ def _scale(q: Array) -> np.float32:
     return np.float32(q.shape[2] ** -0.5)
 
 
-def _scan(function, start, operands):
-    """``lax.scan``, without a loop for one block; two blocks at a time, as for two cores."""
-    if jax.tree.leaves(operands)[0].shape[0] > 1:
-        return lax.scan(function, start, operands, unroll=2)
-    end, y = function(start, jax.tree.map(lambda x: x[0], operands))
-    return end, y[None]
+def _scan(function, block, start, operands):
+    """``function(start, operands)``; on CPU block by block, two at a time as for two cores."""
+    total = jax.tree.leaves(operands)[0].shape[0]
+    if total == block:
+        return function(start, operands)
+
+    def by_blocks(start, operands):
+        split = jax.tree.map(lambda x: x.reshape(-1, block, *x.shape[1:]), operands)
+        end, y = lax.scan(function, start, split, unroll=2)
+        return end, y.reshape(total, *y.shape[2:])
+
+    return by_platform(start, operands, cpu=by_blocks, default=function)

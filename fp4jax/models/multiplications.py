@@ -86,7 +86,8 @@ def _products(
 ) -> Iterator[tuple[tuple[str, ...], Any, int]]:
     """All matrix products and convolutions of a program, the named scopes around them, how often.
 
-    The body of a ``lax.scan`` counts as often as it runs.
+    The body of a ``lax.scan`` counts as often as it runs, and of what depends on the platform one
+    form.
     """
     for equation in jaxpr.eqns:
         inner = (*scope, *_names(equation))
@@ -96,7 +97,8 @@ def _products(
         if equation.primitive.name == "scan":
             repeated *= equation.params["length"]
         for value in equation.params.values():
-            for sub in value if isinstance(value, (tuple, list)) else (value,):
+            subs = value if isinstance(value, (tuple, list)) else (value,)
+            for sub in subs[:1] if equation.primitive.name == "cond" else subs:
                 sub = getattr(sub, "jaxpr", sub)
                 if hasattr(sub, "eqns"):
                     yield from _products(sub, inner, repeated)

@@ -17,7 +17,6 @@ from jax import lax
 from fp4jax.core import sharding
 from fp4jax.core.typing import Array, ArrayLike, DTypeLike, Shaped
 from fp4jax.ops import gemm
-from fp4jax.ops.convolution import products as windows
 from fp4jax.ops.gemm import BlockAxes
 from fp4jax.ops.recipe import Recipe, get_recipe
 from fp4jax.ops.role_keys import RoleKeys, role_keys
@@ -66,6 +65,8 @@ def dot_general(
         ``shard_map`` and ``pmap`` amax and random bits are those of each shard.
 
     Raises:
+        TypeError: from JAX, for ``jax.jvp``, ``jax.jacfwd`` or ``jax.linearize`` of a call whose
+            recipe quantizes: rounding has no derivative, only a rule for reverse mode.
         ValueError: for dtypes that cannot be quantized or a missing key.
 
     Example:
@@ -93,15 +94,15 @@ def dot_general(
 
 
 def _high_precision(product, lhs: Array, rhs: Array, dimension_numbers: Any) -> Array:
-    """``product(lhs, rhs)``; on CPU several leading free dimensions of lhs enter as one.
+    """``product(lhs, rhs)``; several leading free dimensions of lhs enter as one.
 
     With several, the gradient of rhs makes XLA:CPU transpose all of g, which takes longer than
-    the product itself.
+    the product itself. Elsewhere it makes no difference: rows are what quantized operands are, too.
     """
     (contracted, rhs_contracted), (batch, _) = dimension_numbers
     free = lhs.ndim - len(contracted)
     plain = not batch and sorted(contracted) == list(range(free, lhs.ndim))
-    if free < 2 or not plain or not windows.on_cpu() or sharding.explicit_mesh():
+    if free < 2 or not plain or sharding.explicit_mesh():
         return product(lhs, rhs)
     # lax checks the arguments as the caller gave them.
     out = jax.eval_shape(product, lhs, rhs)

@@ -100,7 +100,7 @@ def pair(
     done = []
     for (x, axes), spec, role in zip((first, second), getattr(recipe, gemm), roles, strict=True):
         if spec is not None:
-            x = operand(dequantized(x), spec, axes, _seed(keys, spec, role))
+            x = operand(dequantized(x), spec, axes, seed(keys, spec, role))
         done.append(x if isinstance(x, Operand) else Operand(x, None))
     return done[0], done[1]
 
@@ -116,7 +116,7 @@ def residual(
     spec = recipe.operands[ROLES.index(role)]
     if recipe.residuals == "original" or spec is None:
         return x
-    quantized = operand(x, spec, axes, _seed(keys, spec, role))
+    quantized = operand(x, spec, axes, seed(keys, spec, role))
     if not spec.hadamard:
         return quantized
     axis = axes.contracted % x.ndim
@@ -124,8 +124,9 @@ def residual(
     return lax.slice_in_dim(rotated_back, 0, x.shape[axis], axis=axis)
 
 
-def _seed(keys: RoleKeys | None, spec: TensorSpec, role: str) -> Seed | None:
-    return keys.of(role) if keys is not None and spec.stochastic else None
+def seed(keys: RoleKeys | None, spec: TensorSpec | None, role: str) -> Seed | None:
+    """What an operand rounds with; None if it is not rounded stochastically."""
+    return keys.of(role) if keys is not None and spec is not None and spec.stochastic else None
 
 
 def dequantized(x: Array | Operand) -> Array:

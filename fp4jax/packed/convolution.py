@@ -14,7 +14,6 @@ result is the same up to the order of float32 sums.
 
 import dataclasses
 import functools
-import itertools
 import math
 from typing import Any
 
@@ -23,10 +22,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from fp4jax.core.qtensor import QTensor
-from fp4jax.core.typing import Array, Shaped
+from fp4jax.core.typing import Array
 from fp4jax.ops import gemm
 from fp4jax.ops.convolution import products as windows
-from fp4jax.ops.convolution.products import Window
+from fp4jax.ops.convolution.geometry import Geometry, Window, resolve
+from fp4jax.ops.convolution.taps import columns, overlap_add
 from fp4jax.ops.gemm import Operand
 from fp4jax.packed.matmul import accumulate, kernel_operand, matmul, scaled
 from fp4jax.packed.product import Product
@@ -48,21 +48,13 @@ class Convolution(Product):
     @classmethod
     def of(cls, x: Any, kernel: Any, arguments: dict[str, Any], **options: Any) -> "Convolution":
         """From what a layer calls ``lax.conv_general_dilated`` with; it resolves the padding."""
-        resolved, out = _resolve(lax.conv_general_dilated, x, kernel, arguments)
-        dilation = tuple(resolved["lhs_dilation"])
-        image = tuple(
-            (n - 1) * d + 1 if n else 0 for n, d in zip(x.shape[1:-1], dilation, strict=True)
+        geometry = _geometry(lax.conv_general_dilated, x, kernel, arguments)
+        return cls(
+            **options,
+            window=geometry.window,
+            input_dilation=geometry.input_dilation,
+            channels=kernel.shape[-2],
         )
-        window = Window(
-            image=image,
-            grid=tuple(out.shape[1:-1]),
-            taps=tuple(kernel.shape[:-2]),
-            stride=tuple(resolved["window_strides"]),
-            dilation=tuple(resolved["rhs_dilation"]),
-            low=tuple(low for low, _ in resolved["padding"]),
-            groups=resolved["feature_group_count"],
-        )
-        return cls(**options, window=window, input_dilation=dilation, channels=kernel.shape[-2])
 
     def prepare(self, x: Array) -> Array:
         return x.reshape(*x.shape[:-1], self.window.groups, self.channels)
@@ -93,8 +85,9 @@ class Convolution(Product):
 
     def _as_gemm(self, image: Operand, w: QTensor) -> Array:
         groups = self.window.groups
-        patches = _patches(image.values, self.window)
-        n, *grid, taps, c = patches.shape
+        patches = columns(image.values, self.window)
+        n, *grid, _ = patches.shape
+        taps, c = self._taps, image.values.shape[-1]
         padded = w.shape[-2] // taps
         split = patches.reshape(n * math.prod(grid), taps, groups, c // groups)
         split = jnp.pad(split, ((0, 0), (0, 0), (0, 0), (0, padded - c // groups)))
@@ -122,17 +115,7 @@ class TransposedConvolution(Product):
         cls, x: Any, kernel: Any, arguments: dict[str, Any], **options: Any
     ) -> "TransposedConvolution":
         """From what a layer calls ``lax.conv_transpose`` with; it resolves the padding."""
-        resolved, out = _resolve(lax.conv_transpose, x, kernel, arguments)
-        taps, dilation = tuple(kernel.shape[:-2]), tuple(resolved["rhs_dilation"])
-        ends = zip(taps, dilation, resolved["padding"], strict=True)
-        window = Window(
-            image=tuple(out.shape[1:-1]),
-            grid=tuple(x.shape[1:-1]),
-            taps=taps,
-            stride=tuple(resolved["lhs_dilation"]),
-            dilation=dilation,
-            low=tuple((t - 1) * d - low for t, d, (low, _) in ends),
-        )
+        window = _geometry(lax.conv_transpose, x, kernel, arguments).window
         return cls(**options, window=window, outputs=kernel.shape[-1])
 
     def prepare(self, x: Array) -> Array:
@@ -146,8 +129,8 @@ class TransposedConvolution(Product):
         positions = n * math.prod(grid)
         if not plain and (_no_overlap(self.window) or positions <= k):
             rows = Operand(x.values.reshape(positions, c), x.scale)
-            columns = accumulate(rows, w).reshape(n, *grid, *self.window.taps, -1)
-            sums = _overlap_add(columns[..., : self.outputs], self.window)
+            parts = accumulate(rows, w).reshape(n, *grid, *self.window.taps, -1)
+            sums = overlap_add(parts[..., : self.outputs], self.window)
             return scaled(sums, x, w, self.out_dtype)
         values, scale = kernel_operand(w)
         kernel = values.reshape(*self.window.taps, w.shape[-1] // taps, k)
@@ -156,16 +139,11 @@ class TransposedConvolution(Product):
         return gemm.contract(x, kernel, scatter, self.out_dtype, self.precision)
 
 
-def _resolve(function: Any, x: Any, kernel: Any, arguments: dict[str, Any]) -> tuple[Any, Any]:
-    """The parameters of the convolution that lax makes of a call, and its result's shape.
-
-    Tracing lax checks all arguments and leaves no padding rule to repeat here.
-    """
-    traced = jax.make_jaxpr(functools.partial(function, **arguments))(
-        jax.ShapeDtypeStruct(x.shape, jnp.float32), jax.ShapeDtypeStruct(kernel.shape, jnp.float32)
-    )
-    (resolved,) = (e.params for e in traced.jaxpr.eqns if e.primitive is lax.conv_general_dilated_p)
-    return resolved, traced.out_avals[0]
+def _geometry(function: Any, x: Any, kernel: Any, arguments: dict[str, Any]) -> Geometry:
+    """The geometry of a layer's call of lax, channels last."""
+    types = (jax.ShapeDtypeStruct(a.shape, jnp.float32) for a in (x, kernel))
+    call = functools.partial(function, **arguments)
+    return resolve(call, *types, mirrored=function is lax.conv_transpose).geometry
 
 
 def _is_empty(x: Operand, window: Window) -> bool:
@@ -176,34 +154,3 @@ def _is_empty(x: Operand, window: Window) -> bool:
 def _no_overlap(window: Window) -> bool:
     """True if no pixel of the image belongs to two patches."""
     return all(reach < stride for reach, stride in zip(window.reach, window.stride, strict=True))
-
-
-def _patches(image: Shaped[Array, "n *image c"], window: Window) -> Shaped[Array, "n *grid taps c"]:
-    """What each tap covers, side by side."""
-    space = ((lo, hi, 0) for lo, hi in zip(window.low, window.high, strict=True))
-    padded = lax.pad(image, jnp.zeros((), image.dtype), ((0, 0, 0), *space, (0, 0, 0)))
-    views = []
-    for tap in itertools.product(*map(range, window.taps)):
-        start = [t * d for t, d in zip(tap, window.dilation, strict=True)]
-        stop = [a + span for a, span in zip(start, window.span, strict=True)]
-        ends = (padded.shape[0], *stop, padded.shape[-1])
-        views.append(lax.slice(padded, (0, *start, 0), ends, (1, *window.stride, 1)))
-    return jnp.stack(views, -2)
-
-
-def _overlap_add(
-    columns: Shaped[Array, "n *grid_and_taps o"], window: Window
-) -> Shaped[Array, "n *image o"]:
-    """The adjoint of :func:`_patches`, axis by axis."""
-    taps_axis = window.ndim + 1
-    for a in range(window.ndim):
-        shifted = []
-        for t in range(window.taps[a]):
-            low = t * window.dilation[a] - window.low[a]
-            tap = lax.index_in_dim(columns, t, taps_axis, keepdims=False)
-            config = [(0, 0, 0)] * tap.ndim
-            high = window.image[a] - low - window.span[a]
-            config[a + 1] = (low, high, window.stride[a] - 1)
-            shifted.append(lax.pad(tap, jnp.zeros((), tap.dtype), config))
-        columns = sum(shifted[1:], shifted[0])
-    return columns

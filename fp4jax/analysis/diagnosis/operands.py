@@ -20,7 +20,9 @@ from fp4jax.core.spec import TensorSpec
 from fp4jax.core.typing import Array
 from fp4jax.nnx.call_key import call_key
 from fp4jax.ops import gemm
-from fp4jax.ops.convolution import products as windows, quantized as conv
+from fp4jax.ops.convolution import quantized as conv
+from fp4jax.ops.convolution.geometry import Geometry, merge_groups, positions, resolve
+from fp4jax.ops.convolution.taps import map_taps
 from fp4jax.ops.dot import (
     _G_DGRAD,
     _G_WGRAD,
@@ -93,51 +95,49 @@ def _dot(call: Call, recipe: Recipe, tensors: Tensors) -> dict[str, _Measure]:
 
 
 def _conv(call: Call, recipe: Recipe, tensors: Tensors) -> dict[str, _Measure]:
-    plan = _plan(call, recipe, tensors)
-    x, g = plan.split(plan.x(tensors.x)), plan.split(plan.y(tensors.g))
-    w = plan.w(tensors.w)
+    geometry = _geometry(call, tensors)
+    x, g = geometry.split(geometry.x(tensors.x)), geometry.split(geometry.y(tensors.g))
+    w = geometry.w(tensors.w)
     return {
-        "fprop.x": _whole(x, conv._CHANNELS),
-        "fprop.w": _whole(w, conv._KERNEL_IN),
-        "dgrad.g": _whole(g, conv._CHANNELS),
-        "dgrad.w": _whole(w, conv._KERNEL_OUT),
-        "wgrad.x": _positions(x) if plan.mirrored else _taps(plan, x),
-        "wgrad.g": _taps(plan, g) if plan.mirrored else _positions(g),
+        "fprop.x": _whole(x, conv.CHANNELS),
+        "fprop.w": _whole(w, conv.KERNEL_IN),
+        "dgrad.g": _whole(g, conv.CHANNELS),
+        "dgrad.w": _whole(w, conv.KERNEL_OUT),
+        "wgrad.x": _positions(x) if geometry.mirrored else _taps(geometry, x),
+        "wgrad.g": _taps(geometry, g) if geometry.mirrored else _positions(g),
     }
 
 
 def _positions(split: Array) -> _Measure:
     """The side of wgrad that lies on the window's grid."""
-    return _whole(conv._positions(split), conv._POSITIONS)
+    return _whole(positions(split), conv.POSITIONS)
 
 
-def _taps(plan: Any, split: Array) -> _Measure:
+def _taps(geometry: Geometry, split: Array) -> _Measure:
     """The other side: every tap sees a view of the image, which is cut into blocks anew."""
-    image = plan.dilate(conv._merge(split))
+    image, window = geometry.dilate(merge_groups(split)), geometry.window
 
     def part(view: Array) -> Array:
-        return conv._positions(plan.split(view))
+        return positions(geometry.split(view))
 
     def measure(spec: TensorSpec | None, key: Any) -> OperandSums:
         amax = None
         if spec is not None:
-            per_tap = windows.map_taps(
-                lambda view, t: tensor_amax(part(view), spec, (0,)), image, plan.window
-            )
+            per_tap = map_taps(lambda view, t: tensor_amax(part(view), spec, (0,)), image, window)
             amax = largest(per_tap)
 
         def one_tap(view: Array, t: Array) -> Array:
             tap_key = None if key is None else jax.random.fold_in(key, t)
-            sums = tally(part(view), spec, conv._POSITIONS, tap_key, amax)
+            sums = tally(part(view), spec, conv.POSITIONS, tap_key, amax)
             return jnp.stack(jax.tree.leaves(sums))
 
-        return OperandSums(*windows.map_taps(one_tap, image, plan.window).sum(0))
+        return OperandSums(*map_taps(one_tap, image, window).sum(0))
 
     return measure
 
 
-def _plan(call: Call, recipe: Recipe, tensors: Tensors) -> Any:
-    """The plan that the library makes of a convolution's arguments, resolved by lax."""
+def _geometry(call: Call, tensors: Tensors) -> Geometry:
+    """What the library makes of a convolution's arguments."""
     options = dict(call.options)
     mirrored = call.op is fp4nnx.ConvTransposeOp
     if options.pop("transpose_kernel", False):
@@ -147,17 +147,5 @@ def _plan(call: Call, recipe: Recipe, tensors: Tensors) -> Any:
         lax_function = lax.conv_transpose if mirrored else lax.conv_general_dilated
         return lax_function(x, w, *call.arguments, **options)
 
-    traced = jax.make_jaxpr(product)(*(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in tensors[:2]))
-    (resolved,) = (e.params for e in traced.jaxpr.eqns if e.primitive is lax.conv_general_dilated_p)
-    return conv._Plan(
-        recipe=recipe,
-        mirrored=mirrored,
-        window=conv._window(tensors.x.shape, tensors.w.shape, tensors.g.shape, resolved, mirrored),
-        input_dilation=(
-            (1,) * (tensors.x.ndim - 2) if mirrored else tuple(resolved["lhs_dilation"])
-        ),
-        layout=resolved["dimension_numbers"],
-        precision=None,
-        out_dtype=tensors.g.dtype,
-        out_sharding=None,
-    )
+    types = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in tensors[:2])
+    return resolve(product, *types, mirrored=mirrored).geometry

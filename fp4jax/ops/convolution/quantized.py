@@ -14,8 +14,7 @@ all pixels that a tap reads.
 
 import dataclasses
 import functools
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -25,19 +24,28 @@ from jax import lax
 from fp4jax.core import sharding
 from fp4jax.core.quantizer import tensor_amax
 from fp4jax.core.scaling import largest
+from fp4jax.core.seeds import Seed
 from fp4jax.core.typing import Array, ArrayLike, DTypeLike, Shaped
 from fp4jax.ops import gemm
 from fp4jax.ops.convolution import products as windows
-from fp4jax.ops.convolution.products import Window
+from fp4jax.ops.convolution.geometry import (
+    Geometry,
+    channels_last,
+    merge_groups,
+    positions,
+    resolve,
+)
+from fp4jax.ops.convolution.taps import map_taps
 from fp4jax.ops.gemm import BlockAxes
 from fp4jax.ops.recipe import Recipe, get_recipe
+from fp4jax.ops.role_keys import RoleKeys, role_keys
 
 # Operands as the quantizer sees them. Data: (n, *space, group, channel); kernels:
 # (*taps, in, group, out); in wgrad (position, group, channel) on both sides.
-_CHANNELS = BlockAxes(contracted=-1, tile=None)
-_KERNEL_IN = BlockAxes(contracted=-3, tile=(-1, -3))
-_KERNEL_OUT = BlockAxes(contracted=-1, tile=(-1, -3))
-_POSITIONS = BlockAxes(contracted=0, tile=None)
+CHANNELS = BlockAxes(contracted=-1, tile=None)
+KERNEL_IN = BlockAxes(contracted=-3, tile=(-1, -3))
+KERNEL_OUT = BlockAxes(contracted=-1, tile=(-1, -3))
+POSITIONS = BlockAxes(contracted=0, tile=None)
 
 
 def conv_general_dilated(
@@ -71,11 +79,13 @@ def conv_general_dilated(
 
     Returns:
         What ``jax.lax.conv_general_dilated`` returns. Gradients have their primals' dtypes and
-        shardings; there is no forward-mode derivative. The baseline recipe computes the same
-        function as lax, with gradients that are faster on CPU. Under ``shard_map`` gradients with
-        an unquantized wgrad need ``check_vma=False``.
+        shardings. A recipe that quantizes nothing computes the same function as lax, has all its
+        derivatives, and is faster on CPU; one that quantizes has no forward-mode derivative.
+        Gradients of gradients pass straight through the rounding.
 
     Raises:
+        TypeError: from JAX, for ``jax.jvp``, ``jax.jacfwd`` or ``jax.linearize`` of a call whose
+            recipe quantizes: rounding has no derivative, only a rule for reverse mode.
         ValueError: for dtypes that cannot be quantized, a missing key, batch_group_count > 1 with
             a recipe that quantizes, or 16x16 tiles on anything but the kernel.
 
@@ -103,9 +113,9 @@ def conv_general_dilated(
         preferred_element_type=preferred_element_type,
         out_sharding=out_sharding,
     )
-    if not recipe.quantizes and not (windows.on_cpu() and batch_group_count == 1):
-        return product(lhs, rhs)
     if batch_group_count != 1:
+        if not recipe.quantizes:
+            return product(lhs, rhs)
         raise ValueError(
             f"batch_group_count is {batch_group_count}; quantized convolutions take 1. "
             "Use recipe='baseline' for this convolution, or feature_group_count."
@@ -161,7 +171,7 @@ def conv_transpose(
     )
     if transpose_kernel:
         if dimension_numbers is None:
-            dimension_numbers = windows.channels_last(lhs.ndim - 2)
+            dimension_numbers = channels_last(lhs.ndim - 2)
         layout = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
         rhs = lax.rev(rhs, layout.rhs_spec[2:]).swapaxes(*layout.rhs_spec[:2])
     return _convolve(product, lhs, rhs, recipe, key, mirrored=True, out_sharding=out_sharding)
@@ -169,262 +179,164 @@ def conv_transpose(
 
 def _convolve(product, lhs, rhs, recipe, key, mirrored, out_sharding=None) -> Array:
     """Lets lax resolve the arguments, then runs the plan made from what it says."""
-    lhs, rhs = sharding.varying_together(lhs, rhs, key)
-    # Tracing lax itself checks all arguments and leaves no padding rule to repeat here.
+    keys = role_keys(key, lhs, rhs) if recipe.stochastic else None
+    lhs, rhs = sharding.varying_together(lhs, rhs, *jax.tree.leaves(keys))
     operands = lhs, rhs
     if out_sharding is not None:
         # lax.conv_transpose cannot be told y's sharding, so it must not have to infer one.
         operands = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in operands)
-    traced = jax.make_jaxpr(product)(*operands)
-    (resolved,) = (e.params for e in traced.jaxpr.eqns if e.primitive is lax.conv_general_dilated_p)
-    (out,) = traced.out_avals
+    resolved = resolve(product, *operands, mirrored=mirrored)
     if out_sharding is None and sharding.explicit_mesh():
-        out_sharding = out.sharding
+        out_sharding = resolved.out.sharding
     plan = _Plan(
-        recipe=recipe,
-        mirrored=mirrored,
-        window=_window(lhs.shape, rhs.shape, out.shape, resolved, mirrored),
-        input_dilation=(1,) * (lhs.ndim - 2) if mirrored else tuple(resolved["lhs_dilation"]),
-        layout=resolved["dimension_numbers"],
-        precision=resolved["precision"],
-        out_dtype=out.dtype,
-        out_sharding=out_sharding,
+        recipe, resolved.geometry, resolved.precision, jnp.dtype(resolved.out.dtype), out_sharding
     )
-    return _jitted(plan, lhs, rhs, key)
-
-
-def _window(lhs_shape, rhs_shape, out_shape, resolved: dict[str, Any], mirrored: bool) -> Window:
-    """The window between x and y; that of a transposed convolution has its taps flipped."""
-    layout = resolved["dimension_numbers"]
-    x, y, taps = (
-        tuple(shape[d] for d in spec[2:])
-        for shape, spec in (
-            (lhs_shape, layout.lhs_spec),
-            (out_shape, layout.out_spec),
-            (rhs_shape, layout.rhs_spec),
-        )
-    )
-    dilation, low = tuple(resolved["rhs_dilation"]), tuple(lo for lo, _ in resolved["padding"])
-    input_dilation = tuple(resolved["lhs_dilation"])
-    if mirrored:
-        # y[i] sees x[q] through tap t where i = q * stride - t * dilation + low.
-        low = tuple((t - 1) * d - lo for t, d, lo in zip(taps, dilation, low, strict=True))
-        return Window(y, x, taps, input_dilation, dilation, low)
-    dilated = tuple((i - 1) * d + 1 if i else 0 for i, d in zip(x, input_dilation, strict=True))
-    stride, groups = tuple(resolved["window_strides"]), resolved["feature_group_count"]
-    return Window(dilated, y, taps, stride, dilation, low, groups)
+    return (_quantized if recipe.quantizes else _unquantized)(plan, lhs, rhs, keys)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """All that is static: geometry, layout and how to quantize.
-
-    The methods turn the user's arrays into channels-last ones and those into what the quantizer
-    (``split_*``) and the window's products (``as_*``) take, and back.
-    """
+    """All that is static: geometry, and how to quantize."""
 
     recipe: Recipe
-    # True for conv_transpose: x is the grid of the window and y its image
-    mirrored: bool
-    window: Window
-    # conv_general_dilated's lhs_dilation: zeros between the pixels of x
-    input_dilation: tuple[int, ...]
-    layout: lax.ConvDimensionNumbers
+    geometry: Geometry
     precision: Any
     out_dtype: Any
     out_sharding: Any
 
-    def x(self, lhs: Array) -> Array:
-        return lhs.transpose(_channels_last(self.layout.lhs_spec))
-
-    def y(self, out: Array) -> Array:
-        return out.transpose(_channels_last(self.layout.out_spec))
-
-    def w(self, rhs: Array) -> Array:
-        """(*taps, in, group, out)."""
-        *taps, i, o = (rhs.shape[d] for d in self._kernel_order)
-        groups = self.window.groups
-        return rhs.transpose(self._kernel_order).reshape(*taps, i, groups, o // groups)
-
-    def lhs(self, x: Array) -> Array:
-        return x.transpose(_inverse(_channels_last(self.layout.lhs_spec)))
-
-    def out(self, y: Array) -> Array:
-        return y.transpose(_inverse(_channels_last(self.layout.out_spec)))
-
-    def rhs(self, w: Array) -> Array:
-        *taps, i, groups, o = w.shape
-        return w.reshape(*taps, i, groups * o).transpose(_inverse(self._kernel_order))
+    @property
+    def shares_w(self) -> bool:
+        """Whether fprop leaves its w for dgrad; on explicit meshes it has no sharding to name."""
+        return self.recipe.shares_w and self.out_sharding is None
 
     @property
-    def _kernel_order(self) -> tuple[int, ...]:
-        out, channel, *taps = self.layout.rhs_spec
-        return (*taps, channel, out)
+    def products(self) -> tuple[Callable[..., Array], Callable[..., Array]]:
+        """fprop's and dgrad's, each the other's adjoint."""
+        if self.geometry.mirrored:
+            return windows.scatter, windows.gather
+        return windows.gather, windows.scatter
 
-    def split(self, data: Array) -> Array:
-        """(n, *space, c) -> (n, *space, group, c / groups)."""
-        groups = self.window.groups
-        return data.reshape(*data.shape[:-1], groups, data.shape[-1] // groups)
-
-    def image_product(self, product, data: Array, w: Array, **options) -> Array:
+    def multiply(self, product: Callable[..., Array], data: Array, w: Array, **options) -> Array:
         """``product`` (gather or scatter) of split data and kernel values."""
-        merged = _merge(data)
+        geometry, merged = self.geometry, merge_groups(data)
         if product is windows.gather:
-            merged = self.dilate(merged)
-        y = product(merged, self.as_kernel(w), window=self.window, **options)
-        return self.undilate(y) if product is windows.scatter else y
-
-    def as_kernel(self, w: Array) -> Array:
-        """The window's kernel (*taps, image channel / groups, grid channel)."""
-        *taps, i, groups, o = w.shape
-        if not self.mirrored:
-            return w.reshape(*taps, i, groups * o)
-        return lax.rev(w.reshape(*taps, i, o).swapaxes(-1, -2), self._tap_axes)
-
-    def from_kernel(self, kernel: Array) -> Array:
-        """The inverse of :meth:`as_kernel`."""
-        if not self.mirrored:
-            *taps, i, o = kernel.shape
-            return kernel.reshape(*taps, i, self.window.groups, o // self.window.groups)
-        return lax.rev(kernel, self._tap_axes).swapaxes(-1, -2)[..., None, :]
-
-    @property
-    def _tap_axes(self) -> tuple[int, ...]:
-        return tuple(range(self.window.ndim))
-
-    def dilate(self, image: Array) -> Array:
-        """Inserts the zeros of ``input_dilation``."""
-        if self.mirrored:
-            return image
-        config = [(0, 0, 0), *((0, 0, d - 1) for d in self.input_dilation), (0, 0, 0)]
-        return lax.pad(image, jnp.zeros((), image.dtype), config)
-
-    def undilate(self, image: Array) -> Array:
-        """Drops what :meth:`dilate` inserted."""
-        if self.mirrored:
-            return image
-        return lax.slice(image, (0,) * image.ndim, image.shape, (1, *self.input_dilation, 1))
+            merged = geometry.dilate(merged)
+        y = product(merged, geometry.as_kernel(w), window=geometry.window, **options)
+        return geometry.undilate(y) if product is windows.scatter else y
 
 
-def _channels_last(spec: Sequence[int]) -> tuple[int, ...]:
-    batch, channel, *space = spec
-    return (batch, *space, channel)
+def _fprop(plan: _Plan, lhs: Array, rhs: Array, keys: RoleKeys | None):
+    """y, and w as it was quantized where dgrad takes the same codes (else None)."""
+    geometry = plan.geometry
 
-
-def _inverse(order: Sequence[int]) -> tuple[int, ...]:
-    return tuple(sorted(range(len(order)), key=order.__getitem__))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _conv(plan: _Plan, lhs: Array, rhs: Array, key: Array | None) -> Array:
     @jax.named_scope("fp4_fprop")
-    def fprop(lhs, rhs, key):
-        x, w = (plan.split(plan.x(lhs)), _CHANNELS), (plan.w(rhs), _KERNEL_IN)
-        x, w = gemm.pair(plan.recipe, "fprop", x, w, key)
-        kind = windows.scatter if plan.mirrored else windows.gather
-        product = functools.partial(plan.image_product, kind)
-        return plan.out(gemm.contract(x, w, product, plan.out_dtype, plan.precision))
+    def fprop(lhs, rhs, keys):
+        x, w = (geometry.split(geometry.x(lhs)), CHANNELS), (geometry.w(rhs), KERNEL_IN)
+        x, w = gemm.pair(plan.recipe, "fprop", x, w, keys)
+        product = functools.partial(plan.multiply, plan.products[0])
+        y = geometry.out(gemm.contract(x, w, product, plan.out_dtype, plan.precision))
+        return y, w if plan.shares_w else None
 
-    return sharding.automatic(fprop, plan.out_sharding)(lhs, rhs, key)
+    out_sharding = None if plan.out_sharding is None else (plan.out_sharding, None)
+    return sharding.automatic(fprop, out_sharding)(lhs, rhs, keys)
 
 
-def _forward(plan: _Plan, lhs: Array, rhs: Array, key: Array | None):
-    return _conv(plan, lhs, rhs, key), (lhs, rhs, key)
+def _y(plan: _Plan, lhs: Array, rhs: Array, keys: RoleKeys | None) -> Array:
+    return _fprop(plan, lhs, rhs, keys)[0]
+
+
+_conv = jax.custom_vjp(_y, nondiff_argnums=(0,))
+
+
+def _forward(plan: _Plan, lhs: Array, rhs: Array, keys: RoleKeys | None):
+    y, w = _fprop(plan, lhs, rhs, keys)
+    return y, (lhs, rhs, w, keys)
 
 
 def _backward(plan: _Plan, saved, g):
-    lhs, rhs, key = saved
+    lhs, rhs, w, keys = saved
+    geometry = plan.geometry
 
     @jax.named_scope("fp4_dgrad")
-    def dgrad(g, rhs, key):
-        w = gemm.residual(plan.recipe, "fprop.w", plan.w(rhs), _KERNEL_IN, key)
-        g, w = (plan.split(plan.y(g)), _CHANNELS), (w, _KERNEL_OUT)
-        g, w = gemm.pair(plan.recipe, "dgrad", g, w, key)
-        kind = windows.gather if plan.mirrored else windows.scatter
-        product = functools.partial(plan.image_product, kind)
-        return plan.lhs(gemm.contract(g, w, product, lhs.dtype, plan.precision))
+    def dgrad(g, rhs, w, keys):
+        recipe = plan.recipe if w is None else plan.recipe.without_dgrad_w
+        if w is None:
+            w = gemm.residual(recipe, "fprop.w", geometry.w(rhs), KERNEL_IN, keys)
+        g, w = (geometry.split(geometry.y(g)), CHANNELS), (w, KERNEL_OUT)
+        g, w = gemm.pair(recipe, "dgrad", g, w, keys)
+        product = functools.partial(plan.multiply, plan.products[1])
+        return geometry.lhs(gemm.contract(g, w, product, lhs.dtype, plan.precision))
 
     @jax.named_scope("fp4_wgrad")
-    def wgrad(g, lhs, key):
-        x = gemm.residual(plan.recipe, "fprop.x", plan.split(plan.x(lhs)), _CHANNELS, key)
-        return plan.rhs(_wgrad(plan, x, plan.split(plan.y(g)), rhs.dtype, key))
+    def wgrad(g, lhs, keys):
+        x = geometry.split(geometry.x(lhs))
+        x = gemm.residual(plan.recipe, "fprop.x", x, CHANNELS, keys)
+        return geometry.rhs(_wgrad(plan, x, geometry.split(geometry.y(g)), rhs.dtype, keys))
 
-    dx = sharding.automatic(dgrad, sharding.of(lhs))(g, rhs, key)
-    dw = sharding.automatic(wgrad, sharding.of(rhs))(g, lhs, key)
+    dx = sharding.automatic(dgrad, sharding.of(lhs))(g, rhs, w, keys)
+    dw = sharding.automatic(wgrad, sharding.of(rhs))(g, lhs, keys)
     return dx, dw, None
 
 
 # Eager calls are one program each way, too, and traced once; inlined into a surrounding jit.
 _conv.defvjp(_forward, jax.jit(_backward, static_argnums=0, inline=True))
-_jitted = jax.jit(_conv, static_argnums=0, inline=True)
+_quantized = jax.jit(_conv, static_argnums=0, inline=True)
+# The products' own derivatives are those of a convolution.
+_unquantized = jax.jit(_y, static_argnums=0, inline=True)
 
 
-def _wgrad(plan: _Plan, x: Array | gemm.Operand, g: Array, dtype, key: Array | None) -> Array:
+def _wgrad(plan: _Plan, x: Array | gemm.Operand, g: Array, dtype, keys: RoleKeys | None) -> Array:
     """The kernel's gradient (*taps, in, group, out), from split x and g."""
+    geometry = plan.geometry
     if plan.recipe.wgrad == (None, None):
 
         def product(x, g, **options):
-            x, g = _merge(x), _merge(g)
-            image, grid = (g, x) if plan.mirrored else (plan.dilate(x), g)
-            dw = windows.kernel_gradient(image, grid, window=plan.window, **options)
-            sharding.check_varies_with(dw, image, grid)
-            return dw
+            x, g = merge_groups(x), merge_groups(g)
+            image, grid = (g, x) if geometry.mirrored else (geometry.dilate(x), g)
+            return windows.kernel_gradient(image, grid, window=geometry.window, **options)
 
         x = x if isinstance(x, gemm.Operand) else gemm.Operand(x, None)
-        return plan.from_kernel(
+        return geometry.from_kernel(
             gemm.contract(x, gemm.Operand(g, None), product, dtype, plan.precision)
         )
-    return _wgrad_by_taps(plan, gemm.dequantized(x), g, dtype, key)
+    return _wgrad_by_taps(plan, gemm.dequantized(x), g, dtype, keys)
 
 
-def _wgrad_by_taps(plan: _Plan, x: Array, g: Array, dtype, key: Array | None) -> Array:
+def _wgrad_by_taps(plan: _Plan, x: Array, g: Array, dtype, keys: RoleKeys | None) -> Array:
     """wgrad with quantized operands: for each tap, positions x channels of both sides.
 
     One side lies on the window's grid and is quantized once. The other is the image, of which each
     tap sees a different view, cut into blocks anew; a first pass finds the amax of all views.
     """
-    x_spec, g_spec = plan.recipe.wgrad
-    x_key, g_key = gemm.role_key(key, "wgrad.x"), gemm.role_key(key, "wgrad.g")
-    if plan.mirrored:
-        (image, image_spec, image_key), (grid, grid_spec, grid_key) = (
-            (g, g_spec, g_key),
-            (x, x_spec, x_key),
-        )
-    else:
-        (image, image_spec, image_key), (grid, grid_spec, grid_key) = (
-            (x, x_spec, x_key),
-            (g, g_spec, g_key),
-        )
-    image = plan.dilate(_merge(image))
-    grid_operand = gemm.operand(_positions(grid), grid_spec, _POSITIONS, grid_key)
-    split_view = lambda view: _positions(plan.split(view))  # noqa: E731
+    geometry = plan.geometry
+    x, g = (x, plan.recipe.wgrad[0], "wgrad.x"), (g, plan.recipe.wgrad[1], "wgrad.g")
+    (image, image_spec, image_role), (grid, grid_spec, grid_role) = (
+        (g, x) if geometry.mirrored else (x, g)
+    )
+    image = geometry.dilate(merge_groups(image))
+    grid_seed = gemm.seed(keys, grid_spec, grid_role)
+    grid_operand = gemm.operand(positions(grid), grid_spec, POSITIONS, grid_seed)
+    tap_seeds = None
+    if image_spec is not None and image_spec.stochastic:
+        tap_seeds = keys.of_taps(image_role, geometry.window.number_of_taps)
+    split_view = lambda view: positions(geometry.split(view))  # noqa: E731
     amax = None
     if image_spec is not None:
-        per_tap = windows.map_taps(
-            lambda view, t: tensor_amax(split_view(view), image_spec, (0,)), image, plan.window
+        per_tap = map_taps(
+            lambda view, t: tensor_amax(split_view(view), image_spec, (0,)), image, geometry.window
         )
         amax = largest(per_tap)
 
     def one_tap(view: Array, t: Array) -> Array:
-        tap_key = None if image_key is None else jax.random.fold_in(image_key, t)
-        image_operand = gemm.operand(split_view(view), image_spec, _POSITIONS, tap_key, amax)
-        pair = (grid_operand, image_operand) if plan.mirrored else (image_operand, grid_operand)
+        seed = None if tap_seeds is None else Seed(tap_seeds.words[t])
+        image_operand = gemm.operand(split_view(view), image_spec, POSITIONS, seed, amax)
+        pair = (grid_operand, image_operand) if geometry.mirrored else (image_operand, grid_operand)
         return gemm.contract(*pair, _position_product, dtype, plan.precision)
 
-    taps = windows.map_taps(one_tap, image, plan.window)
+    taps = map_taps(one_tap, image, geometry.window)
     # (tap, group, in, out) -> (*taps, in, group, out)
-    w = jnp.moveaxis(taps.reshape(*plan.window.taps, *taps.shape[1:]), -3, -2)
-    return lax.rev(w, tuple(range(plan.window.ndim))) if plan.mirrored else w
-
-
-def _positions(split: Array) -> Array:
-    """(n, *space, group, c) -> (position, group, c)."""
-    return split.reshape(math.prod(split.shape[:-2]), *split.shape[-2:])
-
-
-def _merge(split: Array) -> Array:
-    """(n, *space, group, c) -> (n, *space, group * c)."""
-    return split.reshape(*split.shape[:-2], split.shape[-2] * split.shape[-1])
+    w = jnp.moveaxis(taps.reshape(*geometry.window.taps, *taps.shape[1:]), -3, -2)
+    return lax.rev(w, tuple(range(geometry.window.ndim))) if geometry.mirrored else w
 
 
 def _position_product(x: Array, g: Array, **options) -> Array:

@@ -1,6 +1,6 @@
-"""The three products of a window against loops over its definition, on both kinds of back end."""
+"""The three products of a window against loops over its definition, in both platforms' forms."""
 
-import functools
+import dataclasses
 import itertools
 
 import jax
@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fp4jax.ops.convolution import products as windows
-from fp4jax.ops.convolution.products import Window
+from fp4jax.ops.convolution import cpu, default, products as windows
+from fp4jax.ops.convolution.geometry import Window
+from fp4jax.ops.convolution.taps import columns, map_taps, overlap_add
+from tests.accelerator import use_forms_of_accelerators
 
 WINDOWS = {
     "1d": Window((6,), (6,), (3,), (1,), (1,), (1,)),
@@ -36,10 +38,8 @@ N, IN, OUT = 2, 4, 6
 every_window = pytest.mark.parametrize("window", WINDOWS.values(), ids=WINDOWS.keys())
 
 
-@pytest.fixture(params=["cpu", "accelerator"])
-def back_end(request, monkeypatch):
-    """Runs a test with both implementations; these are called eagerly, so nothing is cached."""
-    monkeypatch.setattr(windows, "on_cpu", lambda: request.param == "cpu")
+forms = pytest.mark.parametrize("form", [cpu, default], ids=["cpu", "accelerator"])
+F32 = jnp.dtype(jnp.float32)
 
 
 def integers(seed: int, *shape: int) -> jax.Array:
@@ -75,62 +75,124 @@ def by_group(window: Window):
 
 
 @every_window
-def test_gather_is_its_definition(window):
+@forms
+def test_gather_is_its_definition(window, form):
     image, grid, kernel = data(window)
     expected = np.zeros(grid.shape, np.float32)
     for (q, t, i), (c, o) in itertools.product(covered(window), by_group(window)):
         expected[:, *q, o] += image[:, *i, c] @ kernel[*t, :, o]
-    actual = windows.gather(image, kernel, window=window)
+    actual = form.gather(image, kernel, window, None, F32)
     np.testing.assert_array_equal(actual, expected, strict=True)
 
 
 @every_window
-@pytest.mark.usefixtures("back_end")
-def test_scatter_is_its_definition(window):
+@forms
+def test_scatter_is_its_definition(window, form):
     image, grid, kernel = data(window)
     expected = np.zeros(image.shape, np.float32)
     for (q, t, i), (c, o) in itertools.product(covered(window), by_group(window)):
         expected[:, *i, c] += grid[:, *q, o] @ kernel[*t, :, o].T
-    actual = windows.scatter(grid, kernel, window=window)
+    actual = form.scatter(grid, kernel, window, None, F32)
     np.testing.assert_array_equal(actual, expected, strict=True)
 
 
 @every_window
-def test_kernel_gradient_is_its_definition(window):
+@forms
+def test_kernel_gradient_is_its_definition(window, form):
     image, grid, kernel = data(window)
     expected = np.zeros(kernel.shape, np.float32)
     for (q, t, i), (c, o) in itertools.product(covered(window), by_group(window)):
         expected[*t, :, o] += image[:, *i, c].T @ grid[:, *q, o]
-    actual = windows.kernel_gradient(image, grid, window=window)
+    actual = form.kernel_gradient(image, grid, window, None, F32)
     np.testing.assert_array_equal(actual, expected, strict=True)
 
 
 @every_window
-@pytest.mark.usefixtures("back_end")
-def test_map_taps_shows_what_each_tap_covers(window):
+@pytest.mark.parametrize("accelerator", [False, True])
+def test_map_taps_shows_what_each_tap_covers(window, accelerator, monkeypatch):
+    if accelerator:
+        use_forms_of_accelerators(monkeypatch)
     image, _, _ = data(window)
     expected = np.zeros((*window.taps, N, *window.grid, IN), np.float32)
     for q, t, i in covered(window):
         expected[*t, :, *q] = image[:, *i]
-    views = windows.map_taps(lambda view, t: view, image, window)
+    views = map_taps(lambda view, t: view, image, window)
+    taps = map_taps(lambda view, t: t, image, window)
     np.testing.assert_array_equal(
         views, expected.reshape(window.number_of_taps, *expected.shape[window.ndim :])
     )
-    taps = windows.map_taps(lambda view, t: t, image, window)
     np.testing.assert_array_equal(taps, np.arange(window.number_of_taps))
 
 
 @every_window
-@pytest.mark.usefixtures("back_end")
-def test_products_are_adjoint(window):
-    """<gather(image, kernel), grid> = <image, scatter(grid, kernel)> = <kernel, gradient>."""
-    image, grid, kernel = data(window)
-    gathered = windows.gather(image, kernel, window=window)
-    scattered = windows.scatter(grid, kernel, window=window)
-    gradient = windows.kernel_gradient(image, grid, window=window)
-    product = np.vdot(gathered, grid)
-    assert product == np.vdot(image, scattered) == np.vdot(kernel, gradient)
-    assert product != 0 or 0 in window.grid + window.image
+def test_overlap_add_is_the_adjoint_of_columns(window):
+    image, _, _ = data(window)
+    of_image = columns(image, window)
+    parts = integers(3, *of_image.shape).reshape(N, *window.grid, *window.taps, IN)
+    assert np.vdot(of_image, parts) == np.vdot(image, overlap_add(parts, window))
+
+
+PRODUCTS = {
+    "gather": (windows.gather, (0, 2)),
+    "scatter": (windows.scatter, (1, 2)),
+    "kernel_gradient": (windows.kernel_gradient, (0, 1)),
+}
+every_product = pytest.mark.parametrize("name", PRODUCTS)
+
+
+def product_of(name: str, window: Window):
+    """A product, bilinear, and its operands."""
+    product, which = PRODUCTS[name]
+    operands = data(window)
+    return lambda a, b: product(a, b, window=window), [operands[i] for i in which]
+
+
+@every_window
+@every_product
+def test_derivatives(name, window):
+    """Forward, in reverse and again: of a bilinear product they are other products."""
+    product, (a, b) = product_of(name, window)
+    da, db = integers(3, *a.shape), integers(4, *b.shape)
+    y, dy = jax.jit(lambda *args: jax.jvp(product, *args))((a, b), (da, db))
+    np.testing.assert_array_equal(y, product(a, b))
+    np.testing.assert_array_equal(dy, product(da, b) + product(a, db))
+    g = integers(5, *y.shape)
+
+    @jax.jit
+    def gradients(a, b):
+        return jax.vjp(product, a, b)[1](g)
+
+    ga, gb = gradients(a, b)
+    assert np.vdot(g, product(da, b)) == np.vdot(ga, da)
+    assert np.vdot(g, product(a, db)) == np.vdot(gb, db)
+    # d ga . da along db is g . product(da, db), and so is d gb . db along da.
+    _, (dga, dgb) = jax.jvp(gradients, (a, b), (da, db))
+    assert np.vdot(dga, da) == np.vdot(g, product(da, db)) == np.vdot(dgb, db)
+
+
+@pytest.mark.parametrize("window", ["2d stride 2", "groups"])
+@pytest.mark.parametrize("axes", [(0, None), (None, 0), (1, -1)])
+@every_product
+def test_vmap(name, axes, window):
+    """Lanes of one operand or of both, and another axis around them."""
+    product, operands = product_of(name, WINDOWS[window])
+    lanes = [
+        a if axis is None else jnp.moveaxis(integers(i, 3, 2, *a.shape), (0, 1), (axis, 0))
+        for i, (a, axis) in enumerate(zip(operands, axes, strict=True))
+    ]
+    inner = [None if axis is None else axis - (axis == 1) for axis in axes]
+    outer = [None if axis is None else int(axis == 0) for axis in axes]
+    twice = jax.vmap(jax.vmap(product, inner), outer)
+    actual = jax.jit(twice)(*lanes)
+
+    def lane(a, axis, i, j):
+        return a if axis is None else a.take(i, outer_axis(axis)).take(j, inner_axis(axis))
+
+    outer_axis = lambda axis: int(axis == 0)  # noqa: E731
+    inner_axis = lambda axis: axis - (axis == 1)  # noqa: E731
+    for i, j in np.ndindex(actual.shape[:2]):
+        one = [lane(a, axis, i, j) for a, axis in zip(lanes, axes, strict=True)]
+        np.testing.assert_array_equal(actual[i, j], product(*one))
 
 
 @every_window
@@ -142,49 +204,36 @@ def test_shortcuts_of_the_cpu(window, channels, monkeypatch):
     taps = window.number_of_taps
     pair = (2, 2 * taps) if channels == "few" else (128 // taps + 1, 128)
     image, grid, kernel = data(window, pair)
-    assert windows._few_channels(window, kernel.shape) == (channels == "few")
-    monkeypatch.setattr(windows, "MANY_POSITIONS", 0)
-    assert channels == "few" or windows._wide_grid(window, kernel.shape, positions=0)
-    by_cpu, elsewhere = [], []
-    for back_end, results in (("cpu", by_cpu), ("gpu", elsewhere)):
-        monkeypatch.setattr(windows, "on_cpu", lambda back_end=back_end: back_end == "cpu")
-        results.append(windows.scatter(grid, kernel, window=window))
-        results.append(windows.kernel_gradient(image, grid, window=window))
-    for ours, theirs in zip(by_cpu, elsewhere, strict=True):
+    assert cpu.has_few_channels(window, kernel.shape) == (channels == "few")
+    crossovers = dataclasses.replace(cpu.CROSSOVERS, many_positions=0)
+    monkeypatch.setattr(cpu, "CROSSOVERS", crossovers)
+    assert channels == "few" or cpu.has_wide_grid(window, kernel.shape, positions=0)
+    for product, operands in (("scatter", (grid, kernel)), ("kernel_gradient", (image, grid))):
+        ours, theirs = (
+            getattr(form, product)(*operands, window, None, F32) for form in (cpu, default)
+        )
         np.testing.assert_array_equal(ours, theirs, strict=True)
 
 
-@every_window
-def test_scatter_has_one_meaning(window):
-    """The implementations for CPU and for accelerators, called directly, and their gradients."""
-    image, grid, kernel = data(window)
-
-    def dilated(grid, kernel):
-        transposed = windows._swap_channels(kernel, window.groups)
-        return windows._scatter_dilated(grid, transposed, window, None, None)
-
-    by_phase = functools.partial(windows.scatter, window=window)
-    for ours, theirs in zip(
-        *((y, *vjp(image)) for y, vjp in (jax.vjp(f, grid, kernel) for f in (by_phase, dilated))),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(ours, theirs, strict=True)
-
-
-@pytest.mark.usefixtures("back_end")
 @pytest.mark.parametrize("channels", [(IN, OUT), (1, 16), (7, 128)])
-def test_preferred_element_type(channels):
-    window = WINDOWS["stride > kernel"]
-    image, grid, kernel = (a.astype(jnp.bfloat16) for a in data(window, channels))
+@pytest.mark.parametrize("accelerator", [False, True])
+@pytest.mark.parametrize("dtypes", [(jnp.bfloat16, jnp.bfloat16), (jnp.float32, jnp.bfloat16)])
+def test_dtypes(channels, accelerator, dtypes, monkeypatch):
+    """Sums in float32, of operands of one dtype or of two; the result in the first's by default."""
+    if accelerator:
+        use_forms_of_accelerators(monkeypatch)
+    window = dataclasses.replace(WINDOWS["stride > kernel"], low=(accelerator, -1))
+    image, grid, kernel = data(window, channels)
     for product, operands in (
         (windows.gather, (image, kernel)),
         (windows.scatter, (grid, kernel)),
         (windows.kernel_gradient, (image, grid)),
     ):
-        y = product(*operands, window=window, preferred_element_type=jnp.float32)
-        exact = product(*(a.astype(jnp.float32) for a in operands), window=window)
+        exact = product(*operands, window=window)
+        narrow = [a.astype(dtype) for a, dtype in zip(operands, dtypes, strict=True)]
+        y = product(*narrow, window=window, preferred_element_type=jnp.float32)
         np.testing.assert_array_equal(y, exact, strict=True)
-        assert product(*operands, window=window).dtype == jnp.bfloat16
+        assert product(*narrow, window=window).dtype == dtypes[0]
 
 
 @every_window

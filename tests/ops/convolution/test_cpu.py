@@ -1,12 +1,14 @@
 """Products of dense windows and of volumes on CPU: equal to XLA's convolution, bit for bit."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fp4jax.ops.convolution import dense_gradient, products as windows
-from fp4jax.ops.convolution.products import Window
+from fp4jax.ops.convolution import cpu, default, products as windows
+from fp4jax.ops.convolution.geometry import Window
 
 WINDOWS = {
     "3 x 3": Window((16, 18), (16, 18), (3, 3), (1, 1), (1, 1), (1, 1)),
@@ -31,8 +33,8 @@ def integers(seed: int, *shape: int) -> jax.Array:
 
 @pytest.mark.parametrize("name", WINDOWS)
 def test_products_are_those_of_other_back_ends(name, monkeypatch):
-    monkeypatch.setattr(dense_gradient, "_BLOCK", 64)
-    monkeypatch.setattr(dense_gradient, "_FEWEST", 32)
+    smaller = dataclasses.replace(cpu.CROSSOVERS, block=64, block_fewest=32)
+    monkeypatch.setattr(cpu, "CROSSOVERS", smaller)
     window = WINDOWS[name]
     # More channels on the side that the other one's depth taps then go to.
     i, o = (4, 6) if len(name) % 2 else (6, 2)
@@ -41,30 +43,33 @@ def test_products_are_those_of_other_back_ends(name, monkeypatch):
 
     @jax.jit
     def products(image, grid, kernel):
-        results = []
-        for on_cpu in (True, False):
-            monkeypatch.setattr(windows, "on_cpu", lambda on_cpu=on_cpu: on_cpu)
-            results.append(
-                (
-                    windows.gather(image, kernel, window=window),
-                    windows.scatter(grid, kernel, window=window),
-                    windows.kernel_gradient(image, grid, window=window),
-                )
+        options = (window, None, jnp.dtype(jnp.float32))
+        return [
+            (
+                form.gather(image, kernel, *options),
+                form.scatter(grid, kernel, *options),
+                form.kernel_gradient(image, grid, *options),
             )
-        return results
+            for form in (cpu, default)
+        ]
 
     for ours, theirs in zip(*products(image, grid, kernel), strict=True):
         np.testing.assert_array_equal(ours, theirs, strict=True)
 
 
 def test_blocks():
-    assert dense_gradient._rows_of_block((64, 64, 64)) == 1
-    assert dense_gradient._rows_of_block((128, 128)) == 32
-    assert dense_gradient._rows_of_block((16, 16)) == 16
-    assert dense_gradient._rows_of_block((127, 128)) == 127
-    assert dense_gradient.pays((16, 16), (16, 16))
-    assert not dense_gradient.pays((8, 8), (8, 8))
-    assert not dense_gradient.pays((1024,), (1024,))
+    assert cpu.rows_of_block((64, 64, 64)) == 1
+    assert cpu.rows_of_block((128, 128)) == 32
+    assert cpu.rows_of_block((16, 16)) == 16
+    assert cpu.rows_of_block((127, 128)) == 127
+
+    def pays(*size: int) -> bool:
+        one = (1,) * len(size)
+        return cpu.pays_by_blocks(Window(size, size, one, one, one, (0,) * len(size)))
+
+    assert pays(16, 16)
+    assert not pays(8, 8)
+    assert not pays(1024)
 
 
 def test_sums_of_half_precision_are_in_float32():

@@ -13,26 +13,18 @@ from jax import lax
 
 from fp4jax.core import sharding
 from fp4jax.core.typing import Array, DTypeLike, Shaped
-from fp4jax.ops.convolution.planes import at_least_float32
-
-Sizes = tuple[int, ...]
-
-# Positions of a block, and how many must be there for blocks to pay.
-_BLOCK, _FEWEST = 4096, 256
+from fp4jax.ops.convolution.cpu_planes import at_least_float32
+from fp4jax.ops.convolution.geometry import Sizes
 
 
-def pays(image: Sizes, grid: Sizes) -> bool:
-    """False where XLA's convolution is faster: one axis, or few positions."""
-    return len(image) > 1 and min(math.prod(image), math.prod(grid)) >= _FEWEST
-
-
-def kernel_gradient(
+def kernel_gradient_by_blocks(
     image: Shaped[Array, "n *image c"],
     grid: Shaped[Array, "n *grid o"],
     taps: Sizes,
     low: Sizes,
-    precision=None,
-    preferred_element_type=None,
+    rows: int,
+    precision,
+    dtype: DTypeLike,
 ) -> Shaped[Array, "*taps c o"]:
     """K[t] = sum_q image[q + t - low]^T grid[q], for windows of at least two axes.
 
@@ -44,8 +36,8 @@ def kernel_gradient(
 
     So a block has a product per tap of the others, (c, positions) (positions, last * o). Its image
     is a piece of memory as it lies; only the grid is put together first, once for all products.
+    ``rows`` rows (or planes) of the grid are a block; they must divide their number.
     """
-    dtype = jnp.dtype(preferred_element_type or image.dtype)
     wide = at_least_float32(dtype)
     n, *size, o = grid.shape
     c = image.shape[-1]
@@ -84,7 +76,7 @@ def kernel_gradient(
         return jnp.stack(products)
 
     shape = (len(distances), c, last * o)
-    total = _sum_of_blocks(product, image, grid, tuple(size), shape, wide)
+    total = _sum_of_blocks(product, image, grid, rows, shape, wide)
     kernel = total.reshape(*outer, c, last, o)
     axis = len(outer)
     return jnp.swapaxes(kernel, axis, axis + 1).astype(dtype)
@@ -94,13 +86,12 @@ def _sum_of_blocks(
     product: Callable[[Array, Array, int], Array],
     image: Array,
     grid: Array,
-    size: Sizes,
+    rows: int,
     shape: Sizes,
     dtype: DTypeLike,
 ) -> Array:
     """The sum of ``product(index of the image, first row, rows)`` over all blocks of rows."""
-    rows = _rows_of_block(size)
-    per_image = size[0] // rows
+    per_image = grid.shape[1] // rows
     blocks = image.shape[0] * per_image
     if blocks == 1:
         return product(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), rows)
@@ -112,12 +103,3 @@ def _sum_of_blocks(
     # Two at a time, which two cores compute side by side.
     total, _ = lax.scan(add, start, jnp.arange(blocks), unroll=2)
     return total
-
-
-def _rows_of_block(size: Sizes) -> int:
-    """How many rows (or planes) of ``size`` a block has: a divisor of their number."""
-    row = math.prod(size[1:])
-    most = min(size[0], max(1, _BLOCK // row))
-    rows = max(r for r in range(1, most + 1) if size[0] % r == 0)
-    # Sizes without divisors: all at once.
-    return rows if rows * row >= _FEWEST else size[0]

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fp4jax.core.typing import Array, DTypeLike, Shaped
-
-Sizes = tuple[int, ...]
+from fp4jax.ops.convolution.geometry import Sizes
 
 
 def convolve_planes(
@@ -19,8 +18,8 @@ def convolve_planes(
     strides: Sizes,
     padding: tuple[tuple[int, int], ...],
     dilation: Sizes,
-    precision=None,
-    preferred_element_type=None,
+    precision,
+    dtype: DTypeLike,
 ) -> Shaped[Array, "n *grid o"]:
     """A convolution as one of planes (n * depth, *rest, c), without groups and input dilation.
 
@@ -32,7 +31,6 @@ def convolve_planes(
     (low, high), *padding_rest = padding
     span = (taps - 1) * dilation[0] + 1
     planes = max(0, (depth + low + high - span) // strides[0] + 1)
-    dtype = jnp.dtype(preferred_element_type or image.dtype)
 
     def convolve(x: Array, k: Array, to) -> Array:
         """(n, d, *rest, i) and (*taps, i, o) -> (n, d, *grid, o)."""
