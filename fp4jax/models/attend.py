@@ -44,7 +44,7 @@ def attend(
     labels = None
     if regions is not None:
         labels = jnp.broadcast_to(jnp.asarray(regions), (b, windows, n)).reshape(-1, n)
-    qkv, bias = sharding.varying_together(qkv, bias, None)
+    qkv, bias = sharding.varying_together(qkv, bias)
     block = _windows_per_block(b, windows, h * n * n)
     return _attend(block, qkv.reshape(-1, 3, h, d, n), bias, labels).reshape(b, windows, h, d, n)
 

@@ -1,22 +1,34 @@
 """Rounding keys: one for every quantized operation, refilled in every step."""
 
+import functools
 import zlib
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from fp4jax.core.quantizer import check_key
+from fp4jax.core.seeds import fold_in
 from fp4jax.core.spec import shown
 from fp4jax.core.typing import Array
+from fp4jax.ops.role_keys import draw
 
 Model = TypeVar("Model", bound=nnx.Module)
 
 
 class RoundingKey(nnx.Variable):
     """The random key of one quantized operation; see :func:`refresh_keys`."""
+
+
+class RoundingSeeds(nnx.Variable):
+    """What the six operands of an operation draw from its key, uint32 (*stack, 6, 2).
+
+    Kept beside the key, because to draw them for all operations of a model at once makes a step
+    that is much smaller, and faster to compile, than one in which every operation draws its own.
+    """
 
 
 def refresh_keys(model: Model, seed: int | Array, step: int | Array) -> Model:
@@ -27,7 +39,7 @@ def refresh_keys(model: Model, seed: int | Array, step: int | Array) -> Model:
     under ``vmap``, ``scan`` and remat; a model without stochastic recipe is left as it is. Every
     layer of a stack (``nnx.vmap``, ``nnx.scan``) gets a key of its own. Without a call, every step
     rounds equal inputs with the same bits. Calls of one layer within a step, also in a recurrent
-    scan, differ by their inputs: see :mod:`fp4jax.nnx.call_key`.
+    scan, differ by their inputs: see :mod:`fp4jax.nnx.calls`.
 
     Args:
         model: changed in place.
@@ -48,17 +60,24 @@ def refresh_keys(model: Model, seed: int | Array, step: int | Array) -> Model:
     """
     check_model(model)
     of_step = _step_key(seed, step)
-    for path, module in nnx.iter_modules(model):
-        key = getattr(module, "key", None)
-        if isinstance(key, RoundingKey):
-            # The module is an operation, path[:-1] its layer.
-            key.set_value(_path_key(of_step, dotted(path[:-1]), key.get_value().shape))
+    operations = [
+        (dotted(path[:-1]), module)  # the module is an operation, path[:-1] its layer
+        for path, module in nnx.iter_modules(model)
+        if isinstance(getattr(module, "key", None), RoundingKey)
+    ]
+    if operations:
+        paths, modules = zip(*operations, strict=True)
+        keys = _path_keys(of_step, paths, [module.key.get_value().shape for module in modules])
+        for module, (key, seeds) in zip(modules, keys, strict=True):
+            module.key.set_value(key)
+            module.seeds.set_value(seeds)
     return model
 
 
-def first_key(path: str, stack: tuple[int, ...] = ()) -> Array:
-    """The key of the operation at ``path`` before it is refreshed."""
-    return _path_key(jax.random.key(0), path, stack)
+def first_key(path: str, stack: tuple[int, ...] = ()) -> tuple[Array, Array]:
+    """The key and the seeds of the operation at ``path`` before they are refreshed."""
+    ((key, seeds),) = _path_keys(jax.random.key(0), [path], [stack])
+    return key, seeds
 
 
 def dotted(path: Sequence[Any]) -> str:
@@ -75,10 +94,29 @@ def check_model(model: Any) -> None:
         )
 
 
-def _path_key(key: Array, path: str, stack: tuple[int, ...]) -> Array:
-    """The key of the operation at ``path``; for a stack of layers, one for each."""
-    key = jax.random.fold_in(key, zlib.crc32(path.encode()))
-    return jax.random.split(key, stack) if stack else key
+def _path_keys(
+    key: Array, paths: Sequence[str], stacks: Sequence[tuple[int, ...]]
+) -> list[tuple[Array, Array]]:
+    """Key and seeds of the operations at ``paths``; for a stack of layers, one for each layer."""
+    checksums = np.asarray([zlib.crc32(path.encode()) for path in paths], np.uint32)
+    keys, seeds = _folded(key, checksums)
+    return [
+        _of_stack(keys[i], stack) if stack else (keys[i], seeds[i])
+        for i, stack in enumerate(stacks)
+    ]
+
+
+# Jitted, as all keys of a model are made outside of any trace when a recipe is applied.
+@jax.jit
+def _folded(key: Array, numbers: Array) -> tuple[Array, Array]:
+    keys = fold_in(key, numbers)
+    return keys, draw(keys)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _of_stack(key: Array, stack: tuple[int, ...]) -> tuple[Array, Array]:
+    keys = jax.random.split(key, stack)
+    return keys, draw(keys)
 
 
 def _step_key(seed: Any, step: Any) -> Array:

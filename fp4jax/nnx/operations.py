@@ -5,11 +5,12 @@ from typing import Any
 from flax import nnx
 
 from fp4jax.core.typing import Array
-from fp4jax.nnx.call_key import call_key
-from fp4jax.nnx.keys import RoundingKey, first_key
+from fp4jax.nnx.calls import keys_of_call
+from fp4jax.nnx.keys import RoundingKey, RoundingSeeds, first_key
 from fp4jax.ops.convolution.quantized import conv_general_dilated, conv_transpose
 from fp4jax.ops.dot import dot_general
 from fp4jax.ops.recipe import Recipe
+from fp4jax.ops.role_keys import RoleKeys
 
 
 class Op(nnx.Module):
@@ -24,12 +25,16 @@ class Op(nnx.Module):
 
     def __init__(self, recipe: Recipe, path: str, stack: tuple[int, ...] = ()):
         self.recipe = recipe
-        self.key = RoundingKey(first_key(path, stack)) if recipe.stochastic else None
+        key, seeds = first_key(path, stack) if recipe.stochastic else (None, None)
+        self.key = None if key is None else RoundingKey(key)
+        self.seeds = None if seeds is None else RoundingSeeds(seeds)
 
     def options(self, x: Array) -> dict[str, Any]:
         """What the quantized functions take beyond lax's arguments, for a call on ``x``."""
-        key = None if self.key is None else call_key(self.key.get_value(), x)
-        return {"recipe": self.recipe, "key": key}
+        keys = None
+        if self.key is not None and self.seeds is not None:
+            keys = keys_of_call(RoleKeys(self.key.get_value(), self.seeds.get_value()), x)
+        return {"recipe": self.recipe, "key": keys}
 
 
 class DotGeneral(Op):

@@ -16,9 +16,10 @@ from fp4jax.analysis.diagnosis.counts import OperandSums, tally
 from fp4jax.analysis.diagnosis.recording import Call, Tensors
 from fp4jax.core.quantizer import tensor_amax
 from fp4jax.core.scaling import largest
+from fp4jax.core.seeds import Seed
 from fp4jax.core.spec import TensorSpec
 from fp4jax.core.typing import Array
-from fp4jax.nnx.call_key import call_key
+from fp4jax.nnx.calls import keys_of_call
 from fp4jax.ops import gemm
 from fp4jax.ops.convolution import quantized as conv
 from fp4jax.ops.convolution.geometry import Geometry, merge_groups, positions, resolve
@@ -34,9 +35,10 @@ from fp4jax.ops.dot import (
 )
 from fp4jax.ops.gemm import BlockAxes
 from fp4jax.ops.recipe import ROLES, Recipe
+from fp4jax.ops.role_keys import RoleKeys, draw
 
 # What measures one operand, given its spec and key.
-_Measure = Callable[[TensorSpec | None, Any], OperandSums]
+_Measure = Callable[[TensorSpec | None, RoleKeys | None, str], OperandSums]
 
 
 def operand_sums(
@@ -56,8 +58,7 @@ def operand_sums(
         if call.op is fp4nnx.DotGeneral
         else _conv(call, recipe, tensors)
     )
-    if key is not None:
-        key = call_key(key, tensors.x)
+    keys = None if key is None else keys_of_call(RoleKeys(key, draw(key)), tensors.x)
     sums: dict[str, OperandSums] = {}
     for role, spec in zip(ROLES, recipe.operands, strict=True):
         fprop = f"fprop.{role[-1]}"
@@ -70,12 +71,12 @@ def operand_sums(
                 )
             sums[role] = sums[fprop]
         else:
-            sums[role] = measures[role](spec, gemm.role_key(key, role))
+            sums[role] = measures[role](spec, keys, role)
     return sums
 
 
 def _whole(x: Array, axes: BlockAxes) -> _Measure:
-    return lambda spec, key: tally(x, spec, axes, key)
+    return lambda spec, keys, role: tally(x, spec, axes, gemm.seed(keys, spec, role))
 
 
 def _dot(call: Call, recipe: Recipe, tensors: Tensors) -> dict[str, _Measure]:
@@ -120,15 +121,17 @@ def _taps(geometry: Geometry, split: Array) -> _Measure:
     def part(view: Array) -> Array:
         return positions(geometry.split(view))
 
-    def measure(spec: TensorSpec | None, key: Any) -> OperandSums:
-        amax = None
+    def measure(spec: TensorSpec | None, keys: RoleKeys | None, role: str) -> OperandSums:
+        amax = seeds = None
         if spec is not None:
             per_tap = map_taps(lambda view, t: tensor_amax(part(view), spec, (0,)), image, window)
             amax = largest(per_tap)
+            if spec.stochastic and keys is not None:
+                seeds = keys.of_taps(role, window.number_of_taps)
 
         def one_tap(view: Array, t: Array) -> Array:
-            tap_key = None if key is None else jax.random.fold_in(key, t)
-            sums = tally(part(view), spec, conv.POSITIONS, tap_key, amax)
+            seed = None if seeds is None else Seed(seeds.words[t])
+            sums = tally(part(view), spec, conv.POSITIONS, seed, amax)
             return jnp.stack(jax.tree.leaves(sums))
 
         return OperandSums(*map_taps(one_tap, image, window).sum(0))

@@ -12,7 +12,8 @@ from jax.sharding import AxisType, PartitionSpec
 
 import fp4jax as fp4
 from fp4jax import nnx as fp4nnx
-from fp4jax.nnx.call_key import SAMPLES, call_key
+from fp4jax.nnx.calls import SAMPLES, keys_of_call
+from fp4jax.ops.role_keys import role_keys
 from tests.checks import relative_error
 from tests.samples import assert_same_bits, sample
 
@@ -23,7 +24,7 @@ ROUNDS_X = fp4.Recipe(name="rounds x", fprop=(SPEC, None))
 
 
 def bits(x) -> int:
-    return int(jax.random.bits(call_key(KEY, x)))
+    return int(keys_of_call(role_keys(KEY), x).call)
 
 
 def identity(recipe=ROUNDS_X, n: int = 32) -> nnx.Linear:
