@@ -138,7 +138,8 @@ def test_a_wrong_gradient_shows(network, fault, monkeypatch):
     """The test above fails if the backward pass of the operations is wrong."""
     train_baseline(network)  # kept for the comparison, before anything is broken
     gradient, change = BROKEN[fault]
-    for module, name in (("fp4jax.dot_general", "_dot"), ("fp4jax.conv", "_conv")):
+    operations = ("fp4jax.ops.dot", "_dot"), ("fp4jax.ops.convolution.quantized", "_conv")
+    for module, name in operations:
         operation = getattr(importlib.import_module(module), name)
 
         def broken(plan, saved, g, backward=operation.bwd):
