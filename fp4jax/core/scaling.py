@@ -25,7 +25,11 @@ from fp4jax.core.rounding import round_nearest
 from fp4jax.core.spec import TensorSpec
 from fp4jax.core.typing import Array, Float
 
-_MAGNITUDE_BITS = 0x7FFFFFFF
+#: All bits of a float32 number but the sign.
+MAGNITUDE_BITS = 0x7FFFFFFF
+
+#: Tiny tensors' scales are kept in units of 2**-64, where they are normal numbers.
+TINY_EXPONENT = 64
 
 
 class Amax(NamedTuple):
@@ -48,7 +52,7 @@ def find_amax(blocked: Float[Array, "..."], view: BlockView) -> Amax:
     The maximum is taken over the bit patterns of the magnitudes: these sort as the numbers do,
     NaN above Inf, whereas a float maximum drops NaN on XLA:CPU for large arrays.
     """
-    bits = lax.bitcast_convert_type(blocked, jnp.int32) & _MAGNITUDE_BITS
+    bits = lax.bitcast_convert_type(blocked, jnp.int32) & MAGNITUDE_BITS
     for axis in sorted(view.inner_axes):
         # Without the barrier XLA reads the whole tensor again for the tensor amax.
         bits = exact.barrier(jnp.max(bits, axis=axis, keepdims=True, initial=0))
@@ -59,16 +63,20 @@ def find_amax(blocked: Float[Array, "..."], view: BlockView) -> Amax:
 
 def largest(amax: Float[Array, " n"]) -> Float[Array, ""]:
     """The largest of several amax; NaN and Inf are kept."""
-    bits = lax.bitcast_convert_type(amax, jnp.int32) & _MAGNITUDE_BITS
+    bits = lax.bitcast_convert_type(amax, jnp.int32) & MAGNITUDE_BITS
     return lax.bitcast_convert_type(jnp.max(bits, initial=0), jnp.float32)
 
 
 def find_scale(amax: Amax, spec: TensorSpec) -> Scale:
     """Block scales and encode multipliers for ``scaling="amax"``."""
-    tensor = _tensor_scale(amax.tensor, spec)
-    per_code = 17 / 96 if spec.rounding == "stochastic_unbiased" else 1 / 6
-    block = round_e4m3(amax.block * (tensor.encode * np.float32(per_code)))
+    tensor = tensor_scale(amax.tensor, spec)
+    block = round_e4m3(amax.block * (tensor.encode * per_code(spec)))
     return _with_encode(block, tensor)
+
+
+def per_code(spec: TensorSpec) -> np.float32:
+    """fl(1/6), or fl(17/96): what S_enc * b is multiplied with to be a block scale."""
+    return np.float32(17 / 96 if spec.rounding == "stochastic_unbiased" else 1 / 6)
 
 
 def choose_four_over_six(
@@ -80,7 +88,7 @@ def choose_four_over_six(
     summed in TransformerEngine's order; a tie goes to 6. Source: Cook et al., "Four Over Six"
     (arXiv 2512.02010), in TransformerEngine's arithmetic.
     """
-    tensor = _tensor_scale(amax.tensor, spec)
+    tensor = tensor_scale(amax.tensor, spec)
     base = exact.divide(amax.block, 6.0) * tensor.encode
     candidates = []
     for factor in (1.0, 1.5):
@@ -105,7 +113,7 @@ def decode_multiplier(
     return (block_scale * amax) * np.float32(np.float32(1) / bound)
 
 
-class _TensorScale(NamedTuple):
+class TensorScale(NamedTuple):
     """S_enc, and S_dec = 1 / S_enc in units of 1 / ``unit``.
 
     The unit is 1, or 2**-64 for tensors below 2**-100, whose S_dec may be subnormal.
@@ -116,24 +124,22 @@ class _TensorScale(NamedTuple):
     unit: Float[Array, ""]
 
 
-_TINY_EXPONENT = 64
-
-
-def _tensor_scale(amax: Float[Array, ""], spec: TensorSpec) -> _TensorScale:
+def tensor_scale(amax: Float[Array, ""], spec: TensorSpec) -> TensorScale:
+    """S_enc and S_dec from the tensor's amax."""
     encode = jnp.minimum(spec.bound / amax, FLT_MAX)
     encode = jnp.where(encode == 0, np.float32(1), encode)
-    unit = jnp.where(amax < 2.0**-100, np.float32(2.0**_TINY_EXPONENT), np.float32(1))
-    return _TensorScale(encode, _underflow(unit / encode, unit), unit)
+    unit = jnp.where(amax < 2.0**-100, np.float32(2.0**TINY_EXPONENT), np.float32(1))
+    return TensorScale(encode, _underflow(unit / encode, unit), unit)
 
 
-def _with_encode(block: Float[Array, "..."], tensor: _TensorScale) -> Scale:
+def _with_encode(block: Float[Array, "..."], tensor: TensorScale) -> Scale:
     decode = _underflow(block * tensor.decode, tensor.unit)
     encode = jnp.minimum(tensor.unit / decode, FLT_MAX)
     return Scale(exact.materialize(block, like=encode), encode)
 
 
 def _underflow(x: Float[Array, "..."], unit: Float[Array, ""]) -> Float[Array, "..."]:
-    return jnp.where(unit == 1, x, exact.gradual_underflow(x, _TINY_EXPONENT))
+    return jnp.where(unit == 1, x, exact.gradual_underflow(x, TINY_EXPONENT))
 
 
 def _block_error(

@@ -63,8 +63,8 @@ def varying_together(lhs: Array, rhs: Array, key: Array | None) -> tuple[Array, 
 
     So that gradients vary as their primals do; that of the cast sums over the shards, as lax does.
     """
-    union = frozenset().union(*(_varying(a) for a in (lhs, rhs, key) if a is not None))
-    missing = (tuple(sorted(union - _varying(a))) for a in (lhs, rhs))
+    union = frozenset().union(*(varying_axes(a) for a in (lhs, rhs, key) if a is not None))
+    missing = (tuple(sorted(union - varying_axes(a))) for a in (lhs, rhs))
     left, right = (
         lax.pcast(a, axes, to="varying") if axes else a
         for a, axes in zip((lhs, rhs), missing, strict=True)
@@ -74,7 +74,7 @@ def varying_together(lhs: Array, rhs: Array, key: Array | None) -> tuple[Array, 
 
 def check_varies_with(result: Array, *operands: Array) -> None:
     """ValueError if a result was summed over the shards of a ``shard_map`` on the way."""
-    if _varying(result) != frozenset().union(*map(_varying, operands)):
+    if varying_axes(result) != frozenset().union(*map(varying_axes, operands)):
         raise ValueError(
             "the kernel gradient of this convolution, which the recipe does not quantize, cannot "
             "be found under shard_map as it is; pass check_vma=False to jax.shard_map and sum "
@@ -82,6 +82,6 @@ def check_varies_with(result: Array, *operands: Array) -> None:
         )
 
 
-def _varying(x: Array) -> frozenset[str]:
+def varying_axes(x: Array) -> frozenset[str]:
     """The axes of a ``shard_map`` over which x is known to vary."""
     return getattr(getattr(jax.typeof(x), "manual_axis_type", None), "varying", frozenset())

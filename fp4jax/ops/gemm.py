@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fp4jax.core import exact, hadamard
+from fp4jax.core import exact, hadamard, quantizer
 from fp4jax.core.blocks import BLOCK
 from fp4jax.core.formats import float_array
-from fp4jax.core.quantizer import check_key, encode, fused
+from fp4jax.core.quantizer import check_key
 from fp4jax.core.spec import TensorSpec
 from fp4jax.core.typing import Array, ArrayLike, DTypeLike, Float, Shaped
 from fp4jax.ops.recipe import ROLES, Recipe
@@ -59,11 +59,7 @@ def operand(
 def _quantized(
     spec: TensorSpec, axes: tuple[int, ...], x: Array, key: Array | None, amax_of_all: Array | None
 ) -> Operand:
-    if (kernels := fused(x, spec, axes)) is not None:
-        values, amax = kernels.operand(x, key, amax_of_all)
-    else:
-        encoded = encode(x, spec, axes, key, amax_of_all)
-        values, amax = encoded.view.merge(encoded.values * encoded.scales), encoded.amax
+    values, amax = quantizer.operand(x, key, amax_of_all, spec, axes)
     return Operand(values, exact.divide(amax, float(spec.bound)))
 
 

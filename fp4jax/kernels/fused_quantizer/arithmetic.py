@@ -2,7 +2,8 @@
 
 With the elements of a block in 16 arrays of one shape, rotating, finding amax, rounding and
 packing are elementwise operations, which stay in a thread's registers; and what is done once a
-block is not repeated for its elements. Bits are those of fp4jax.scaling, .rounding and .hadamard.
+block is not repeated for its elements. Bits are those of scaling, rounding and hadamard in
+fp4jax.core.
 
 Written with what Triton and XLA compute alike: maxima and comparisons of NaN are told apart by
 ``where``, rounding is adding a large number whose last place is the rounding unit (never taken
@@ -21,12 +22,12 @@ from jax.experimental.pallas import triton
 from fp4jax.core.blocks import BLOCK
 from fp4jax.core.formats import E2M1_MAX, E4M3_MAX, FLT_MAX
 from fp4jax.core.hadamard import DEFAULT_SIGNS
+from fp4jax.core.scaling import MAGNITUDE_BITS, TINY_EXPONENT
 
 Array = jax.Array
 
-_MAGNITUDE = np.int32(0x7FFFFFFF)
+_MAGNITUDE = np.int32(MAGNITUDE_BITS)
 _SIGN = np.int32(-(2**31))
-_TINY_EXPONENT = 64
 
 
 class Scalars(NamedTuple):
@@ -142,7 +143,7 @@ def _divide(x: Array, y: Array, portable: bool) -> Array:
 
 def _underflow(x: Array, unit: Array) -> Array:
     """exact.gradual_underflow where the tensor is so small that ``unit`` is not 1."""
-    smallest, normal = 2.0 ** (_TINY_EXPONENT - 149), 2.0 ** (_TINY_EXPONENT - 126)
+    smallest, normal = 2.0 ** (TINY_EXPONENT - 149), 2.0 ** (TINY_EXPONENT - 126)
     magic = np.float32(2**23)
     steps = bits(x * np.float32(1 / smallest) + magic) - bits(jnp.full_like(x, magic))
     rounded = steps.astype(jnp.float32) * np.float32(smallest)
@@ -219,14 +220,3 @@ def signed_code(x: Array, code: Array) -> Array:
 def signed(x: Array, magnitude: Array) -> Array:
     """The magnitude with x's sign."""
     return as_float(bits(magnitude) | (bits(x) & _SIGN))
-
-
-def hash_counter(counter: Array, seed: tuple[Array, Array]) -> Array:
-    """fp4jax.rounding.hash_counter."""
-    return _finalize(_finalize(counter ^ seed[0]) + seed[1])
-
-
-def _finalize(h: Array) -> Array:
-    h = (h ^ (h >> 16)) * np.uint32(0x7FEB352D)
-    h = (h ^ (h >> 15)) * np.uint32(0x846CA68B)
-    return h ^ (h >> 16)

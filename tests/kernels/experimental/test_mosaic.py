@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fp4jax.kernels.block_scaled_matmul.scale_layout import from_128x4, to_128x4
 
 import fp4jax as fp4
 from fp4jax import kernels
@@ -25,7 +26,6 @@ from fp4jax.kernels import backend
 from fp4jax.kernels.block_scaled_matmul import base, cudnn, mosaic
 from fp4jax.kernels.block_scaled_matmul.arg_specs import shapes
 from fp4jax.kernels.block_scaled_matmul.operands import Packed
-from fp4jax.kernels.block_scaled_matmul.scale_layout import from_128x4, to_128x4
 from tests import compile_only, mosaic_interpreter
 
 ROWS = fp4.TensorSpec()
