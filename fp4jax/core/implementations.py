@@ -6,7 +6,7 @@ them when it is imported, as a function that loads them on the first use.
 
 import functools
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from fp4jax.core import reference
 from fp4jax.core.spec import TensorSpec, shown
@@ -15,6 +15,7 @@ from fp4jax.core.typing import Array
 IMPLEMENTATIONS = ("auto", "reference", "fused")
 
 
+@runtime_checkable
 class Quantizer(Protocol):
     """An implementation: a module or an object with the functions of :mod:`fp4jax.core.reference`.
 
@@ -27,6 +28,7 @@ class Quantizer(Protocol):
     tensor_amax: Callable[..., Array]
 
 
+@runtime_checkable
 class Fused(Quantizer, Protocol):
     """Fused kernels. Where a program turns out to be for another device, jnp takes their place."""
 

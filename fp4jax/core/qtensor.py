@@ -124,7 +124,10 @@ class QTensor:
         if rotated or not self.spec.hadamard:
             return self.in_rotated_basis()._values().astype(dtype or jnp.float32)
         (axis,), (length,) = self.axes, self.lengths
-        y = hadamard.inverse_random_hadamard(self.in_rotated_basis()._values(), axis)
+        # Behind a barrier, so that the rotation is computed as in fake_quantize: XLA would merge it
+        # with the transposition of the codes, and add in another order.
+        values = exact.barrier(self.in_rotated_basis()._values())
+        y = hadamard.inverse_random_hadamard(values, axis)
         return lax.slice_in_dim(y, 0, length, axis=axis).astype(dtype or jnp.float32)
 
     def _values(self) -> Float[Array, "..."]:
