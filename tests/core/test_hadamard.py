@@ -12,9 +12,8 @@ import pytest
 from scipy.linalg import hadamard as sylvester
 
 import fp4jax as fp4
-from fp4jax.core import hadamard
+from fp4jax.core import hadamard, reference
 from fp4jax.core.hadamard import DEFAULT_SIGNS
-from fp4jax.core import reference
 from tests.core.test_golden import ENTRIES, FILES, compare, entries
 from tests.oracle import hadamard as oracle
 from tests.samples import assert_same_bits, eager_and_jit, on_grid, sample

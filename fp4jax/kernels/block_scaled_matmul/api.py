@@ -65,7 +65,8 @@ def scaled_matmul(
             by the random Hadamard transform where b is not, or the other way round.
 
     Where b is rotated (``b.spec.hadamard``), an array ``a`` is rotated along k as well, in its own
-    dtype: the product is that of ``a`` and ``b.dequantize()``, up to rounding.
+    dtype: the product is that of ``a`` and ``b.dequantize()``, up to rounding. Two rotated QTensors
+    are multiplied as they are stored, ``a.dequantize(rotated=True) @ b.dequantize(rotated=True)``.
 
     Example:
         >>> import jax, jax.numpy as jnp, fp4jax as fp4
