@@ -25,11 +25,8 @@ from fp4jax.core.rounding import round_nearest
 from fp4jax.core.spec import TensorSpec
 from fp4jax.core.typing import Array, Float
 
-#: All bits of a float32 number but the sign.
-MAGNITUDE_BITS = 0x7FFFFFFF
-
-#: Tiny tensors' scales are kept in units of 2**-64, where they are normal numbers.
-TINY_EXPONENT = 64
+#: All bits of a float32 number but its sign.
+MAGNITUDE_BITS = np.int32(0x7FFFFFFF)
 
 
 class Amax(NamedTuple):
@@ -69,13 +66,13 @@ def largest(amax: Float[Array, " n"]) -> Float[Array, ""]:
 
 def find_scale(amax: Amax, spec: TensorSpec) -> Scale:
     """Block scales and encode multipliers for ``scaling="amax"``."""
-    tensor = tensor_scale(amax.tensor, spec)
-    block = round_e4m3(amax.block * (tensor.encode * per_code(spec)))
+    tensor = tensor_factors(amax.tensor, spec.bound)
+    block = round_e4m3(amax.block * (tensor.encode * code_per_amax(spec)))
     return _with_encode(block, tensor)
 
 
-def per_code(spec: TensorSpec) -> np.float32:
-    """fl(1/6), or fl(17/96): what S_enc * b is multiplied with to be a block scale."""
+def code_per_amax(spec: TensorSpec) -> np.float32:
+    """fl(1/6): the block maximum is encoded as 6; fl(17/96) with a head-room of 16/17."""
     return np.float32(17 / 96 if spec.rounding == "stochastic_unbiased" else 1 / 6)
 
 
@@ -88,7 +85,7 @@ def choose_four_over_six(
     summed in TransformerEngine's order; a tie goes to 6. Source: Cook et al., "Four Over Six"
     (arXiv 2512.02010), in TransformerEngine's arithmetic.
     """
-    tensor = tensor_scale(amax.tensor, spec)
+    tensor = tensor_factors(amax.tensor, spec.bound)
     base = exact.divide(amax.block, 6.0) * tensor.encode
     candidates = []
     for factor in (1.0, 1.5):
@@ -113,7 +110,7 @@ def decode_multiplier(
     return (block_scale * amax) * np.float32(np.float32(1) / bound)
 
 
-class TensorScale(NamedTuple):
+class TensorFactors(NamedTuple):
     """S_enc, and S_dec = 1 / S_enc in units of 1 / ``unit``.
 
     The unit is 1, or 2**-64 for tensors below 2**-100, whose S_dec may be subnormal.
@@ -124,22 +121,27 @@ class TensorScale(NamedTuple):
     unit: Float[Array, ""]
 
 
-def tensor_scale(amax: Float[Array, ""], spec: TensorSpec) -> TensorScale:
-    """S_enc and S_dec from the tensor's amax."""
-    encode = jnp.minimum(spec.bound / amax, FLT_MAX)
+_TINY_EXPONENT = 64
+#: float32's smallest subnormal and normal number in units of 2**-64, that of tiny tensors.
+TINY_SUBNORMAL, TINY_NORMAL = (2.0 ** (_TINY_EXPONENT - e) for e in (149, 126))
+
+
+def tensor_factors(amax: Float[Array, ""], bound: np.float32) -> TensorFactors:
+    """What depends on the tensor's amax alone, computed once a tensor."""
+    encode = jnp.minimum(bound / amax, FLT_MAX)
     encode = jnp.where(encode == 0, np.float32(1), encode)
-    unit = jnp.where(amax < 2.0**-100, np.float32(2.0**TINY_EXPONENT), np.float32(1))
-    return TensorScale(encode, _underflow(unit / encode, unit), unit)
+    unit = jnp.where(amax < 2.0**-100, np.float32(2.0**_TINY_EXPONENT), np.float32(1))
+    return TensorFactors(encode, _underflow(unit / encode, unit), unit)
 
 
-def _with_encode(block: Float[Array, "..."], tensor: TensorScale) -> Scale:
+def _with_encode(block: Float[Array, "..."], tensor: TensorFactors) -> Scale:
     decode = _underflow(block * tensor.decode, tensor.unit)
     encode = jnp.minimum(tensor.unit / decode, FLT_MAX)
     return Scale(exact.materialize(block, like=encode), encode)
 
 
 def _underflow(x: Float[Array, "..."], unit: Float[Array, ""]) -> Float[Array, "..."]:
-    return jnp.where(unit == 1, x, exact.gradual_underflow(x, TINY_EXPONENT))
+    return jnp.where(unit == 1, x, exact.gradual_underflow(x, _TINY_EXPONENT))
 
 
 def _block_error(

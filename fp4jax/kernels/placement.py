@@ -59,5 +59,5 @@ def on_one_gpu(*args: Any, kernel: Callable[..., Any], reference: Callable[..., 
     if not jax.sharding.get_abstract_mesh().empty or jax.device_count() == 1:
         return on_cuda(*args)
     # Imported here: it imports Pallas.
-    by_devices = importlib.import_module("fp4jax.kernels.by_devices").by_devices
+    by_devices = importlib.import_module("fp4jax.kernels.at_lowering").by_devices
     return by_devices(*args, one=on_cuda, several=reference)

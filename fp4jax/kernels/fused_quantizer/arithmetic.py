@@ -22,11 +22,10 @@ from jax.experimental.pallas import triton
 from fp4jax.core.blocks import BLOCK
 from fp4jax.core.formats import E2M1_MAX, E4M3_MAX, FLT_MAX
 from fp4jax.core.hadamard import DEFAULT_SIGNS
-from fp4jax.core.scaling import MAGNITUDE_BITS, TINY_EXPONENT
+from fp4jax.core.scaling import MAGNITUDE_BITS, TINY_NORMAL, TINY_SUBNORMAL
 
 Array = jax.Array
 
-_MAGNITUDE = np.int32(MAGNITUDE_BITS)
 _SIGN = np.int32(-(2**31))
 
 
@@ -105,7 +104,7 @@ def _assembly(code: str, constraints: str, dtype: Any, *args: Array) -> Array:
 
 def magnitude_bits(x: Sequence[Array]) -> Array:
     """Largest magnitude of each block as int32 bits, which sort as numbers do, NaN above Inf."""
-    parts = [bits(v) & _MAGNITUDE for v in x]
+    parts = [bits(v) & MAGNITUDE_BITS for v in x]
     while len(parts) > 1:
         parts = [jnp.maximum(a, b) for a, b in zip(parts[::2], parts[1::2], strict=True)]
     return parts[0]
@@ -142,17 +141,16 @@ def _divide(x: Array, y: Array, portable: bool) -> Array:
 
 
 def _underflow(x: Array, unit: Array) -> Array:
-    """exact.gradual_underflow where the tensor is so small that ``unit`` is not 1."""
-    smallest, normal = 2.0 ** (TINY_EXPONENT - 149), 2.0 ** (TINY_EXPONENT - 126)
+    """float32's gradual underflow where the tensor is so small that ``unit`` is not 1."""
     magic = np.float32(2**23)
-    steps = bits(x * np.float32(1 / smallest) + magic) - bits(jnp.full_like(x, magic))
-    rounded = steps.astype(jnp.float32) * np.float32(smallest)
-    return jnp.where((unit != 1) & (x < np.float32(normal)), rounded, x)
+    steps = bits(x * np.float32(1 / TINY_SUBNORMAL) + magic) - bits(jnp.full_like(x, magic))
+    rounded = steps.astype(jnp.float32) * np.float32(TINY_SUBNORMAL)
+    return jnp.where((unit != 1) & (x < np.float32(TINY_NORMAL)), rounded, x)
 
 
 def to_code_range(x: Array, encode: Array) -> Array:
     """|x * encode|, at most 6; what NaN becomes does not matter."""
-    y = as_float(bits(x * encode) & _MAGNITUDE)
+    y = as_float(bits(x * encode) & MAGNITUDE_BITS)
     return jnp.minimum(y, E2M1_MAX)
 
 

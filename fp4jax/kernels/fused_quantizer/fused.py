@@ -87,8 +87,9 @@ def _run(
 
 def _scalars(amax: Array, spec: TensorSpec) -> Scalars:
     """What scaling.find_scale derives from the tensor's amax."""
-    tensor = scaling.tensor_scale(amax, spec)
-    return Scalars(tensor.encode * scaling.per_code(spec), tensor.decode, tensor.unit, amax)
+    tensor = scaling.tensor_factors(amax, spec.bound)
+    per_block = tensor.encode * scaling.code_per_amax(spec)
+    return Scalars(per_block, tensor.decode, tensor.unit, amax)
 
 
 def _packed_along_rows(codes: Array) -> Array:
