@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
@@ -43,7 +44,7 @@ def _execute(*args, one, several):
 def _shapes(*avals, one, several):
     del one
     shapes = jax.eval_shape(several, *avals)
-    return [jax.core.ShapedArray(shape.shape, shape.dtype) for shape in shapes]
+    return [ShapedArray(shape.shape, shape.dtype) for shape in shapes]
 
 
 def _lower(ctx: mlir.LoweringRuleContext, *args, one, several):

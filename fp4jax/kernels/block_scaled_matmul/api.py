@@ -93,7 +93,7 @@ def scaled_matmul(
     return _jitted(plan, a, b)
 
 
-def _in_one_basis(a: Any, b: QTensor | Decoded) -> tuple[Any, QTensor | Decoded]:
+def _in_one_basis(a: Any, b: Any) -> tuple[Any, QTensor | Decoded]:
     """Both operands as they are multiplied: rotated and without the mark, if b is rotated."""
     if not rotated(b):
         return a, b

@@ -162,9 +162,9 @@ def operand(
     """As reference.operand."""
 
     def kernel(x: Array, key: Array | None, amax: Array | None) -> tuple[Array, Array]:
-        values, amax = _module("fused").operand(x, key, amax, spec, axes)
+        values, found = _module("fused").operand(x, key, amax, spec, axes)
         # XLA cancels this cast against the one to bfloat16 that precedes the product.
-        return values.astype(jnp.float32), amax
+        return values.astype(jnp.float32), found
 
     by_jnp = functools.partial(reference.operand, spec=spec, axes=axes)
     return placement.on_one_gpu(x, key, amax, kernel=kernel, reference=by_jnp)

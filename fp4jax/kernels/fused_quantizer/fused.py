@@ -80,8 +80,9 @@ def _run(
 ) -> tuple[tuple[Array, ...], Array]:
     amax = pallas_triton.find_amax(x, plan) if amax is None else amax
     # The draw of fp4jax.core.rounding.random_bits.
-    stochastic = key is not None and plan.spec.stochastic
-    seed = jax.random.bits(key, (2,), jnp.uint32) if stochastic else None
+    seed = None
+    if key is not None and plan.spec.stochastic:
+        seed = jax.random.bits(key, (2,), jnp.uint32)
     return pallas_triton.quantize(x, seed, _scalars(amax, plan.spec), plan), amax
 
 
