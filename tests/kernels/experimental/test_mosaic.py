@@ -103,6 +103,7 @@ def test_warns_once_that_it_was_never_executed(first_use, monkeypatch):
     first_use(lambda: None)
     monkeypatch.setattr(cudnn, "objection", lambda capability: None)
     a, b = shapes(40, 64, 33, a=ROWS)
+    empty = shapes(0, 64, 33, a=ROWS)
     with compile_only.abstract_mesh("B200"):
         with pytest.warns(RuntimeWarning, match="never executed on hardware yet"):
             said = kernels.explain(a, b, implementation="mosaic")
@@ -111,7 +112,6 @@ def test_warns_once_that_it_was_never_executed(first_use, monkeypatch):
             warnings.simplefilter("error")
             assert kernels.explain(a, b, implementation="mosaic") == said
         assert kernels.explain(a, b).startswith("cudnn")
-        empty = shapes(0, 64, 33, a=ROWS)
         assert kernels.explain(*empty, implementation="mosaic").startswith("reference")
 
 
