@@ -44,7 +44,7 @@ test-compile-only: $(VENV)/.installed-all
 	    echo "  $(BIN)/python -m pip install --no-deps --target $(CUDA_WHEELS) $(CUDA_PACKAGES)"; }
 	PYTHONPATH=$(CUDA_WHEELS) JAX_PLATFORMS=cpu JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 \
 	  $(BIN)/python -m pytest -m "slow or not slow" -rs -k "compile or lower or instructions" \
-	  $(PYTEST_ARGS) tests/kernels/test_compile_only.py tests/kernels/test_fused_quantizer.py tests/kernels/test_mosaic.py
+	  $(PYTEST_ARGS) tests/kernels/test_compile_only.py tests/kernels/test_fused_quantizer.py tests/kernels/experimental
 
 bench: $(VENV)/.installed-all
 	$(BIN)/python -m benchmarks.bench_quantize

@@ -6,9 +6,10 @@ The reference is ``x * 2`` on N(0, 1) data, jitted. The last column says whose b
 produces, or how many random bits it draws.
 
 On a GPU a second table follows: the fused kernels of fp4jax.kernels against XLA's code for the
-same operands, at the shapes of fp4jax/kernels/quantize/arg_specs.py. Its reference is a copy of
-the same array; ``% of copy`` is the bandwidth in per cent of what the large copy reaches, counting
-the bytes that a fused quantizer must move: the array read twice (amax first), the result written.
+same operands, at the shapes of fp4jax/kernels/fused_quantizer/arg_specs.py. Its reference is a copy
+of the same array; ``% of copy`` is the bandwidth in per cent of what the large copy reaches,
+counting the bytes that a fused quantizer must move: the array read twice (amax first), the result
+written.
 """
 
 import dataclasses
@@ -23,10 +24,10 @@ import jax.numpy as jnp
 import fp4jax as fp4
 from benchmarks import timing
 from benchmarks.timing import Case
+from fp4jax.core import reference
 from fp4jax.core.blocks import normalize_axes
-from fp4jax.kernels.fused_quantizer import base, fused
+from fp4jax.kernels.fused_quantizer import fused
 from fp4jax.kernels.fused_quantizer.arg_specs import BENCHMARKS, ArgSpec
-from fp4jax.kernels.fused_quantizer.pallas_triton import Plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,20 +164,19 @@ def _arrays(args: ArgSpec) -> list[jax.Array]:
 def _kernel_runs(args: ArgSpec, interpret: bool) -> list[timing.Run]:
     spec, axes = args.spec, normalize_axes(args.axis, args.spec.block, len(args.shape))
 
-    def kernel(function: Callable, result: str, *amax: None) -> Callable[..., Any]:
-        plan = Plan(spec, result, interpret)
-        return lambda x, key: function(x, key, *amax, plan=plan, axes=axes)
+    def kernel(function: Callable, *amax: None) -> Callable[..., Any]:
+        return lambda x, key: function(x, key, *amax, spec, axes, interpret=interpret)
 
     def xla_operand(x: jax.Array, key: jax.Array | None) -> Any:
-        values, amax = base.operand(x, key, None, spec, axes)
+        values, amax = reference.operand(x, key, None, spec, axes)
         return values.astype(jnp.bfloat16), amax
 
     functions = {
         "copy": lambda x, key: x * 2,
         "operand, XLA": xla_operand,
-        "operand, fused": kernel(fused.operand, "operand", None),
-        "packed, XLA": lambda x, key: base.packed(x, key, spec, axes),
-        "packed, fused": kernel(fused.packed, "packed"),
+        "operand, fused": kernel(fused.operand, None),
+        "packed, XLA": lambda x, key: reference.packed(x, key, spec, axes),
+        "packed, fused": kernel(fused.packed),
     }
     arrays = _arrays(args)
     key = jax.random.key(1) if spec.stochastic else None

@@ -12,16 +12,16 @@ import numpy as np
 from benchmarks import bench_matmul
 from benchmarks.gpu_job import Job
 from fp4jax import kernels
-from fp4jax.core import formats
+from fp4jax.core import formats, reference
 from fp4jax.core.qtensor import QTensor
 from fp4jax.core.quantizer import quantize
 from fp4jax.core.spec import TensorSpec
 from fp4jax.kernels import backend
-from fp4jax.kernels.block_scaled_matmul import base, cudnn, mosaic
+from fp4jax.kernels.block_scaled_matmul import base, cudnn
 from fp4jax.kernels.block_scaled_matmul.arg_specs import AWKWARD
-from fp4jax.kernels.fused_quantizer import base as quantize_base, fused, selfcheck
+from fp4jax.kernels.experimental import mosaic
+from fp4jax.kernels.fused_quantizer import fused, selfcheck
 from fp4jax.kernels.fused_quantizer.arg_specs import SPECS
-from fp4jax.kernels.fused_quantizer.pallas_triton import Plan
 
 _TILES = TensorSpec(block=(16, 16))
 #: Finite scale bytes that are not negative: those that a QTensor holds.
@@ -104,6 +104,7 @@ def _decoding_by_product(name: str, options: dict, spec: TensorSpec, m: int) -> 
         amax=jnp.float32(2688),
         axes=(-1, -2) if tiles else (-2,),
         lengths=(n, m) if tiles else (m,),
+        spec=spec,
     )
     a: Any = jnp.eye(m, dtype=jnp.bfloat16)
     if name in ("cudnn", "mosaic"):
@@ -123,6 +124,7 @@ def _quantized_identity(m: int) -> QTensor:
         amax=jnp.float32(2688),
         axes=(-1,),
         lengths=(m,),
+        spec=TensorSpec(),
     )
 
 
@@ -208,6 +210,7 @@ def _product_differs(shape: tuple[int, int, int], unit: bool) -> int:
             jnp.float32(2688),
             b.axes,
             b.lengths,
+            b.spec,
         )
     ways: tuple[dict[str, Any], ...] = (_pallas_options(), {"implementation": "reference"})
     got, expected = (
@@ -226,9 +229,9 @@ def _quantizer_differs(spec: TensorSpec, axis: int, tiny: bool) -> int:
     x = jax.random.normal(jax.random.key(0), (side, side))
     key = jax.random.key(1) if spec.stochastic else None
     axes = (0, 1) if spec.block == (16, 16) else (axis,)
-    plan = Plan(spec, "packed", jax.default_backend() != "gpu")
-    got = jax.jit(lambda x, key: fused.packed(x, key, plan, axes))(x, key)
-    expected = jax.jit(lambda x, key: quantize_base.packed(x, key, spec, axes))(x, key)
+    options = {"interpret": jax.default_backend() != "gpu"}
+    got = jax.jit(lambda x, key: fused.packed(x, key, spec, axes, **options))(x, key)
+    expected = jax.jit(lambda x, key: reference.packed(x, key, spec, axes))(x, key)
     as_bytes = [
         np.frombuffer(b"".join(np.asarray(part).tobytes() for part in parts), np.uint8)
         for parts in (got, expected)

@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING
 
+from fp4jax import kernels as kernels
 from fp4jax.core.hadamard import inverse_random_hadamard, random_hadamard
 from fp4jax.core.qtensor import QTensor
 from fp4jax.core.quantizer import fake_quantize, quantize

@@ -82,3 +82,8 @@ def materialize(x: Float[Array, "*blocks"]) -> Float[Array, "*blocks"]:
     division, so this divides by ones that cannot be folded away.
     """
     return divide(x, 1.0)
+
+
+def materialize_words(x: Integer[Array, "*shape"]) -> Integer[Array, "*shape"]:
+    """:func:`materialize` of integers: a division by ones, too."""
+    return lax.div(x, barrier(jnp.ones_like(x)))

@@ -7,10 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
-from fp4jax.core import exact, formats
+from fp4jax.core import exact, formats, hadamard
 from fp4jax.core.blocks import BLOCK
 from fp4jax.core.scaling import decode_multiplier
+from fp4jax.core.spec import TensorSpec
 from fp4jax.core.typing import Array, DTypeLike, Float, Shaped, UInt8
 
 
@@ -26,11 +28,19 @@ class QTensor:
       is zero-padded to a multiple of 16
     * ``block_scales``: the same axis order, ceil(n / 16) along each blocked axis
     * ``amax``: float32 scalar; tensor_scale = amax / bound
-    * value = code value * block scale * tensor scale
+    * value = code value * block scale * tensor scale; with ``spec.hadamard`` these are values of
+      the rotated array, whose blocked axis is ``n`` padded to a multiple of 16
 
     A pytree with the leaves (codes, block_scales, amax). The static part knows the blocked axes
-    counted from the end and their lengths, not the rest of the shape, so a QTensor passes through
-    ``jit``, ``vmap`` and ``scan``, and stacked QTensors are a QTensor. ``==`` is identity.
+    counted from the end, their lengths ``n`` and the spec, not the rest of the shape, so a QTensor
+    passes through ``jit``, ``vmap`` and ``scan``, and stacked QTensors are a QTensor. ``==`` is
+    identity.
+
+    Example:
+        >>> from fp4jax import quantize
+        >>> q = quantize(jnp.ones((2, 20)), TensorSpec(hadamard=True))
+        >>> q.shape, q.unpacked_codes().shape, q.dequantize().shape
+        ((2, 20), (2, 32), (2, 20))
     """
 
     # Any, not Array: pytrees also carry shapes, shardings and None through these fields.
@@ -42,11 +52,11 @@ class QTensor:
     amax: Any
     axes: tuple[int, ...] = dataclasses.field(metadata={"static": True})
     lengths: tuple[int, ...] = dataclasses.field(metadata={"static": True})
-    bound: float = dataclasses.field(default=2688.0, metadata={"static": True})
+    spec: TensorSpec = dataclasses.field(metadata={"static": True})
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of :meth:`dequantize`'s result (with hadamard: the padded length)."""
+        """The original array's."""
         return _unmove(self.codes.shape[: -len(self.axes)], self.lengths, self.axes)
 
     @property
@@ -65,20 +75,63 @@ class QTensor:
         return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
 
     @property
+    def bound(self) -> float:
+        """amax / tensor_scale: 2688 = 6 * 448, or what the spec has in its place."""
+        return float(self.spec.bound)
+
+    @property
     def tensor_scale(self) -> Float[Array, "*batch"]:
-        """amax / bound: 2688 = 6 * 448, or 6 * 256 for four-over-six with bound 256."""
+        """amax / bound."""
         return exact.divide(self.amax, self.bound)
 
     def unpacked_codes(self) -> UInt8[Array, "..."]:
-        """One 4-bit code per element, in the array's shape and axis order."""
-        return self._restore(formats.unpack(self.codes))
+        """One 4-bit code per element, in the array's shape and axis order.
 
-    def dequantize(self, dtype: DTypeLike | None = None) -> Shaped[Array, "..."]:
+        Of a rotated array the blocked axis is as long as it was padded to be rotated.
+        """
+        return self.in_rotated_basis()._restore(formats.unpack(self.codes))
+
+    def in_rotated_basis(self) -> "QTensor":
+        """The rotated, padded array itself: the same codes, which dequantize as they are.
+
+        Of an array that is not rotated this is ``self``.
+
+        Example:
+            >>> from fp4jax import quantize
+            >>> q = quantize(jnp.ones((2, 20)), TensorSpec(hadamard=True))
+            >>> q.in_rotated_basis().shape
+            (2, 32)
+        """
+        if not self.spec.hadamard:
+            return self
+        return dataclasses.replace(
+            self,
+            lengths=tuple(-(-n // BLOCK) * BLOCK for n in self.lengths),
+            spec=dataclasses.replace(self.spec, hadamard=False),
+        )
+
+    def dequantize(
+        self, dtype: DTypeLike | None = None, *, rotated: bool = False
+    ) -> Shaped[Array, "..."]:
         """((scale * amax) * fl(1/bound)) * code value, TransformerEngine's dequantize bit for bit.
+
+        What was rotated (``spec.hadamard``) is rotated back and cut to the original length.
 
         Args:
             dtype: of the result; float32 by default.
+            rotated: leave it rotated and padded, as it enters a product of two rotated operands.
         """
+        if rotated or not self.spec.hadamard:
+            return self.in_rotated_basis()._values().astype(dtype or jnp.float32)
+        (axis,), (length,) = self.axes, self.lengths
+        # Behind a barrier, so that the rotation is computed as in fake_quantize: XLA would merge it
+        # with the transposition of the codes, and add in another order.
+        values = exact.barrier(self.in_rotated_basis()._values())
+        y = hadamard.inverse_random_hadamard(values, axis)
+        return lax.slice_in_dim(y, 0, length, axis=axis).astype(dtype or jnp.float32)
+
+    def _values(self) -> Float[Array, "..."]:
+        """Code value * scales, in the basis of the codes."""
         values = formats.decode_e2m1(formats.unpack(self.codes))
         amax = self.amax.reshape(self.amax.shape + (1,) * (self.ndim - self.amax.ndim))
         scale = decode_multiplier(
@@ -86,7 +139,7 @@ class QTensor:
         )
         for axis in range(-len(self.axes), 0):
             scale = jnp.repeat(scale, BLOCK, axis=axis)
-        return self._restore(values * scale).astype(dtype or jnp.float32)
+        return self._restore(values * scale)
 
     def _restore(self, padded: Array) -> Array:
         """Drops the padding and moves the blocked axes back."""

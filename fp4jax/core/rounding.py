@@ -105,7 +105,7 @@ def random_bits(key: Array | Seed, shape: tuple[int, ...], width: int) -> Array:
     raise ValueError(f"width is {width}; 8 and 24 are allowed.")
 
 
-def hash_counter(counter: Array, seed: Array) -> Array:
+def hash_counter(counter: Array, seed: Array | tuple[Array, Array]) -> Array:
     """Random uint32: two keyed rounds of a 32-bit integer finalizer.
 
     Args:

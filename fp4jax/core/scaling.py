@@ -122,8 +122,8 @@ class TensorFactors(NamedTuple):
 
 
 TINY_UNIT = np.float32(2.0**64)
-#: float32's smallest normal number in units of 1 / TINY_UNIT.
-TINY_NORMAL = np.float32(2.0 ** (64 - 126))
+#: float32's smallest normal and subnormal numbers in units of 1 / TINY_UNIT.
+TINY_NORMAL, TINY_SUBNORMAL = (np.float32(2.0 ** (64 - e)) for e in (126, 149))
 
 
 def tensor_factors(amax: Float[Array, ""], bound: np.float32) -> TensorFactors:

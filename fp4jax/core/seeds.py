@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 
 from fp4jax.core import sharding
-from fp4jax.core.typing import Array, Integer
+from fp4jax.core.typing import Array, ArrayLike, Integer
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = np.uint32(0x1BD11BDA)
@@ -43,16 +43,16 @@ def shard_word(key: Array, *operands: Array) -> Integer[Array, ""] | None:
     key is not (with ``check_vma=False`` nothing is known: fold ``jax.lax.axis_index`` into the key
     there).
     """
-    varies = frozenset().union(*(sharding.varying(x) for x in operands))
+    varies = frozenset().union(*(sharding.varying_axes(x) for x in operands))
     word = None
-    for axis in sorted(varies - sharding.varying(key)):
+    for axis in sorted(varies - sharding.varying_axes(key)):
         index = lax.axis_index(axis).astype(jnp.uint32)
         word = index if word is None else word * np.uint32(lax.axis_size(axis)) + index
     # Far apart for neighbours, so that the words of shards and of calls can be added.
     return None if word is None else word * np.uint32(0x9E3779B9)
 
 
-def fold_in(key: Array, numbers: Integer[Array, " n"]) -> Array:
+def fold_in(key: Array, numbers: Integer[ArrayLike, " n"]) -> Array:
     """``jax.random.fold_in`` of a key, or each of several, and each of n numbers: (*keys, n) keys.
 
     Example:

@@ -63,8 +63,8 @@ def varying_together(lhs: Array, rhs: Array, *others: Array) -> tuple[Array, Arr
 
     So that gradients vary as their primals do; that of the cast sums over the shards, as lax does.
     """
-    union = frozenset().union(*map(varying, (lhs, rhs, *others)))
-    missing = (tuple(sorted(union - varying(a))) for a in (lhs, rhs))
+    union = frozenset().union(*map(varying_axes, (lhs, rhs, *others)))
+    missing = (tuple(sorted(union - varying_axes(a))) for a in (lhs, rhs))
     left, right = (
         lax.pcast(a, axes, to="varying") if axes else a
         for a, axes in zip((lhs, rhs), missing, strict=True)
@@ -72,6 +72,6 @@ def varying_together(lhs: Array, rhs: Array, *others: Array) -> tuple[Array, Arr
     return left, right
 
 
-def varying(x: Array) -> frozenset[str]:
+def varying_axes(x: Array) -> frozenset[str]:
     """The axes of a ``shard_map`` over which x is known to vary."""
     return getattr(getattr(jax.typeof(x), "manual_axis_type", None), "varying", frozenset())

@@ -1,19 +1,9 @@
-"""The one place that knows which Pallas back end runs on GPUs, and which GPU a trace is for.
-
-Pallas' Triton back end is deprecated since JAX 0.11, but up to 0.12 it is the only one behind
-``pl.pallas_call`` on GPUs; Mosaic GPU is reached through another function. Kernels are launched
-by :func:`pallas_call` alone, so another back end is a change of this file. (The exception is the
-experimental kernel in scaled_matmul/mosaic_tcgen05.py, which only Mosaic GPU can express.)
-"""
+"""Which GPU a program is made for, and which one is at hand. Pallas is not imported here."""
 
 import re
-import warnings
-from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 
 #: What an abstract device is called -> its compute capability; the first match counts.
 _CAPABILITIES = (
@@ -30,66 +20,6 @@ _CAPABILITIES = (
 
 #: The oldest architecture with bfloat16 tensor cores.
 OLDEST = (8, 0)
-
-
-def pallas_call(
-    kernel: Callable[..., None],
-    *,
-    out_shape: Any,
-    grid: tuple[int, ...],
-    in_specs: Any,
-    out_specs: Any,
-    name: str,
-    num_warps: int = 4,
-    num_stages: int = 2,
-    interpret: bool = False,
-) -> Callable[..., Any]:
-    """``pl.pallas_call`` for GPUs, by its Triton back end.
-
-    Args:
-        kernel, out_shape, grid, in_specs, out_specs: as for ``pl.pallas_call``; the lengths of
-            all blocks and of arrays made in the kernel must be powers of two.
-        name: of the kernel, as profilers show it.
-        num_warps: of 32 threads each, per program.
-        num_stages: of the software pipeline of a loop's loads.
-        interpret: evaluate the kernel with XLA, on any device.
-
-    Returns:
-        A function of the input arrays.
-
-    Example:
-        >>> import jax, jax.numpy as jnp
-        >>> def kernel(x, y):
-        ...     y[...] = x[...] * 2.0
-        >>> whole = pl.BlockSpec((4,), lambda i: (0,))
-        >>> double = pallas_call(
-        ...     kernel,
-        ...     out_shape=jax.ShapeDtypeStruct((4,), jnp.float32),
-        ...     grid=(1,),
-        ...     in_specs=[whole],
-        ...     out_specs=whole,
-        ...     name="double",
-        ...     interpret=True,
-        ... )
-        >>> double(jnp.ones(4)).tolist()
-        [2.0, 2.0, 2.0, 2.0]
-    """
-    if not interpret:
-        # Given when the kernel is lowered, that is outside of any context this function could set.
-        warnings.filterwarnings(
-            "ignore", "The Pallas Triton backend is deprecated", DeprecationWarning
-        )
-    return pl.pallas_call(
-        kernel,
-        out_shape=out_shape,
-        grid=grid,
-        in_specs=in_specs,
-        out_specs=out_specs,
-        name=name,
-        # Always given: JAX 0.10 takes Mosaic GPU where they are missing.
-        compiler_params=triton.CompilerParams(num_warps=num_warps, num_stages=num_stages),
-        interpret=interpret,
-    )
 
 
 def compute_capability() -> tuple[int, int] | None:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from fp4jax.core import exact
 from fp4jax.core.quantizer import check_key
 from fp4jax.core.seeds import fold_in
 from fp4jax.core.spec import shown
@@ -110,7 +111,8 @@ def _path_keys(
 @jax.jit
 def _folded(key: Array, numbers: Array) -> tuple[Array, Array]:
     keys = fold_in(key, numbers)
-    return keys, draw(keys)
+    # In memory, or XLA draws all of them again for each layer.
+    return keys, exact.materialize_words(draw(keys))
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -5,12 +5,11 @@ from typing import Any
 from flax import nnx
 
 from fp4jax.core.typing import Array
-from fp4jax.nnx.calls import keys_of_call
 from fp4jax.nnx.keys import RoundingKey, RoundingSeeds, first_key
 from fp4jax.ops.convolution.quantized import conv_general_dilated, conv_transpose
 from fp4jax.ops.dot import dot_general
 from fp4jax.ops.recipe import Recipe
-from fp4jax.ops.role_keys import RoleKeys
+from fp4jax.ops.role_keys import CallKeys
 
 
 class Op(nnx.Module):
@@ -29,11 +28,11 @@ class Op(nnx.Module):
         self.key = None if key is None else RoundingKey(key)
         self.seeds = None if seeds is None else RoundingSeeds(seeds)
 
-    def options(self, x: Array) -> dict[str, Any]:
-        """What the quantized functions take beyond lax's arguments, for a call on ``x``."""
+    def options(self) -> dict[str, Any]:
+        """What the quantized functions take beyond lax's arguments."""
         keys = None
         if self.key is not None and self.seeds is not None:
-            keys = keys_of_call(RoleKeys(self.key.get_value(), self.seeds.get_value()), x)
+            keys = CallKeys(self.key.get_value(), self.seeds.get_value())
         return {"recipe": self.recipe, "key": keys}
 
 
@@ -41,18 +40,18 @@ class DotGeneral(Op):
     """``fp4jax.dot_general`` for a ``dot_general`` slot."""
 
     def __call__(self, lhs: Array, *args: Any, **kwargs: Any) -> Array:
-        return dot_general(lhs, *args, **kwargs, **self.options(lhs))
+        return dot_general(lhs, *args, **kwargs, **self.options())
 
 
 class ConvGeneralDilated(Op):
     """``fp4jax.conv_general_dilated`` for a ``conv_general_dilated`` slot."""
 
     def __call__(self, lhs: Array, *args: Any, **kwargs: Any) -> Array:
-        return conv_general_dilated(lhs, *args, **kwargs, **self.options(lhs))
+        return conv_general_dilated(lhs, *args, **kwargs, **self.options())
 
 
 class ConvTransposeOp(Op):
     """``fp4jax.conv_transpose`` for the slot of :class:`fp4jax.nnx.ConvTranspose`."""
 
     def __call__(self, lhs: Array, *args: Any, **kwargs: Any) -> Array:
-        return conv_transpose(lhs, *args, **kwargs, **self.options(lhs))
+        return conv_transpose(lhs, *args, **kwargs, **self.options())

@@ -39,7 +39,7 @@ def dot_general(
     *,
     out_sharding: Any = None,
     recipe: str | int | Recipe,
-    key: Array | None = None,
+    key: Array | RoleKeys | None = None,
 ) -> Shaped[Array, "..."]:
     """``jax.lax.dot_general`` whose forward and backward products are quantized by a recipe.
 
@@ -87,6 +87,8 @@ def dot_general(
     if not recipe.quantizes:
         return _high_precision(product, lhs, rhs, dimension_numbers)
     keys = role_keys(key, lhs, rhs) if recipe.stochastic else None
+    if keys is not None and recipe.stochastic_forward:
+        keys = keys.of_data(lhs)
     lhs, rhs = sharding.varying_together(lhs, rhs, *jax.tree.leaves(keys))
     out = jax.eval_shape(product, lhs, rhs)
     plan = _Plan.make(lhs.shape, rhs.shape, dimension_numbers, recipe, precision, out)
@@ -201,7 +203,7 @@ def _forward(plan: _Plan, lhs: Array, rhs: Array, keys: RoleKeys | None):
 
     out_sharding = None if plan.out_sharding is None else (plan.out_sharding, None)
     y, w = sharding.automatic(fprop, out_sharding)(lhs, rhs, keys)
-    return y, (lhs, rhs, w, keys)
+    return y, (lhs, rhs, w, gemm.backward_keys(plan.recipe, keys, y))
 
 
 def _backward(plan: _Plan, saved, g):

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fp4jax.core import exact, hadamard
+from fp4jax.core import exact, hadamard, quantizer
 from fp4jax.core.blocks import BLOCK
 from fp4jax.core.formats import float_array
-from fp4jax.core.quantizer import check_key, encode, fused
+from fp4jax.core.quantizer import check_key
 from fp4jax.core.seeds import Seed
 from fp4jax.core.spec import TensorSpec
 from fp4jax.core.typing import Array, ArrayLike, DTypeLike, Float, Shaped
@@ -65,11 +65,7 @@ def _quantized(
     key: Array | Seed | None,
     amax_of_all: Array | None,
 ) -> Operand:
-    if (kernels := fused(x, spec, axes)) is not None:
-        values, amax = kernels.operand(x, key, amax_of_all)
-    else:
-        encoded = encode(x, spec, axes, key, amax_of_all)
-        values, amax = encoded.view.merge(encoded.values * encoded.scales), encoded.amax
+    values, amax = quantizer.operand(x, key, amax_of_all, spec, axes)
     return Operand(values, exact.divide(amax, float(spec.bound)))
 
 
@@ -127,6 +123,16 @@ def residual(
 def seed(keys: RoleKeys | None, spec: TensorSpec | None, role: str) -> Seed | None:
     """What an operand rounds with; None if it is not rounded stochastically."""
     return keys.of(role) if keys is not None and spec is not None and spec.stochastic else None
+
+
+def backward_keys(recipe: Recipe, keys: RoleKeys | None, y: Array) -> RoleKeys | None:
+    """What the backward pass of a call draws from: of several calls of a layer, known by their y.
+
+    A quantized residual is that of fprop, so its bits must be fprop's.
+    """
+    if keys is None or recipe.residuals == "quantized" or recipe.stochastic_forward:
+        return keys
+    return keys.of_data(y)
 
 
 def dequantized(x: Array | Operand) -> Array:

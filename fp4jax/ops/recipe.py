@@ -98,6 +98,11 @@ class Recipe:
         return any(spec is not None and spec.stochastic for spec in self.operands)
 
     @property
+    def stochastic_forward(self) -> bool:
+        """True if an operand of the forward pass is rounded stochastically."""
+        return any(spec is not None and spec.stochastic for spec in self.fprop)
+
+    @property
     def shares_w(self) -> bool:
         """True if fprop and dgrad take w in the same codes, which lie in equal 16x16 tiles."""
         (_, fprop), (_, dgrad) = self.fprop, self.dgrad

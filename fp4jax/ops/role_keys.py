@@ -2,18 +2,36 @@
 
 Operand ``role`` rounds with the seed ``bits(fold_in(key, index of role))``: the six are
 independent, and they are the same in the forward and in the backward pass.
+
+A layer may be called several times within a step: shared by two branches, or once per time step of
+a recurrent scan. Were each call to round with the same bits, their errors would be alike and add up
+instead of cancelling. A counter of calls would tell them apart, but it is state: the body of a scan
+is traced once and cannot count in Python, a variable that every call changes cannot be changed
+inside ``jax.lax.scan``, ``vmap`` or ``grad`` of a function that closes over the model, and
+evaluating a model twice would give two results. Data need no state. The same call repeated draws
+the same bits, and so does the recomputation of ``jax.checkpoint``; it works in any transformation.
+So the forward pass draws by a fingerprint of x, the backward pass by one of y.
+
+The fingerprint is a weighted sum, modulo 2**32, of the upper 12 bits (sign, exponent, 3 bits of
+mantissa) of at most 256 float32 values, evenly spaced in the array. Coarse on purpose: an array
+whose last bits differ, because it was computed in another order (in a lane of ``vmap``, on several
+devices), has the same fingerprint but for about one call in a thousand. Then the bits are others,
+as good. Calls whose arrays agree in all these values share their bits.
 """
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
-from fp4jax.core import seeds
+from fp4jax.core import exact, seeds, sharding
 from fp4jax.core.seeds import Seed
-from fp4jax.core.typing import Array, Integer
+from fp4jax.core.typing import Array, Integer, Shaped
 from fp4jax.ops.recipe import ROLES
 
-_ROLES = range(len(ROLES))
+#: Values of an array that a fingerprint sees, at most.
+SAMPLES = 256
 
 
 class RoleKeys(NamedTuple):
@@ -38,11 +56,25 @@ class RoleKeys(NamedTuple):
         (key,) = seeds.fold_in(self.key, jnp.asarray([ROLES.index(role)]))
         return seeds.seed(seeds.fold_in(key, jnp.arange(taps))).apart(self.call)
 
-    def differing(self, word: Integer[Array, ""] | None) -> "RoleKeys":
-        """The same keys for another call, numbered by ``word``."""
+    def apart(self, word: Integer[Array, ""] | None) -> "RoleKeys":
+        """The keys of another call, numbered by ``word``."""
         if word is None:
             return self
         return self._replace(call=word if self.call is None else self.call + word)
+
+    def of_data(self, x: Shaped[Array, "..."]) -> "RoleKeys":
+        """The keys of a call that is known by an array: of one call with a key, the same."""
+        return self
+
+
+class CallKeys(RoleKeys):
+    """The keys of a layer that may be called several times: each call has its own, by its data."""
+
+    def of_data(self, x: Shaped[Array, "..."]) -> "RoleKeys":
+        if not x.size:
+            return self
+        out = sharding.replicated() if sharding.explicit_mesh() else None
+        return self.apart(sharding.automatic(fingerprint, out)(lax.stop_gradient(x)))
 
 
 def role_keys(key: Array | RoleKeys | None, *operands: Array) -> RoleKeys | None:
@@ -58,9 +90,34 @@ def role_keys(key: Array | RoleKeys | None, *operands: Array) -> RoleKeys | None
         return None
     if not isinstance(key, RoleKeys):
         key = RoleKeys(key, draw(key))
-    return key.differing(seeds.shard_word(key.key, *operands))
+    return key.apart(seeds.shard_word(key.key, *operands))
 
 
 def draw(key: Array) -> Integer[Array, "*keys 6 2"]:
     """The seeds of the roles for a key, or for each of several."""
     return seeds.seed(seeds.fold_in(key, jnp.arange(len(ROLES)))).words
+
+
+def fingerprint(x: Shaped[Array, "..."]) -> Integer[Array, ""]:
+    """A uint32 that tells arrays apart, see the module's text.
+
+    Example:
+        >>> x = jnp.arange(32.0)
+        >>> bool(fingerprint(x) == fingerprint(x)), bool(fingerprint(x) == fingerprint(x[::-1]))
+        (True, False)
+    """
+    samples = lax.slice(x, (0,) * x.ndim, x.shape, _strides(x.shape)).astype(jnp.float32)
+    upper = exact.bits(samples.reshape(-1)) >> 20
+    # Odd weights: a difference in any one value changes the sum.
+    weights = np.random.default_rng(0).integers(0, 2**31, samples.size, np.int32) * 2 + 1
+    return (upper * weights).sum(dtype=jnp.int32).astype(jnp.uint32)
+
+
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Steps along each axis that leave at most :data:`SAMPLES` values; long axes are thinned."""
+    left, strides = list(shape), [1] * len(shape)
+    while np.prod(left, dtype=np.int64) > SAMPLES:
+        longest = left.index(max(left))
+        strides[longest] *= 2
+        left[longest] = -(-shape[longest] // strides[longest])
+    return tuple(strides)

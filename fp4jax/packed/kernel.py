@@ -57,7 +57,7 @@ class PackedKernel(nnx.Module):
         self.codes = Packed(values.codes)
         self.block_scales = Packed(values.block_scales)
         self.amax = Packed(values.amax)
-        self.axes, self.lengths, self.bound = values.axes, values.lengths, values.bound
+        self.axes, self.lengths, self.spec = values.axes, values.lengths, values.spec
         self.shape = tuple(shape)
         self.dtype = np.dtype(dtype)
 
@@ -65,7 +65,7 @@ class PackedKernel(nnx.Module):
     def values(self) -> QTensor:
         """The matrix as a QTensor."""
         leaves = (v.get_value() for v in (self.codes, self.block_scales, self.amax))
-        return QTensor(*leaves, axes=self.axes, lengths=self.lengths, bound=self.bound)
+        return QTensor(*leaves, axes=self.axes, lengths=self.lengths, spec=self.spec)
 
     @property
     def nbytes(self) -> int:

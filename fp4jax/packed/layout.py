@@ -142,7 +142,8 @@ def transposed_matrix(kernel: Shaped[Array, "*taps i o"], spec: TensorSpec) -> Q
 
     codes = arranged(q.codes)
     # with hadamard k is the padded length
-    return _matrix(q, codes, arranged(q.block_scales), q.lengths[-1], codes.shape[0])
+    k = q.in_rotated_basis().lengths[-1]
+    return _matrix(q, codes, arranged(q.block_scales), k, codes.shape[0])
 
 
 def _axes(spec: TensorSpec, k: int, n: int) -> int | tuple[int, int]:
@@ -151,7 +152,7 @@ def _axes(spec: TensorSpec, k: int, n: int) -> int | tuple[int, int]:
 
 
 def _matrix(q: QTensor, codes: Array, scales: Array, k: int, n: int) -> QTensor:
-    """q's amax and bound with other codes (*batch, n, k / 2)."""
+    """q's amax and spec with other codes (*batch, n, k / 2)."""
     tiles = len(q.axes) == 2
     return dataclasses.replace(
         q,

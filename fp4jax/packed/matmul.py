@@ -29,8 +29,9 @@ X_AXES = BlockAxes(contracted=-1, tile=(-2, -1))
 def kernel_operand(w: QTensor) -> Operand:
     """Code value x block scale, (*batch, n, k) as the codes lie, and the tensor scale.
 
-    float32, exact in bfloat16; padding is cut off.
+    float32, exact in bfloat16; padding is cut off. Rotated weights stay in the rotated basis.
     """
+    w = w.in_rotated_basis()
     rows = functools.partial(decoded_rows, dtype=jnp.float32)
     if w.ndim == 3:
         rows = jax.vmap(rows, in_axes=(_over_batch(w),))
@@ -66,7 +67,8 @@ def accumulate(x: Operand, w: QTensor) -> Float[Array, "*batch m n"]:
     # Quantized values are exact in bfloat16; scaled_matmul takes no float16.
     exact = jnp.float32 if x.values.dtype == jnp.float16 else x.values.dtype
     values = x.values.astype(exact if x.scale is None else jnp.bfloat16)
-    unscaled = dataclasses.replace(w, amax=jnp.full_like(w.amax, w.bound))
+    # x's values are in w's basis.
+    unscaled = dataclasses.replace(w.in_rotated_basis(), amax=jnp.full_like(w.amax, w.bound))
     product = functools.partial(kernels.scaled_matmul, preferred_element_type=jnp.float32)
     if w.ndim == 3:
         product = jax.vmap(product, in_axes=(0, _over_batch(unscaled)))

@@ -12,9 +12,8 @@ import pytest
 from scipy.linalg import hadamard as sylvester
 
 import fp4jax as fp4
-from fp4jax.core import hadamard
+from fp4jax.core import hadamard, reference
 from fp4jax.core.hadamard import DEFAULT_SIGNS
-from fp4jax.core.quantizer import _pack
 from tests.core.test_golden import ENTRIES, FILES, compare, entries
 from tests.oracle import hadamard as oracle
 from tests.samples import assert_same_bits, eager_and_jit, on_grid, sample
@@ -145,9 +144,10 @@ def test_golden_vectors_in_pairs(golden, monkeypatch):
         @jax.jit
         def compute(x):
             # Not fp4.quantize, whose traces of CPU's order would be taken.
-            codes, scales, amax = _pack(x, None, spec=spec, axes=(axis % 2,))
-            q = fp4.QTensor(codes, scales, amax, (axis % 2 - 2,), (x.shape[axis],))
-            return q.codes, q.unpacked_codes(), q.block_scales, q.amax, q.dequantize()
+            codes, scales, amax = reference.packed(x, None, spec, (axis % 2,))
+            q = fp4.QTensor(codes, scales, amax, (axis % 2 - 2,), (x.shape[axis],), spec)
+            codes, values = q.unpacked_codes(), q.dequantize(rotated=True)
+            return q.codes, codes, q.block_scales, q.amax, values
 
         return compute
 

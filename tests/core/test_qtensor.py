@@ -1,6 +1,7 @@
 """QTensor: what is stored where, how many bytes, and life as a pytree."""
 
 import dataclasses
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -55,8 +56,7 @@ def test_layout(spec, shape, axis, codes, scales):
     # 4.5 bits a value (4 + 8/256 in tiles) and one float
     size = 2 * np.prod(codes)
     assert q.nbytes == size // 2 + size // (256 if spec is TILE else 16) + 4
-    logical = (2, 32, 3) if spec is RHT else shape
-    assert (q.shape, q.ndim, q.dtype) == (logical, len(shape), np.float32)
+    assert (q.shape, q.ndim, q.dtype) == (shape, len(shape), np.float32)
 
     packed, block_scales, unpacked, dequantized, tensor_scale = map(np.asarray, contents(q))
     expected = oracle.quantize(x, spec, (-2, -1) if spec is TILE and axis == -1 else axis)
@@ -66,9 +66,16 @@ def test_layout(spec, shape, axis, codes, scales):
     np.testing.assert_array_equal(unsigned_zero(packed >> 4), moved[..., 1::2])
     moved_scales = np.moveaxis(expected.scales_u8, expected.axes, last)
     np.testing.assert_array_equal(scale_bytes(block_scales), moved_scales)
-    cut = expected.codes[tuple(slice(n) for n in logical)]
+    # A rotated array is as long as it was padded to be rotated, until it is rotated back.
+    rotated = (2, 32, 3) if spec is RHT else shape
+    cut = expected.codes[tuple(slice(n) for n in rotated)]
     np.testing.assert_array_equal(unsigned_zero(unpacked), unsigned_zero(cut), strict=True)
-    np.testing.assert_array_equal(dequantized, expected.dequantize(), strict=True)
+    in_basis = jax.jit(lambda q: q.dequantize(rotated=True))(q)
+    np.testing.assert_array_equal(in_basis, expected.dequantize(), strict=True)
+    if spec is not RHT:
+        np.testing.assert_array_equal(dequantized, expected.dequantize(), strict=True)
+    else:
+        assert dequantized.shape == shape
     np.testing.assert_array_equal(tensor_scale, expected.tensor_scale, strict=True)
 
 
@@ -160,7 +167,7 @@ def test_jit_boundary_and_flattening(spec, axis):
     leaves, tree = jax.tree.flatten(q)
     assert [leaf.dtype for leaf in leaves] == [jnp.uint8, jnp.float8_e4m3fn, jnp.float32]
     for copy in (through, jax.tree.unflatten(tree, leaves)):
-        assert (copy.axes, copy.lengths, copy.bound) == (q.axes, q.lengths, q.bound)
+        assert (copy.axes, copy.lengths, copy.spec) == (q.axes, q.lengths, q.spec)
         jax.tree.map(assert_same_bits, copy, q)
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(q)]
     assert names == [".codes", ".block_scales", ".amax"]
@@ -170,7 +177,8 @@ def test_jit_boundary_and_flattening(spec, axis):
 
 def test_static_part_knows_no_batch():
     q = fp4.quantize(jnp.asarray(three()[0]), TILE, (1, 0))
-    assert (q.axes, q.lengths, q.bound) == ((-1, -2), (35, 20), 2688.0)
+    assert (q.axes, q.lengths, q.spec) == ((-1, -2), (35, 20), TILE)
+    assert q.bound == 2688.0
     stacked = jax.tree.map(lambda leaf: leaf[None], q)
     assert jax.tree.structure(stacked) == jax.tree.structure(q)
     assert hash(jax.tree.structure(q)) == hash(jax.tree.structure(stacked))
@@ -188,6 +196,46 @@ def test_eval_shape(spec, axis):
             assert (real.shape, real.dtype) == (ours.shape, ours.dtype)
     assert (abstract.shape, abstract.nbytes) == (q.shape, q.nbytes)
     assert jax.eval_shape(lambda q: q.dequantize(), abstract).shape == q.shape
+
+
+@batched
+def test_pickle(spec, axis):
+    q = fp4.quantize(jnp.asarray(three()[0]), spec, axis)
+    copy = pickle.loads(pickle.dumps(q))
+    assert (copy.axes, copy.lengths, copy.spec) == (q.axes, q.lengths, q.spec)
+    assert_same_bits(copy.dequantize(), q.dequantize())
+
+
+class TestRotated:
+    """The mark of a rotated array, and both bases."""
+
+    spec = TensorSpec(hadamard=True)
+
+    def test_dequantize_is_close_to_the_array(self):
+        for shape, axis in (((20, 35), 0), ((3, 37), -1), ((5, 16, 2), 1)):
+            x = sample("normal", shape)
+            q = jax.jit(lambda x, axis=axis: fp4.quantize(x, self.spec, axis))(x)
+            y = np.asarray(q.dequantize())
+            assert y.shape == q.shape == shape
+            assert np.linalg.norm(y - x) / np.linalg.norm(x) < 0.2
+
+    def test_bases(self):
+        x = jnp.asarray(sample("normal", (3, 37)))
+        q = fp4.quantize(x, self.spec)
+        basis = q.in_rotated_basis()
+        assert (basis.shape, basis.spec) == ((3, 48), ROW)
+        assert q.unpacked_codes().shape == q.dequantize(rotated=True).shape == (3, 48)
+        assert_same_bits(basis.dequantize(), q.dequantize(rotated=True))
+        assert basis.in_rotated_basis() is basis
+        back = fp4.inverse_random_hadamard(basis.dequantize())[:, :37]
+        assert_same_bits(q.dequantize(), back)
+        # the codes are those of the rotated array, quantized
+        assert_same_bits(fp4.quantize(fp4.random_hadamard(x), ROW).codes, q.codes)
+
+    def test_others_have_one_basis(self):
+        q = fp4.quantize(jnp.asarray(three()[0]), TILE, (1, 0))
+        assert q.in_rotated_basis() is q
+        assert_same_bits(q.dequantize(rotated=True), q.dequantize())
 
 
 def test_equality_is_identity():

@@ -33,7 +33,7 @@ RHT = TensorSpec(hadamard=True)
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def quantized(x, spec, axis, key=None):
     q = fp4.quantize(x, spec, axis, key)
-    return q.unpacked_codes(), q.block_scales, q.amax, q.dequantize()
+    return q.unpacked_codes(), q.block_scales, q.amax, q.dequantize(rotated=True)
 
 
 # All specs at rank 3 (and at rank 2 in test_special_values), every code path at ranks 1 and 4.
@@ -147,6 +147,16 @@ def test_four_over_six_is_idempotent_in_values(spec, kind, seed):
 # --- refused arguments; fake_quantize refuses the same
 
 both = pytest.mark.parametrize("function", [fp4.quantize, fp4.fake_quantize])
+
+
+@both
+def test_implementation(function):
+    x = jnp.asarray(sample("normal", (4, 20)))
+    jax.tree.map(assert_same_bits, function(x, ROW, implementation="reference"), function(x, ROW))
+    with pytest.raises(ValueError, match="'cuda'; allowed: 'auto', 'reference', 'fused'"):
+        function(x, ROW, implementation="cuda")
+    with pytest.raises(ValueError, match=r"'fused', but .* not a GPU .* Use 'auto'"):
+        function(x, ROW, implementation="fused")
 
 
 @both

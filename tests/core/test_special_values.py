@@ -23,7 +23,7 @@ all_specs = pytest.mark.parametrize("spec", SPECS, ids=spec_id)
 def _results(spec, x):
     q = fp4.quantize(x, spec, key=KEY)
     fake = fp4.fake_quantize(x, spec, key=KEY)
-    return q.unpacked_codes(), q.block_scales, q.amax, q.dequantize(), fake
+    return q.unpacked_codes(), q.block_scales, q.amax, q.dequantize(rotated=True), fake
 
 
 def results(spec, x):
@@ -146,5 +146,6 @@ def test_empty_in_empty_out(spec):
         assert q.amax == 0
         assert q.codes.size == q.block_scales.size == 0
         padded = (2, 0, 16) if spec.hadamard and x.shape == (2, 0, 5) else x.shape
-        assert q.shape == values.shape == codes.shape == padded
+        assert codes.shape == padded
+        assert q.shape == values.shape == x.shape
         assert (fake.shape, fake.dtype) == (x.shape, x.dtype)

@@ -6,7 +6,6 @@ arrays whose sums are exact, and on general numbers in the order that jnp has on
 
 import functools
 import operator
-import types
 import warnings
 
 import jax
@@ -16,22 +15,12 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import fp4jax as fp4
-from fp4jax import TensorSpec
-from fp4jax.core import hadamard
+from fp4jax import TensorSpec, kernels
+from fp4jax.core import hadamard, reference
 from fp4jax.core.blocks import normalize_axes
-from fp4jax.core.quantizer import _fake_quantize, _quantize
-from fp4jax.kernels import backend
-from fp4jax.kernels.fused_quantizer import (
-    arithmetic,
-    dispatch,
-    explain_quantize,
-    fake_quantize,
-    fused,
-    pallas_triton,
-    quantize,
-    selfcheck,
-    switch,
-)
+from fp4jax.core.qtensor import QTensor
+from fp4jax.kernels import backend, first_use, placement
+from fp4jax.kernels.fused_quantizer import arithmetic, dispatch, fused, pallas_triton, selfcheck
 from fp4jax.kernels.fused_quantizer.arg_specs import BENCHMARKS, HADAMARD_STOCHASTIC, SPECS
 from fp4jax.kernels.fused_quantizer.pallas_triton import Plan
 from fp4jax.ops import gemm
@@ -39,7 +28,6 @@ from tests import compile_only
 from tests.core.test_golden import FILES, MODES, compare
 
 KEY = jax.random.key(3)
-PALLAS = {"implementation": "pallas", "interpret": True}
 
 
 def data(kind: str, shape: tuple[int, ...], axis: int = -1) -> np.ndarray:
@@ -75,34 +63,22 @@ def assert_same(got, expected, what=""):
         )
 
 
-def reference(result, spec, axis, x, key):
-    if result == "packed":
-        return fp4.quantize(x, spec, axis, key)
-    if result == "fake":
-        return fp4.fake_quantize(x, spec, axis, key)
+def quantized(implementation, result, spec, axis, x, key=None, **options):
+    """Codes, scales and amax; a GEMM's operand as float32 and amax; or dequantized values."""
     axes = normalize_axes(axis, spec.block, x.ndim)
-    return gemm.operand(x, spec, gemm.BlockAxes(axes[0], axes), key).values
+    if result == "operand":
+        values, amax = implementation.operand(x, key, None, spec, axes, **options)
+        return values.astype(jnp.float32), amax
+    return getattr(implementation, result)(x, key, spec, axes, **options)
 
 
-def kernel(result, spec, axis, x, key):
-    if result != "operand":
-        function = quantize if result == "packed" else fake_quantize
-        return function(x, spec, axis, key, **PALLAS)
-    axes = normalize_axes(axis, spec.block, x.ndim)
-    values, _ = fused.operand(x, key, None, Plan(spec, result, interpret=True), axes)
-    return values.astype(jnp.float32)
+interpreted = functools.partial(quantized, fused, interpret=True)
 
 
 @pytest.fixture
 def fixed_order(monkeypatch):
     """Rotations of jnp as on GPUs."""
-    traced = (_quantize, _fake_quantize)
     monkeypatch.setattr(hadamard, "fixed_order", lambda: True)
-    for function in traced:
-        function.clear_cache()
-    yield
-    for function in traced:
-        function.clear_cache()
 
 
 # rows, columns in fours, other columns; every spec, dtype, result and kind of padding
@@ -127,7 +103,9 @@ CASES = [
 
 
 def compare_bytes(result, spec, shape, axis, dtype):
-    ours, jnps = (jax.jit(functools.partial(f, result, spec, axis)) for f in (kernel, reference))
+    """One compilation each for all kinds of numbers."""
+    ours = jax.jit(functools.partial(interpreted, result, spec, axis))
+    jnps = jax.jit(functools.partial(quantized, reference, result, spec, axis))
     for kind in KINDS:
         if spec.hadamard and kind in ("tiny", "subnormal"):
             continue  # a quarter of these is flushed to zero here, on CPU, in one path or both
@@ -158,11 +136,12 @@ def test_same_bytes_always(name):
 @pytest.mark.parametrize(("shape", "axis"), [((3, 33), -1), ((48, 6), 0)])
 def test_rotation_of_jnp_where_sums_are_exact(shape, axis):
     x = jnp.asarray(data("exact sums", shape))
-    expected = jax.jit(lambda x: fp4.quantize(x, HADAMARD_STOCHASTIC, axis, KEY))(x)
-    assert_same(quantize(x, HADAMARD_STOCHASTIC, axis, KEY, **PALLAS), expected)
+    arguments = ("packed", HADAMARD_STOCHASTIC, axis, x, KEY)
+    q = fp4.quantize(x, HADAMARD_STOCHASTIC, axis, KEY)
+    assert_same(interpreted(*arguments), (q.codes, q.block_scales, q.amax))
 
 
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(
     shape=st.lists(st.integers(1, 35), min_size=1, max_size=3).map(tuple),
     data_=st.data(),
@@ -174,12 +153,11 @@ def test_any_shape(shape, data_):
     axis = axes[0] if spec.block == (1, 16) else (axes[0], axes[1])
     dtype = data_.draw(st.sampled_from(["float32", "bfloat16"]))
     x = jnp.asarray(data("wide", shape)).astype(dtype)
-    if dispatch.obstacle(shape, spec, normalize_axes(axis, spec.block, x.ndim)):
-        with pytest.raises(ValueError, match="random bits belong to positions"):
-            quantize(x, spec, axis, KEY, **PALLAS)
+    if reason := dispatch.obstacle(shape, spec, normalize_axes(axis, spec.block, x.ndim)):
+        assert "random bits belong to positions" in reason
         return
-    got = jax.jit(lambda x: quantize(x, spec, axis, KEY, **PALLAS))(x)
-    assert_same(got, jax.jit(lambda x: fp4.quantize(x, spec, axis, KEY))(x))
+    ours = jax.jit(lambda x: interpreted("packed", spec, axis, x, KEY))(x)
+    assert_same(ours, jax.jit(lambda x: quantized(reference, "packed", spec, axis, x, KEY))(x))
 
 
 @pytest.mark.parametrize("mode", ["1d", "2d", "1d_rht"])
@@ -189,8 +167,12 @@ def test_golden(golden, mode):
     @functools.cache
     def function(spec, axis):
         def compute(x):
-            q = quantize(x, spec, axis, **PALLAS)
-            return q.codes, q.unpacked_codes(), q.block_scales, q.amax, q.dequantize()
+            axes = normalize_axes(axis, spec.block, x.ndim)
+            last = tuple(a - x.ndim for a in axes)
+            lengths = tuple(x.shape[a] for a in axes)
+            q = QTensor(*interpreted("packed", spec, axis, x), last, lengths, spec)
+            values = q.dequantize(rotated=True)
+            return q.codes, q.unpacked_codes(), q.block_scales, q.amax, values
 
         return jax.jit(compute)
 
@@ -212,128 +194,140 @@ def test_golden(golden, mode):
 def test_vmap_is_a_loop():
     x = jnp.asarray(data("normal", (3, 20, 8)))
     keys = jax.random.split(KEY, 3)
-    one = jax.jit(lambda x, key: quantize(x, SPECS["stochastic"], 0, key, **PALLAS))
+    one = jax.jit(lambda x, key: interpreted("packed", SPECS["stochastic"], 0, x, key))
     together = jax.vmap(one)(x, keys)
     for i in range(3):
         assert_same(jax.tree.map(operator.itemgetter(i), together), one(x[i], keys[i]))
 
 
-def test_gradient_passes_straight_through():
+def test_one_object_under_two_names():
+    assert kernels.quantize is fp4.quantize
+    assert kernels.fake_quantize is fp4.fake_quantize
+
+
+def test_a_cpu_has_no_kernels():
     x = jnp.asarray(data("normal", (4, 20)))
-    loss = lambda x: (fake_quantize(x, SPECS["hadamard"], **PALLAS) ** 2).sum()  # noqa: E731
-    y, gradient = fake_quantize(x, SPECS["hadamard"], **PALLAS), jax.grad(loss)(x)
-    np.testing.assert_array_equal(gradient, 2 * y)
-    np.testing.assert_array_equal(jax.jit(jax.grad(loss))(x), gradient)
+    for function in (fp4.quantize, fp4.fake_quantize):
+        for options in ({}, {"implementation": "reference"}):
+            assert_same(function(x, TensorSpec(), **options), function(x, TensorSpec()))
+        with pytest.raises(ValueError, match="there is no kernel for this: cpu is not a GPU"):
+            function(x, TensorSpec(), implementation="fused")
+        with pytest.raises(ValueError, match="two candidates"):
+            function(x, TensorSpec(scaling="four_over_six"), implementation="fused")
+    said = kernels.explain_quantize(x, TensorSpec())
+    assert said.startswith("reference: cpu is not a GPU")
+    assert "exported to GPUs from here holds jnp" in said
 
 
-@pytest.mark.parametrize(
-    ("arguments", "options", "message"),
-    [
-        ((jnp.ones((2, 16)), TensorSpec()), {"implementation": "cuda"}, "allowed: 'auto'"),
-        ((jnp.ones((2, 16)), TensorSpec()), {"interpret": True}, "goes with"),
-        ((jnp.ones((2, 16)), TensorSpec()), {"implementation": "pallas"}, "needs an NVIDIA GPU"),
-        ((jnp.ones((0, 16)), TensorSpec()), PALLAS, "the array is empty"),
-        ((jnp.ones((2, 16)), TensorSpec(scaling="four_over_six")), PALLAS, "no kernel"),
-        ((jnp.ones((2, 16), int), TensorSpec()), PALLAS, "has dtype int32"),
-        ((jnp.ones(()), TensorSpec()), PALLAS, "scalar"),
-        ((jnp.ones((2, 16)), TensorSpec(), 2), PALLAS, "out of range"),
-        ((jnp.ones((2, 16)), SPECS["stochastic"]), PALLAS, "key is None"),
-    ],
-)
-@pytest.mark.parametrize("function", [quantize, fake_quantize])
-def test_mistakes(function, arguments, options, message):
-    with pytest.raises(ValueError, match=message):
-        function(*arguments, **options)
+def test_programs_exported_from_a_cpu_hold_jnp():
+    f = jax.jit(lambda x: fp4.quantize(x, TensorSpec()))
+    exported = jax.export.export(f, platforms=["cuda"])
+    text = exported(jax.ShapeDtypeStruct((4, 32), jnp.float32)).mlir_module()
+    assert compile_only.TRITON not in text
+    assert "f8E4M3FN" in text
 
 
-@pytest.mark.parametrize("options", [{}, {"implementation": "reference"}])
-def test_on_cpu_jnp_quantizes(options):
-    x = jnp.asarray(data("normal", (4, 20)))
-    assert_same(quantize(x, TensorSpec(), **options), fp4.quantize(x, TensorSpec()))
-    assert_same(fake_quantize(x, TensorSpec(), **options), fp4.fake_quantize(x, TensorSpec()))
-    empty = jnp.ones((0, 16))
-    assert quantize(empty, TensorSpec(), **options).shape == (0, 16)
+@pytest.fixture
+def gpu(monkeypatch):
+    """A CPU that passes for a GPU, where kernels are interpreted."""
+    for name in ("packed", "operand", "fake", "tensor_amax"):
+        kernel = functools.partial(getattr(fused, name), interpret=True)
+        monkeypatch.setattr(fused, name, kernel)
+    monkeypatch.setattr(backend, "supported", lambda: True)
+    monkeypatch.setattr(backend, "compute_capability", lambda: (9, 0))
+    monkeypatch.setattr(backend, "local_capability", lambda: (9, 0))
+    choose = lambda *args, cuda, default: cuda(*args)  # noqa: E731
+    monkeypatch.setattr(placement.lax, "platform_dependent", choose)
+    dispatch.switch(True)
+    yield
+    dispatch.switch(True)
+    jax.clear_caches()  # the choice is made when tracing
 
 
+@pytest.fixture
+def one_device(monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Kernels that need not prove themselves."""
+    monkeypatch.setattr(dispatch, "_objection", lambda *args: None)
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """The specs of the quantizing kernels that are traced."""
+    specs = []
+    run = pallas_triton.quantize
+    monkeypatch.setattr(
+        pallas_triton, "quantize", lambda *args: specs.append(args[3].spec) or run(*args)
+    )
+    return specs
+
+
+@pytest.mark.usefixtures("gpu", "one_device")
 class TestDispatch:
-    """On a CPU that passes for a GPU, where kernels are interpreted."""
-
-    @pytest.fixture(autouse=True)
-    def gpu(self, monkeypatch):
-        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-        monkeypatch.setattr(jax, "device_count", lambda: 1)
-        monkeypatch.setattr(backend, "supported", lambda: True)
-        interpreted = functools.partial(Plan, interpret=True)
-        for module in (dispatch, selfcheck):
-            monkeypatch.setattr(module, "Plan", lambda *args: interpreted(*args[:2]))
-        choose = lambda *args, cuda, default: cuda(*args)  # noqa: E731
-        monkeypatch.setattr(dispatch, "lax", types.SimpleNamespace(platform_dependent=choose))
-        monkeypatch.setattr(dispatch, "_passed", set())
-        switch(True)
-        yield
-        switch(True)
-        jax.clear_caches()  # the choice is made when tracing
-
-    def test_reasons(self, monkeypatch):
-        x = jax.ShapeDtypeStruct((32, 32), jnp.float32)
-        assert explain_quantize(x, SPECS["nearest"]) == "pallas: fused kernels"
-        switch(False)
-        assert "switched off" in explain_quantize(x, SPECS["nearest"])
-        switch(True)
+    def test_reasons(self, monkeypatch, unchecked):
+        explain = functools.partial(
+            kernels.explain_quantize, jax.ShapeDtypeStruct((32, 32), jnp.float32)
+        )
+        assert explain(SPECS["nearest"]) == "fused: kernels"
+        dispatch.switch(False)
+        assert "switched off" in explain(SPECS["nearest"])
+        dispatch.switch(True)
         monkeypatch.setattr(jax, "device_count", lambda: 8)
-        assert "several devices" in explain_quantize(x, SPECS["nearest"])
+        assert "programs for one device" in explain(SPECS["nearest"])
+        monkeypatch.setattr(backend, "local_capability", lambda: None)
+        assert "has to prove itself first" in explain(SPECS["nearest"])
         monkeypatch.setattr(backend, "supported", lambda: False)
-        assert "is not a GPU" in explain_quantize(x, SPECS["nearest"])
+        assert "is not a GPU" in explain(SPECS["nearest"])
 
-    @pytest.mark.parametrize("kind", ["Explicit", "Manual", "Auto"])
-    def test_meshes_are_left_to_jnp(self, kind):
-        axis_types = (getattr(jax.sharding.AxisType, kind),)
-        mesh = jax.sharding.AbstractMesh((8,), ("d",), axis_types)
-        with jax.sharding.use_abstract_mesh(mesh):
-            assert "mesh" in str(dispatch.why_not((32, 32), "float32", TensorSpec(), (1,)))
+    def test_public_functions_take_the_kernels(self, unchecked, launched):
+        x = jnp.asarray(data("normal", (8, 40)))
+        for function in (fp4.quantize, fp4.fake_quantize):
+            for spec in (SPECS["nearest"], SPECS["stochastic"]):
+                count = len(launched)
+                y = function(x, spec, key=KEY, implementation="fused")
+                assert len(launched) == count + 1
+                assert_same(y, function(x, spec, key=KEY, implementation="reference"))
+        loss = lambda x: (fp4.fake_quantize(x, SPECS["nearest"]) ** 2).sum()  # noqa: E731
+        np.testing.assert_array_equal(jax.grad(loss)(x), 2 * fp4.fake_quantize(x, SPECS["nearest"]))
 
     def test_a_wrong_kernel_is_found(self, monkeypatch):
         """One code off: a warning, once, and jnp from then on."""
         right = fused.operand
 
-        def wrong(*args):
-            values, amax = right(*args)
+        def wrong(*args, **options):
+            values, amax = right(*args, **options)
             return values.at[-1, -1].add(jnp.bfloat16(1)), amax
 
         monkeypatch.setattr(fused, "operand", wrong)
         x = jnp.asarray(data("normal", (32, 16)))
-        with pytest.warns(RuntimeWarning, match="fused quantizer is not used"):
+        with pytest.warns(
+            RuntimeWarning, match="failed its self-check .* the kernel's result differs"
+        ):
             got = gemm.operand(x, TensorSpec(), gemm.BlockAxes(-1, None), None)
         monkeypatch.setattr(fused, "operand", right)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             again = gemm.operand(x, SPECS["hadamard"], gemm.BlockAxes(0, None), None)
-        assert "self-check failed" in explain_quantize(x, SPECS["nearest"])
-        switch(False)
+        assert "failed its self-check" in kernels.explain_quantize(x, SPECS["nearest"])
+        with pytest.raises(ValueError, match="failed its self-check"):
+            fp4.quantize(x, TensorSpec(), implementation="fused")
+        dispatch.switch(False)
         assert_same(got, gemm.operand(x, TensorSpec(), gemm.BlockAxes(-1, None), None))
         assert_same(again, gemm.operand(x, SPECS["hadamard"], gemm.BlockAxes(0, None), None))
 
     def test_a_kernel_that_does_not_compile_is_found(self, monkeypatch):
-        def broken(*args):
+        def broken(*args, **options):
             raise NotImplementedError("no such instruction")
 
         monkeypatch.setattr(fused, "operand", broken)
         with pytest.warns(RuntimeWarning, match="no such instruction"):
             assert dispatch.why_not((4, 32), "float32", TensorSpec(), (1,)) is not None
 
-    @pytest.mark.parametrize(
-        ("name", "kind"),
-        [("hadamard+stochastic", "rows"), ("nearest", "odd columns"), ("16x16", "columns")],
-    )
-    def test_right_kernels_pass(self, name, kind):
-        assert selfcheck.difference(SPECS[name], "float32", "operand", kind) is None
-
-    @pytest.mark.parametrize("result", ["packed", "fake"])
-    def test_right_kernels_pass_public(self, result):
-        difference = selfcheck.difference(HADAMARD_STOCHASTIC, "bfloat16", result, "columns")
-        assert difference is None
-
-    def test_recipes_use_the_kernels(self, monkeypatch):
+    def test_recipes_use_the_kernels(self, monkeypatch, unchecked, launched):
         """All three GEMMs of a step: the kernels' operands, jnp's values."""
         x = jnp.asarray(data("exact sums", (32, 16)))
         w = jnp.asarray(data("exact sums", (16, 16)))
@@ -345,20 +339,127 @@ class TestDispatch:
             y, vjp = jax.vjp(dot, x, w)
             return y, *vjp(x)
 
-        launched = []
-        run = pallas_triton.quantize
-        monkeypatch.setattr(
-            pallas_triton, "quantize", lambda *args: launched.append(args[3].spec) or run(*args)
-        )
-        monkeypatch.setattr(dispatch, "_passes", lambda *args: True)
         got = jax.jit(lambda x, w: step(x, w))(x, w)
         assert len(launched) >= 6
         count = len(launched)
-        monkeypatch.setattr(dispatch, "_why_not_here", lambda: "off")
+        dispatch.switch(False)
         jax.clear_caches()
         expected = jax.jit(lambda x, w: step(x, w))(x, w)
         assert len(launched) == count
         assert_same(got, expected)
+
+
+SELF_CHECKS = [
+    ("hadamard+stochastic", "float32", "operand", "rows"),
+    ("nearest", "float32", "operand", "odd columns"),
+    ("16x16", "float32", "operand", "columns"),
+    ("hadamard+stochastic", "bfloat16", "packed", "columns"),
+    ("hadamard+stochastic", "bfloat16", "fake", "columns"),
+]
+
+
+@pytest.mark.parametrize(("name", "dtype", "result", "kind"), SELF_CHECKS)
+def test_right_kernels_pass_the_self_check(name, dtype, result, kind):
+    assert selfcheck.difference(SPECS[name], dtype, result, kind, interpret=True) is None
+
+
+@pytest.mark.usefixtures("gpu", "unchecked")
+class TestSeveralDevices:
+    """This process has eight. Results are jnp's everywhere; who computes them is counted."""
+
+    spec = SPECS["stochastic"]
+    x = jnp.asarray(data("normal", (64, 48)))
+
+    def mesh(self, kind, size=8):
+        axis_type = getattr(jax.sharding.AxisType, kind)
+        return jax.make_mesh((size,), ("d",), axis_types=(axis_type,), devices=jax.devices()[:size])
+
+    def test_one_device_without_a_mesh(self, launched):
+        x = jax.device_put(self.x, jax.devices()[3])
+        y = fp4.fake_quantize(x, self.spec, key=KEY, implementation="fused")
+        assert launched
+        assert_same(y, fp4.fake_quantize(self.x, self.spec, key=KEY, implementation="reference"))
+
+    @pytest.mark.parametrize("spec", [("d",), (None, "d")], ids=["rows", "columns"])
+    def test_sharded_without_a_mesh(self, spec, launched):
+        """Known only when the program is lowered: jnp, which the compiler divides."""
+        where = jax.sharding.NamedSharding(self.mesh("Auto"), jax.P(*spec))
+        y = jax.jit(lambda x: fp4.fake_quantize(x, self.spec, key=KEY))(
+            jax.device_put(self.x, where)
+        )
+        assert not launched
+        assert_same(y, fp4.fake_quantize(self.x, self.spec, key=KEY, implementation="reference"))
+
+    def test_vmap_and_grad_without_a_mesh(self):
+        f = lambda x: (fp4.fake_quantize(x, self.spec, key=KEY) ** 2).sum()  # noqa: E731
+        x = self.x.reshape(4, 16, 48)
+        got = jax.jit(jax.vmap(jax.grad(f)))(x)
+        dispatch.switch(False)
+        jax.clear_caches()
+        assert_same(got, jax.jit(jax.vmap(jax.grad(f)))(x))
+
+    @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+    def test_divided_meshes_are_left_to_jnp(self, kind, launched):
+        with jax.set_mesh(self.mesh(kind)):
+            x = jax.device_put(self.x, jax.P("d"))
+            y = fp4.fake_quantize(x, self.spec, key=KEY)
+            with pytest.raises(ValueError, match=r"divided over the mesh axes \('d',\)"):
+                fp4.quantize(x, self.spec, key=KEY, implementation="fused")
+        assert not launched
+        assert_same(y, fp4.fake_quantize(self.x, self.spec, key=KEY, implementation="reference"))
+
+    @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+    def test_a_mesh_of_one_device(self, kind, launched):
+        with jax.set_mesh(self.mesh(kind, 1)):
+            x = jax.device_put(self.x, jax.P("d"))
+            y = fp4.fake_quantize(x, self.spec, key=KEY, implementation="fused")
+        assert launched
+        assert_same(y, fp4.fake_quantize(self.x, self.spec, key=KEY, implementation="reference"))
+
+    def test_shard_map(self, launched):
+        """Each device's part is an array of its own."""
+
+        def part(x):
+            return fp4.fake_quantize(x, self.spec, key=KEY, implementation="fused")
+
+        # Pallas' interpreter does not keep track of what varies; lowering is tested below.
+        options = {"mesh": self.mesh("Auto"), "in_specs": jax.P("d"), "out_specs": jax.P("d")}
+        y = jax.jit(jax.shard_map(part, check_vma=False, **options))(self.x)
+        assert launched
+        each = [
+            fp4.fake_quantize(rows, self.spec, key=KEY, implementation="reference")
+            for rows in jnp.split(self.x, 8)
+        ]
+        assert_same(y, jnp.concatenate(each))
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_shard_map_lowers_for_gpus(check, monkeypatch):
+    """A kernel in each device's part, also where JAX checks what varies over devices."""
+    monkeypatch.setattr(dispatch, "_objection", lambda *args: None)
+    monkeypatch.setattr(first_use, "not_at_hand", lambda capability: None)
+    device = jax.sharding.AbstractDevice(device_kind="NVIDIA H200", num_cores=None, platform="gpu")
+    mesh = jax.sharding.AbstractMesh(
+        (4,), ("d",), (jax.sharding.AxisType.Auto,), abstract_device=device
+    )
+
+    def part(x, key):
+        y = fp4.fake_quantize(x, SPECS["stochastic"], key=key, implementation="fused")
+        q = fp4.quantize(x, SPECS["hadamard"], implementation="fused")
+        return y, q.codes, q.block_scales
+
+    every = jax.shard_map(
+        part,
+        mesh=mesh,
+        in_specs=(jax.P("d"), jax.P()),
+        out_specs=jax.P("d"),
+        check_vma=check,
+    )
+    with jax.sharding.use_abstract_mesh(mesh):
+        x = jax.ShapeDtypeStruct((64, 48), jnp.bfloat16)
+        traced = jax.jit(every).trace(x, jax.eval_shape(lambda: KEY))
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count(compile_only.TRITON) >= 4
 
 
 def structs(shape, dtype):
@@ -393,8 +494,8 @@ def test_lowers_for_gpus(name, result):
 @pytest.mark.parametrize("op", ["dot_general", "conv_general_dilated"])
 def test_recipes_lower_for_gpus(op, monkeypatch):
     """All six operands; a convolution's taps are mapped over."""
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(dispatch, "_passes", lambda *args: True)
+    monkeypatch.setattr(dispatch, "_objection", lambda *args: None)
+    monkeypatch.setattr(first_use, "not_at_hand", lambda capability: None)
 
     def loss(x, w):
         options = {"recipe": "2d+rht+sr", "key": KEY}
@@ -411,17 +512,19 @@ def test_recipes_lower_for_gpus(op, monkeypatch):
     assert text.count("fp4_quantize_operand") >= 6
 
 
-#: SASS instructions an element, of the quantizing kernel alone, in bfloat16 on H200. Counted are
-#: all in the code, among them the division's branch for subnormal numbers, which hardly ever runs.
-INSTRUCTIONS = {
-    ("nearest", "operand"): 22,
-    ("hadamard", "operand"): 28,
-    ("hadamard+stochastic", "operand"): 34,
-    ("hadamard+stochastic", "packed"): 38,
+#: Most SASS instructions an element, of the quantizing kernel alone, in bfloat16 on H200; with
+#: CUDA 13 they are 22, 28, 34 and 38. Far more would mean that work is repeated, or that something
+#: is no longer computed in registers.
+MOST_INSTRUCTIONS = {
+    ("nearest", "operand"): 30,
+    ("hadamard", "operand"): 38,
+    ("hadamard+stochastic", "operand"): 46,
+    ("hadamard+stochastic", "packed"): 50,
 }
 
 
-@pytest.mark.parametrize(("name", "result"), INSTRUCTIONS)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "result"), MOST_INSTRUCTIONS)
 def test_instructions(name, result, record_property):
     plan = Plan(SPECS[name], result)
     for shape in ((2**16, 16, 1), (64, 16, 8192)):
@@ -432,7 +535,7 @@ def test_instructions(name, result, record_property):
         count = report.instructions * threads / (blocks * 16)
         kind = "rows" if shape[2] == 1 else "columns"
         record_property(f"{kind}", f"{count:.1f} an element, {report.registers} registers")
-        assert count <= INSTRUCTIONS[name, result]
+        assert count <= MOST_INSTRUCTIONS[name, result]
         assert report.spills == 0
 
 

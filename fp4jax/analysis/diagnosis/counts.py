@@ -11,7 +11,7 @@ import numpy as np
 from fp4jax.core import exact, hadamard
 from fp4jax.core.blocks import BLOCK
 from fp4jax.core.formats import E2M1_MAX
-from fp4jax.core.quantizer import encode
+from fp4jax.core.reference import encode
 from fp4jax.core.spec import TensorSpec
 from fp4jax.core.typing import Array, Float
 from fp4jax.ops.gemm import BlockAxes

@@ -19,7 +19,6 @@ from fp4jax.core.scaling import largest
 from fp4jax.core.seeds import Seed
 from fp4jax.core.spec import TensorSpec
 from fp4jax.core.typing import Array
-from fp4jax.nnx.calls import keys_of_call
 from fp4jax.ops import gemm
 from fp4jax.ops.convolution import quantized as conv
 from fp4jax.ops.convolution.geometry import Geometry, merge_groups, positions, resolve
@@ -35,7 +34,7 @@ from fp4jax.ops.dot import (
 )
 from fp4jax.ops.gemm import BlockAxes
 from fp4jax.ops.recipe import ROLES, Recipe
-from fp4jax.ops.role_keys import RoleKeys, draw
+from fp4jax.ops.role_keys import RoleKeys, role_keys
 
 # What measures one operand, given its spec and key.
 _Measure = Callable[[TensorSpec | None, RoleKeys | None, str], OperandSums]
@@ -46,7 +45,7 @@ def operand_sums(
 ) -> dict[str, OperandSums]:
     """The sums of each operand, by its role ("fprop.x", ...).
 
-    The key is that of the layer; its call on x draws from it what it draws in training.
+    The key is that of the layer, whose bits are drawn as for a single call.
     With quantized residuals, operands of the backward pass that the recipe does not quantize again
     are those of fprop.
 
@@ -58,7 +57,7 @@ def operand_sums(
         if call.op is fp4nnx.DotGeneral
         else _conv(call, recipe, tensors)
     )
-    keys = None if key is None else keys_of_call(RoleKeys(key, draw(key)), tensors.x)
+    keys = role_keys(key)
     sums: dict[str, OperandSums] = {}
     for role, spec in zip(ROLES, recipe.operands, strict=True):
         fprop = f"fprop.{role[-1]}"

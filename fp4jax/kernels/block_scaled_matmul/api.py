@@ -7,16 +7,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.custom_batching import custom_vmap
 
+from fp4jax.core import hadamard
 from fp4jax.core.qtensor import QTensor
 from fp4jax.core.typing import Array, ArrayLike, DTypeLike, Shaped
-from fp4jax.kernels import backend
-from fp4jax.kernels.block_scaled_matmul import base, cudnn, mosaic, pallas_triton
-from fp4jax.kernels.block_scaled_matmul.checks import check
+from fp4jax.kernels import backend, placement
+from fp4jax.kernels.block_scaled_matmul import base, cudnn, pallas_triton
+from fp4jax.kernels.block_scaled_matmul.checks import check, rotated
 from fp4jax.kernels.block_scaled_matmul.operands import Decoded, Packed
 from fp4jax.kernels.block_scaled_matmul.tiles import LARGEST_M, Tile, choose_tile
+from fp4jax.kernels.experimental import mosaic
 
 _log = logging.getLogger("fp4jax.kernels")
 
@@ -60,8 +61,12 @@ def scaled_matmul(
 
     Raises:
         ValueError: for shapes, dtypes, quantized axes or scale layouts that do not fit, or an
-            implementation that the device does not have. Operands rotated by the random
-            Hadamard transform carry no mark: rotate both or neither.
+            implementation that the device does not have; and for a QTensor ``a`` that is rotated
+            by the random Hadamard transform where b is not, or the other way round.
+
+    Where b is rotated (``b.spec.hadamard``), an array ``a`` is rotated along k as well, in its own
+    dtype: the product is that of ``a`` and ``b.dequantize()``, up to rounding. Two rotated QTensors
+    are multiplied as they are stored, ``a.dequantize(rotated=True) @ b.dequantize(rotated=True)``.
 
     Example:
         >>> import jax, jax.numpy as jnp, fp4jax as fp4
@@ -75,6 +80,7 @@ def scaled_matmul(
     if getattr(a, "dtype", None) in (jnp.float32, jnp.bfloat16) and not isinstance(a, QTensor):
         a = jnp.asarray(a)  # NumPy's float64 would become float32: it is refused instead
     check(a, b, implementation, interpret)
+    a, b = _in_one_basis(a, b)
     a_dtype = None if isinstance(a, QTensor) else jnp.dtype(a.dtype)  # pyright: ignore
     plan = _Plan(
         implementation=implementation,
@@ -85,6 +91,14 @@ def scaled_matmul(
     )
     _choose(plan, a, b)  # raises before anything is traced
     return _jitted(plan, a, b)
+
+
+def _in_one_basis(a: Any, b: Any) -> tuple[Any, QTensor | Decoded]:
+    """Both operands as they are multiplied: rotated and without the mark, if b is rotated."""
+    if not rotated(b):
+        return a, b
+    rotated_a = a.in_rotated_basis() if isinstance(a, QTensor) else hadamard.random_hadamard(a)
+    return rotated_a, b.in_rotated_basis()
 
 
 def explain(a: Any, b: Any, *, implementation: str = "auto", interpret: bool = False) -> str:
@@ -100,6 +114,7 @@ def explain(a: Any, b: Any, *, implementation: str = "auto", interpret: bool = F
         reference: as asked for
     """
     check(a, b, implementation, interpret)
+    a, b = jax.eval_shape(_in_one_basis, a, b)
     plan = _Plan(implementation, interpret, None, None, Device.current())
     return str(_choose(plan, a, b))
 
@@ -154,6 +169,13 @@ def _choose(plan: _Plan, a: Any, b: Any) -> Choice:
         if asked != "auto":
             raise ValueError(f"b is decoded already, which implementation={asked!r} is not for.")
         return Choice("reference", "b is decoded already")
+    if (where := placement.obstacle()) is not None:
+        if asked != "auto":
+            raise ValueError(
+                f"implementation={asked!r}, but {where}: call it inside jax.shard_map over them, "
+                "or use 'auto'."
+            )
+        return Choice("reference", where)
     if asked == "cudnn":
         if not (quantized and has_fp4):
             raise ValueError(
@@ -269,8 +291,8 @@ def _compute(plan: _Plan, a, b) -> Array:
         compute = functools.partial(_by_cudnn, plan)
     if plan.interpret:
         return compute(a, b)
-    # A program may be placed on the CPU of a machine with a GPU.
-    return lax.platform_dependent(a, b, cuda=compute, default=reference)
+    # A program may be placed on the CPU of a machine with a GPU, or on several devices.
+    return placement.on_one_gpu(a, b, kernel=compute, reference=reference)
 
 
 def _by_pallas(plan: _Plan, tile: Tile, a, b: QTensor) -> Array:

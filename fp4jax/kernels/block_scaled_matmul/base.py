@@ -6,13 +6,13 @@ vendor's GEMM multiplies them.
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from fp4jax.core import exact, formats
 from fp4jax.core.blocks import BLOCK
+from fp4jax.core.platform import by_platform
 from fp4jax.core.qtensor import QTensor
 from fp4jax.core.typing import Array, ArrayLike, DTypeLike, Float, Shaped, UInt8
 from fp4jax.kernels.block_scaled_matmul.checks import check_quantized
@@ -42,7 +42,9 @@ def decode(b: QTensor | Shaped[ArrayLike, "..."]) -> Decoded:
         ((32, 8), 512)
     """
     check_quantized("b", b, contracted=-2)
-    return Decoded(decoded_rows(b), tensor_scale(b))  # pyright: ignore
+    values = decoded_rows(b.in_rotated_basis())  # pyright: ignore[reportAttributeAccessIssue]
+    rotated = b.shape[-2] if b.spec.hadamard else None  # pyright: ignore
+    return Decoded(values, tensor_scale(b), rotated)  # pyright: ignore[reportArgumentType]
 
 
 def tensor_scale(q: QTensor | Decoded) -> Float[Array, ""]:
@@ -53,8 +55,11 @@ def tensor_scale(q: QTensor | Decoded) -> Float[Array, ""]:
 def decoded_rows(q: QTensor, dtype: DTypeLike = jnp.bfloat16) -> Shaped[Array, "rows k"]:
     """Code value x block scale, k last, without padding: (m, k), or (n, k) for weights.
 
-    Exact in bfloat16, and so in any ``dtype`` that contains it.
+    Exact in bfloat16, and so in any ``dtype`` that contains it. A rotated matrix comes in its
+    rotated basis if that is asked for, ``q.in_rotated_basis()``.
     """
+    if q.spec.hadamard:
+        raise ValueError("q is rotated (spec.hadamard); give q.in_rotated_basis().")
     *_, k = q.lengths
     rows = q.lengths[0] if len(q.lengths) == 2 else q.codes.shape[0]
     return decoded_blocks(q.codes, q.block_scales)[:rows, :k].astype(dtype)
@@ -90,8 +95,14 @@ def scaled_matmul(a: Array | QTensor, b: QTensor | Decoded, out_dtype: DTypeLike
 
     For float32 ``a`` with full float32 products on every device.
     """
-    if jax.default_backend() == "cpu" and isinstance(b, QTensor):
-        return _on_cpu(a, b, out_dtype)
+    anywhere = functools.partial(_by_decoding, out_dtype=out_dtype)
+    if isinstance(b, Decoded):
+        return anywhere(a, b)
+    return by_platform(a, b, cpu=functools.partial(_on_cpu, out_dtype=out_dtype), default=anywhere)
+
+
+def _by_decoding(a: Array | QTensor, b: QTensor | Decoded, out_dtype: DTypeLike) -> Array:
+    """b, and a if it is quantized, decoded to bfloat16."""
     quantized = isinstance(a, QTensor)
     left = Operand(decoded_rows(a), tensor_scale(a)) if quantized else Operand(a, None)
     values = b.values if isinstance(b, Decoded) else decoded_rows(b)

@@ -38,14 +38,25 @@ def check(a, b, implementation: str, interpret: bool) -> None:
     else:
         _check_array(a)
     if a.shape[1] != b.shape[0]:
-        padded = -(-a.shape[1] // BLOCK) * BLOCK
-        hint = (
-            " b's length is a's padded to 16: if b was quantized with hadamard, rotate a as well, "
-            "fp4jax.random_hadamard(a), or quantize it with the same spec."
-            if b.shape[0] == padded
-            else " Both must have the same k, in the same basis (hadamard on both or on neither)."
+        raise ValueError(
+            f"a has shape {a.shape} and b {b.shape}; a is (m, k), b (k, n), with the same k. (What "
+            "was rotated by hadamard counts with the length that it had before.)"
         )
-        raise ValueError(f"a has shape {a.shape} and b {b.shape}; a is (m, k), b (k, n)." + hint)
+    if isinstance(a, QTensor) and a.spec.hadamard != rotated(b):
+        raise ValueError(
+            f"a is {_basis(a.spec.hadamard)} and b is {_basis(rotated(b))}: their product is that "
+            "of two different bases. Quantize both with the same hadamard, or give a as an array, "
+            "which is rotated as b is."
+        )
+
+
+def rotated(b: QTensor | Decoded) -> bool:
+    """Whether b's values are in the basis of the random Hadamard transform."""
+    return b.spec.hadamard if isinstance(b, QTensor) else b.rotated is not None
+
+
+def _basis(hadamard: bool) -> str:
+    return "rotated (hadamard=True)" if hadamard else "not rotated"
 
 
 def check_quantized(name: str, q: Any, contracted: int) -> None:

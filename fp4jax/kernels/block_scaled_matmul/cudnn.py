@@ -1,9 +1,5 @@
 """cuDNN's block-scaled product on Blackwell, through jax.nn.scaled_matmul, once it proved right."""
 
-import functools
-import logging
-import warnings
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,10 +9,8 @@ from jax.custom_batching import custom_vmap
 from fp4jax.core import exact, formats
 from fp4jax.core.blocks import BLOCK
 from fp4jax.core.typing import Array, Float
-from fp4jax.kernels import backend
+from fp4jax.kernels import first_use
 from fp4jax.kernels.block_scaled_matmul.operands import Packed
-
-_log = logging.getLogger("fp4jax.kernels")
 
 #: Architectures with FP4 tensor cores: data centre, Thor and workstation Blackwell.
 MAJORS = (10, 11, 12)
@@ -61,35 +55,33 @@ def _scaled_matmul(a: Array, b: Array, a_scales: Array, b_scales: Array) -> Arra
     return jax.nn.scaled_matmul(a, b, a_scales, b_scales, preferred_element_type=jnp.float32)
 
 
-@functools.cache
 def objection(capability: tuple[int, int]) -> str | None:
-    """Why cuDNN is not to be used on the GPU at hand, or None; found out by a small product.
+    """Why cuDNN is not to be used on such a GPU, or None; found out by a small product.
+
+    A failure is warned of, once.
+    """
+    return first_use.not_at_hand(capability) or first_use.objection(
+        "cuDNN's block-scaled product",
+        capability,
+        lambda: difference(),
+        instead="fp4jax.kernels does without it.",
+    )
+
+
+def difference() -> str | None:
+    """What differs between a product and the reference, in words; None if nothing does.
 
     With block scales of 1 every product is a multiple of 1/4 and sums are exact in any order, so
-    that the result must equal the reference's bit for bit. A failure is warned of, once.
+    that the result must equal the reference's bit for bit.
     """
-    if backend.local_capability() != capability:
-        return "it cannot be tried here: this GPU is not at hand"
     m, n, k = 128, 128, 256
     rng = np.random.default_rng(0)
     a, b = (rng.integers(0, 256, (rows, k // 2), dtype=np.uint8) for rows in (m, n))
     expected = _values(a) @ _values(b).T
     ones = np.ones((m, k // BLOCK), jnp.float8_e4m3fn)
-    try:
-        # Executed, though a program is being traced.
-        with jax.ensure_compile_time_eval():
-            run = jax.jit(lambda a, b, s: product(Packed(a, s), Packed(b, s)))
-            got = np.asarray(run(a, b, ones))
-    except Exception as error:  # whatever the driver, cuDNN or XLA has against it
-        found = f"cuDNN's block-scaled product failed: {type(error).__name__}: {error}"
-    else:
-        wrong = int((got != expected).sum())
-        found = f"cuDNN's block-scaled product gave {wrong} wrong values" if wrong else None
-    if found is None:
-        _log.info("cuDNN's block-scaled product is bit-exact on a test of %dx%dx%d", m, n, k)
-        return None
-    warnings.warn(f"{found}; fp4jax.kernels does without it.", RuntimeWarning, stacklevel=2)
-    return found
+    run = jax.jit(lambda a, b, s: product(Packed(a, s), Packed(b, s)))
+    wrong = int((np.asarray(run(a, b, ones)) != expected).sum())
+    return f"{wrong} of {expected.size} values are wrong" if wrong else None
 
 
 def _values(packed: np.ndarray) -> np.ndarray:

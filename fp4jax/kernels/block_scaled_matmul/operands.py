@@ -20,18 +20,25 @@ class Packed(NamedTuple):
 class Decoded:
     """Code value x block scale of a quantized matrix in bfloat16, exactly, and its tensor scale.
 
-    ``values`` lie as the codes do: (n, k) for a right operand of shape (k, n).
+    ``values`` lie as the codes do: (n, k) for a right operand of shape (k, n); of a rotated one in
+    the rotated basis, where k is padded to a multiple of 16.
     """
 
     # Any, not Array: pytrees also carry shapes and None through these fields.
     values: Any
     scale: Any
+    # of a rotated matrix: k before it was padded
+    rotated: int | None = dataclasses.field(default=None, metadata={"static": True})
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(k, n), and the axes of a stack before."""
         *stack, n, k = self.values.shape
-        return (*stack, k, n)
+        return (*stack, self.rotated or k, n)
+
+    def in_rotated_basis(self) -> "Decoded":
+        """As QTensor.in_rotated_basis."""
+        return dataclasses.replace(self, rotated=None)
 
     @property
     def nbytes(self) -> int:

@@ -15,7 +15,7 @@ from jax.experimental.pallas import triton
 
 from fp4jax.core.blocks import BLOCK
 from fp4jax.core.typing import Array, Float, Shaped
-from fp4jax.kernels import backend
+from fp4jax.kernels import launch
 from fp4jax.kernels.block_scaled_matmul.decode import UNBIAS, arrange, by_ptx, portably
 from fp4jax.kernels.block_scaled_matmul.operands import Packed
 from fp4jax.kernels.block_scaled_matmul.tiles import Tile, padded
@@ -51,7 +51,7 @@ def product(
     scales = lax.bitcast_convert_type(b.block_scales, jnp.uint8)
     scales = _pad(scales, columns // tall, depth // BLOCK)
     part = depth // tile.split
-    partial = backend.pallas_call(
+    partial = launch.pallas_call(
         functools.partial(_kernel, tile=tile, m=m, portable=portable, interpret=interpret),
         out_shape=jax.ShapeDtypeStruct((tile.split, m, columns), jnp.float32),
         grid=(columns // tile.n, rows // tile.m, tile.split),

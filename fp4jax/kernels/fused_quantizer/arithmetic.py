@@ -2,7 +2,8 @@
 
 With the elements of a block in 16 arrays of one shape, rotating, finding amax, rounding and
 packing are elementwise operations, which stay in a thread's registers; and what is done once a
-block is not repeated for its elements. Bits are those of fp4jax.scaling, .rounding and .hadamard.
+block is not repeated for its elements. Bits are those of scaling, rounding and hadamard in
+fp4jax.core.
 
 Written with what Triton and XLA compute alike: maxima and comparisons of NaN are told apart by
 ``where``, rounding is adding a large number whose last place is the rounding unit (never taken
@@ -21,12 +22,11 @@ from jax.experimental.pallas import triton
 from fp4jax.core.blocks import BLOCK
 from fp4jax.core.formats import E2M1_MAX, E4M3_MAX, FLT_MAX
 from fp4jax.core.hadamard import DEFAULT_SIGNS
+from fp4jax.core.scaling import MAGNITUDE_BITS, TINY_NORMAL, TINY_SUBNORMAL
 
 Array = jax.Array
 
-_MAGNITUDE = np.int32(0x7FFFFFFF)
 _SIGN = np.int32(-(2**31))
-_TINY_EXPONENT = 64
 
 
 class Scalars(NamedTuple):
@@ -104,7 +104,7 @@ def _assembly(code: str, constraints: str, dtype: Any, *args: Array) -> Array:
 
 def magnitude_bits(x: Sequence[Array]) -> Array:
     """Largest magnitude of each block as int32 bits, which sort as numbers do, NaN above Inf."""
-    parts = [bits(v) & _MAGNITUDE for v in x]
+    parts = [bits(v) & MAGNITUDE_BITS for v in x]
     while len(parts) > 1:
         parts = [jnp.maximum(a, b) for a, b in zip(parts[::2], parts[1::2], strict=True)]
     return parts[0]
@@ -141,17 +141,16 @@ def _divide(x: Array, y: Array, portable: bool) -> Array:
 
 
 def _underflow(x: Array, unit: Array) -> Array:
-    """exact.gradual_underflow where the tensor is so small that ``unit`` is not 1."""
-    smallest, normal = 2.0 ** (_TINY_EXPONENT - 149), 2.0 ** (_TINY_EXPONENT - 126)
+    """float32's gradual underflow where the tensor is so small that ``unit`` is not 1."""
     magic = np.float32(2**23)
-    steps = bits(x * np.float32(1 / smallest) + magic) - bits(jnp.full_like(x, magic))
-    rounded = steps.astype(jnp.float32) * np.float32(smallest)
-    return jnp.where((unit != 1) & (x < np.float32(normal)), rounded, x)
+    steps = bits(x * np.float32(1 / TINY_SUBNORMAL) + magic) - bits(jnp.full_like(x, magic))
+    rounded = steps.astype(jnp.float32) * np.float32(TINY_SUBNORMAL)
+    return jnp.where((unit != 1) & (x < np.float32(TINY_NORMAL)), rounded, x)
 
 
 def to_code_range(x: Array, encode: Array) -> Array:
     """|x * encode|, at most 6; what NaN becomes does not matter."""
-    y = as_float(bits(x * encode) & _MAGNITUDE)
+    y = as_float(bits(x * encode) & MAGNITUDE_BITS)
     return jnp.minimum(y, E2M1_MAX)
 
 
@@ -219,14 +218,3 @@ def signed_code(x: Array, code: Array) -> Array:
 def signed(x: Array, magnitude: Array) -> Array:
     """The magnitude with x's sign."""
     return as_float(bits(magnitude) | (bits(x) & _SIGN))
-
-
-def hash_counter(counter: Array, seed: tuple[Array, Array]) -> Array:
-    """fp4jax.rounding.hash_counter."""
-    return _finalize(_finalize(counter ^ seed[0]) + seed[1])
-
-
-def _finalize(h: Array) -> Array:
-    h = (h ^ (h >> 16)) * np.uint32(0x7FEB352D)
-    h = (h ^ (h >> 15)) * np.uint32(0x846CA68B)
-    return h ^ (h >> 16)

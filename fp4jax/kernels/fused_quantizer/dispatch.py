@@ -1,34 +1,32 @@
-"""Which quantizer runs: the fused kernels or jnp; and the check that comes before the first use.
+"""When the fused kernels quantize, and when jnp does; what fp4jax.kernels registers with core.
 
 The kernels are used where they can be, unless switched off: by the environment variable
 FP4JAX_FUSED_QUANTIZER=0, or by :func:`switch`. What is decided is decided when a function is
-traced; a compiled function keeps it.
+traced; a compiled function keeps it. Results are the same either way.
 """
 
-import dataclasses
 import functools
+import importlib
 import os
-import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jax.sharding import AxisType
 
+from fp4jax.core import reference
+from fp4jax.core.blocks import Axis, normalize_axes
+from fp4jax.core.seeds import Seed
 from fp4jax.core.spec import TensorSpec
 from fp4jax.core.typing import Array, Float, Shaped
-from fp4jax.kernels import backend
-from fp4jax.kernels.fused_quantizer import base, fused, selfcheck
-from fp4jax.kernels.fused_quantizer.pallas_triton import Plan
+from fp4jax.kernels import backend, first_use, placement
 from fp4jax.kernels.fused_quantizer.view import KernelView, obstacle
 
 VARIABLE = "FP4JAX_FUSED_QUANTIZER"
+#: The kernels' name in warnings.
+FAMILY = "the fused quantizer"
 
 #: Why the kernels are off in this process; None while they are on.
 _off: str | None = f"{VARIABLE}=0" if os.environ.get(VARIABLE) == "0" else None
-
-#: Arguments of the self-checks that kernels passed in this process.
-_passed: set[tuple[TensorSpec, str, str, str]] = set()
 
 
 def switch(on: bool) -> None:
@@ -45,10 +43,43 @@ def switch(on: bool) -> None:
     """
     global _off
     _off = None if on else "switch(False)"
+    if on:
+        first_use.forget(FAMILY)
+
+
+def explain_quantize(
+    x: Array | jax.ShapeDtypeStruct, spec: TensorSpec, axis: Axis = -1, result: str = "packed"
+) -> str:
+    """Which implementation "auto" takes for such an array in a program made here, and why.
+
+    Kernels have to prove themselves on a GPU before they are used, so a program that is exported
+    to GPUs from a machine without one (``jax.export``) quantizes with jnp there.
+
+    Args:
+        x: an array, or a ``jax.ShapeDtypeStruct``.
+        spec, axis: as for :func:`fp4jax.quantize`.
+        result: "packed" for quantize, "fake" for fake_quantize, "operand" for recipes.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> explain_quantize(jnp.ones((4, 32)), TensorSpec(scaling="four_over_six"))
+        "reference: scaling='four_over_six' compares two candidates a block; there is no kernel"
+    """
+    axes = normalize_axes(axis, spec.block, len(x.shape))
+    reason = why_not(x.shape, x.dtype, spec, axes, result)
+    if reason is not None:
+        return f"reference: {reason}"
+    if jax.sharding.get_abstract_mesh().empty and jax.device_count() > 1:
+        return "fused: kernels, in programs for one device; where arrays are sharded the reference"
+    return "fused: kernels"
 
 
 def why_not(
-    shape: tuple[int, ...], dtype, spec: TensorSpec, axes: tuple[int, ...], result: str = "operand"
+    shape: tuple[int, ...],
+    dtype: Any,
+    spec: TensorSpec,
+    axes: tuple[int, ...],
+    result: str = "operand",
 ) -> str | None:
     """Why jnp quantizes such an array, in words; None if the kernels do.
 
@@ -58,24 +89,20 @@ def why_not(
         axes: the blocked axes, non-negative.
         result: "packed", "operand" or "fake".
     """
-    reason = obstacle(shape, spec, axes) or _why_not_here()
-    if reason is None and not _passes(spec, jnp.dtype(dtype).name, result, _kind(shape, axes)):
-        reason = f"the fused quantizer is switched off ({_off})"
-    return reason
-
-
-def _why_not_here() -> str | None:
+    if (reason := obstacle(shape, spec, axes)) is not None:
+        return reason
     if _off is not None:
         return f"the fused quantizer is switched off ({_off})"
     if not backend.supported():
-        return f"{backend.device_name()} is not a GPU the kernels are written for"
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        if jax.device_count() > 1:
-            return "the array may be sharded over several devices, and a kernel sees only one"
-    elif mesh.size > 1 or any(kind != AxisType.Auto for kind in mesh.axis_types):
-        return "there is a mesh, and a kernel sees only one device's part of an array"
-    return None
+        return (
+            f"{backend.device_name()} is not a GPU the kernels are written for (a program that is "
+            "exported to GPUs from here holds jnp as well: kernels prove themselves on a GPU first)"
+        )
+    if (reason := placement.obstacle()) is not None:
+        return reason
+    if (reason := first_use.not_at_hand(backend.compute_capability())) is not None:
+        return reason
+    return _objection(spec, jnp.dtype(dtype).name, result, _kind(shape, axes))
 
 
 def _kind(shape: tuple[int, ...], axes: tuple[int, ...]) -> str:
@@ -84,75 +111,70 @@ def _kind(shape: tuple[int, ...], axes: tuple[int, ...]) -> str:
     return "rows" if columns == 1 else "columns" if columns % 4 == 0 else "odd columns"
 
 
-def _passes(spec: TensorSpec, dtype: str, result: str, kind: str) -> bool:
-    """Runs the self-check; the first failure warns and turns the kernels off."""
-    global _off
-    if (spec, dtype, result, kind) in _passed:
-        return True
-    difference = selfcheck.difference(spec, dtype, result, kind)
-    if difference is None:
-        _passed.add((spec, dtype, result, kind))
-        return True
-    _off = f"its self-check failed: {difference}"
-    warnings.warn(
-        f"The fused quantizer is not used in this process: {difference} on "
-        f"{backend.device_name()}. fp4jax quantizes with XLA's code instead; results are right. "
-        f"Set {VARIABLE}=0 to silence this, and please report it.",
-        RuntimeWarning,
-        stacklevel=2,
-    )
-    return False
-
-
-@dataclasses.dataclass(frozen=True)
-class Fused:
-    """The kernels for arrays of one kind; on another platform than CUDA the same in jnp."""
-
-    spec: TensorSpec
-    axes: tuple[int, ...]
-
-    def operand(
-        self, x: Array, key: Array | None, amax: Array | None
-    ) -> tuple[Shaped[Array, "..."], Float[Array, ""]]:
-        """As base.operand."""
-
-        def kernel(x: Array, key: Array | None, amax: Array | None):
-            values, amax = fused.operand(x, key, amax, Plan(self.spec, "operand"), self.axes)
-            # XLA cancels this cast against the one to bfloat16 that precedes the product.
-            return values.astype(jnp.float32), amax
-
-        default = functools.partial(base.operand, spec=self.spec, axes=self.axes)
-        return lax.platform_dependent(x, key, amax, cuda=kernel, default=default)
-
-    def tensor_amax(self, x: Array) -> Float[Array, ""]:
-        """As base.tensor_amax."""
-        return lax.platform_dependent(
-            x,
-            cuda=lambda x: fused.tensor_amax(x, Plan(self.spec, "operand"), self.axes),
-            default=lambda x: base.tensor_amax(x, self.spec, self.axes),
-        )
-
-
-def for_recipes(x: Array, spec: TensorSpec, axes: tuple[int, ...]) -> Fused | None:
-    """The kernels for one operand of a recipe's GEMM; None where jnp is to quantize it."""
-    return None if why_not(x.shape, x.dtype, spec, axes) else Fused(spec, axes)
-
-
-def packed(x: Array, key: Array | None, spec: TensorSpec, axes: tuple[int, ...]):
-    """As base.packed, by the kernel on CUDA."""
-    return lax.platform_dependent(
-        x,
-        key,
-        cuda=functools.partial(fused.packed, plan=Plan(spec, "packed"), axes=axes),
-        default=functools.partial(base.packed, spec=spec, axes=axes),
+def _objection(spec: TensorSpec, dtype: str, result: str, kind: str) -> str | None:
+    """What the self-check has against the kernels; a failure turns all of them off."""
+    selfcheck = _module("selfcheck")
+    return first_use.objection(
+        FAMILY,
+        (spec, dtype, result, kind),
+        functools.partial(selfcheck.difference, spec, dtype, result, kind),
+        instead=(
+            "fp4jax quantizes with XLA's code in this process; results are right. Set "
+            f"{VARIABLE}=0 to silence this, and please report it."
+        ),
     )
 
 
-def fake(x: Array, key: Array | None, spec: TensorSpec, axes: tuple[int, ...]):
-    """As base.fake, by the kernel on CUDA."""
-    return lax.platform_dependent(
+def _module(name: str) -> Any:
+    """A module that imports Pallas, which is done on machines with a use for it."""
+    return importlib.import_module(f"fp4jax.kernels.fused_quantizer.{name}")
+
+
+# The functions of fp4jax.core.reference: by the kernels on a GPU, elsewhere by jnp.
+
+
+def packed(
+    x: Array, key: Array | Seed | None, spec: TensorSpec, axes: tuple[int, ...]
+) -> tuple[Array, Array, Array]:
+    """As reference.packed."""
+    return placement.on_one_gpu(
         x,
         key,
-        cuda=functools.partial(fused.fake, plan=Plan(spec, "fake"), axes=axes),
-        default=functools.partial(base.fake, spec=spec, axes=axes),
+        kernel=functools.partial(_module("fused").packed, spec=spec, axes=axes),
+        reference=functools.partial(reference.packed, spec=spec, axes=axes),
+    )
+
+
+def fake(
+    x: Array, key: Array | Seed | None, spec: TensorSpec, axes: tuple[int, ...]
+) -> Shaped[Array, "..."]:
+    """As reference.fake."""
+    return placement.on_one_gpu(
+        x,
+        key,
+        kernel=functools.partial(_module("fused").fake, spec=spec, axes=axes),
+        reference=functools.partial(reference.fake, spec=spec, axes=axes),
+    )
+
+
+def operand(
+    x: Array, key: Array | Seed | None, amax: Array | None, spec: TensorSpec, axes: tuple[int, ...]
+) -> tuple[Shaped[Array, "..."], Float[Array, ""]]:
+    """As reference.operand."""
+
+    def kernel(x: Array, key: Array | Seed | None, amax: Array | None) -> tuple[Array, Array]:
+        values, found = _module("fused").operand(x, key, amax, spec, axes)
+        # XLA cancels this cast against the one to bfloat16 that precedes the product.
+        return values.astype(jnp.float32), found
+
+    by_jnp = functools.partial(reference.operand, spec=spec, axes=axes)
+    return placement.on_one_gpu(x, key, amax, kernel=kernel, reference=by_jnp)
+
+
+def tensor_amax(x: Array, spec: TensorSpec, axes: tuple[int, ...]) -> Float[Array, ""]:
+    """As reference.tensor_amax."""
+    return placement.on_one_gpu(
+        x,
+        kernel=functools.partial(_module("fused").tensor_amax, spec=spec, axes=axes),
+        reference=functools.partial(reference.tensor_amax, spec=spec, axes=axes),
     )

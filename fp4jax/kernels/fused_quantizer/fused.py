@@ -1,10 +1,16 @@
-"""Whole arrays through the kernels: amax, then quantize; what fp4jax.quantize computes in jnp."""
+"""The kernels' quantizer of whole arrays: amax, then quantize; two passes over the array.
+
+The functions of :mod:`fp4jax.core.reference`, with its bits (``operand`` in bfloat16, where it is
+exact), for arrays without an :func:`~fp4jax.kernels.fused_quantizer.view.obstacle`. XLA's own code
+for the same takes two to five times the memory traffic on a GPU. ``interpret`` evaluates the
+kernels with XLA, on any device: slowly, for tests.
+"""
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from fp4jax.core import scaling
+from fp4jax.core import scaling, seeds
+from fp4jax.core.seeds import Seed
 from fp4jax.core.spec import TensorSpec
 from fp4jax.core.typing import Array, Float, Shaped
 from fp4jax.kernels.fused_quantizer import pallas_triton
@@ -13,16 +19,16 @@ from fp4jax.kernels.fused_quantizer.pallas_triton import Plan
 from fp4jax.kernels.fused_quantizer.view import KernelView
 
 
-def tensor_amax(x: Array, plan: Plan, axes: tuple[int, ...]) -> Float[Array, ""]:
-    """Largest magnitude, after the rotation if the spec has one."""
-    return pallas_triton.find_amax(KernelView(x.shape, axes).split(x), plan)
-
-
 def packed(
-    x: Array, key: Array | None, plan: Plan, axes: tuple[int, ...]
+    x: Array,
+    key: Array | Seed | None,
+    spec: TensorSpec,
+    axes: tuple[int, ...],
+    *,
+    interpret: bool = False,
 ) -> tuple[Array, Array, Array]:
     """Codes, E4M3 block scales and amax, as QTensor stores them."""
-    view = KernelView(x.shape, axes)
+    view, plan = KernelView(x.shape, axes), Plan(spec, "packed", interpret)
     (codes, scales), amax = _run(view.split(x), key, plan, None)
     # Tiles are packed along the columns the kernel sees, which is the higher axis.
     if plan.tiles and axes[0] > axes[1]:
@@ -34,36 +40,58 @@ def packed(
 
 
 def operand(
-    x: Array, key: Array | None, amax: Array | None, plan: Plan, axes: tuple[int, ...]
+    x: Array,
+    key: Array | Seed | None,
+    amax: Array | None,
+    spec: TensorSpec,
+    axes: tuple[int, ...],
+    *,
+    interpret: bool = False,
 ) -> tuple[Shaped[Array, "..."], Float[Array, ""]]:
     """Code value * block scale in bfloat16, where it is exact, and amax."""
-    view = KernelView(x.shape, axes)
+    view, plan = KernelView(x.shape, axes), Plan(spec, "operand", interpret)
     (values,), amax = _run(view.split(x), key, plan, amax)
-    return view.merge(values, padded=plan.spec.hadamard), amax
+    return view.merge(values, padded=spec.hadamard), amax
 
 
-def fake(x: Array, key: Array | None, plan: Plan, axes: tuple[int, ...]) -> Array:
+def fake(
+    x: Array,
+    key: Array | Seed | None,
+    spec: TensorSpec,
+    axes: tuple[int, ...],
+    *,
+    interpret: bool = False,
+) -> Shaped[Array, "..."]:
     """Quantized, dequantized and rotated back, in x's dtype and shape."""
-    view = KernelView(x.shape, axes)
+    view, plan = KernelView(x.shape, axes), Plan(spec, "fake", interpret)
     (values,), _ = _run(view.split(x), key, plan, None)
     return view.merge(values)
 
 
+def tensor_amax(
+    x: Array, spec: TensorSpec, axes: tuple[int, ...], *, interpret: bool = False
+) -> Float[Array, ""]:
+    """Largest magnitude, after the rotation if the spec has one."""
+    plan = Plan(spec, "operand", interpret)
+    return pallas_triton.find_amax(KernelView(x.shape, axes).split(x), plan)
+
+
 def _run(
-    x: Array, key: Array | None, plan: Plan, amax: Array | None
+    x: Array, key: Array | Seed | None, plan: Plan, amax: Array | None
 ) -> tuple[tuple[Array, ...], Array]:
     amax = pallas_triton.find_amax(x, plan) if amax is None else amax
-    # The draw of fp4jax.rounding.random_bits.
-    seed = None if key is None else jax.random.bits(key, (2,), jnp.uint32)
-    seed = seed if plan.spec.stochastic else None
+    # The draw of fp4jax.core.rounding.random_bits.
+    seed = None
+    if key is not None and plan.spec.stochastic:
+        seed = seeds.seed(key).words
     return pallas_triton.quantize(x, seed, _scalars(amax, plan.spec), plan), amax
 
 
 def _scalars(amax: Array, spec: TensorSpec) -> Scalars:
     """What scaling.find_scale derives from the tensor's amax."""
     tensor = scaling.tensor_factors(amax, spec.bound)
-    per_code = 17 / 96 if spec.rounding == "stochastic_unbiased" else 1 / 6
-    return Scalars(tensor.encode * np.float32(per_code), tensor.decode, tensor.unit, amax)
+    per_block = tensor.encode * scaling.code_per_amax(spec)
+    return Scalars(per_block, tensor.decode, tensor.unit, amax)
 
 
 def _packed_along_rows(codes: Array) -> Array:

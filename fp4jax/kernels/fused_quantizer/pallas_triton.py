@@ -19,8 +19,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from fp4jax.core.blocks import BLOCK
+from fp4jax.core.rounding import hash_counter
 from fp4jax.core.spec import TensorSpec
-from fp4jax.kernels import backend
+from fp4jax.kernels import backend, launch
 from fp4jax.kernels.fused_quantizer import arithmetic
 from fp4jax.kernels.fused_quantizer.arithmetic import Array, Scalars
 
@@ -116,7 +117,7 @@ def find_amax(x: Array, plan: Plan) -> Array:
     """Largest magnitude of an (r, 16, c) array, rotated if the spec says so; NaN and Inf stay."""
     grid = _grid(x, plan, _AMAX_BLOCKS)
     n = grid.shape[1]
-    partial = backend.pallas_call(
+    partial = launch.pallas_call(
         functools.partial(_amax_kernel, grid, plan),
         out_shape=jax.ShapeDtypeStruct((grid.shape[0] * n,), jnp.int32),
         grid=grid.shape,
@@ -139,7 +140,7 @@ def quantize(x: Array, seed: Array | None, scalars: Scalars, plan: Plan) -> tupl
 
     Args:
         x: float32, bfloat16 or float16; for tiles c must be a multiple of 16.
-        seed: two uint32, what fp4jax.rounding draws from a key; None unless stochastic.
+        seed: two uint32, what fp4jax.core.rounding draws from a key; None unless stochastic.
         scalars: four float32 scalars.
 
     Returns:
@@ -157,7 +158,7 @@ def quantize(x: Array, seed: Array | None, scalars: Scalars, plan: Plan) -> tupl
         operands.append(seed)
         in_specs.append(pl.BlockSpec((2,), lambda i, j: (0,)))
     out_shape, out_specs = _outputs(x, plan, grid)
-    results = backend.pallas_call(
+    results = launch.pallas_call(
         functools.partial(_quantize_kernel, grid, plan),
         out_shape=out_shape,
         grid=grid.shape,
@@ -236,7 +237,7 @@ def _per_element(grid: _Grid, plan: Plan, block: Array) -> Array:
 
 
 def _random_bits(grid: _Grid, width: int, seed: tuple[Array, Array]) -> _Draw:
-    """A function of k: the random bits of element k of each block, of fp4jax.rounding's counter."""
+    """A function of k: the random bits of element k of each block, as core.rounding has them."""
     row = pl.program_id(0) * grid.rows + lax.broadcasted_iota(
         jnp.int32, (grid.rows, grid.columns), 0
     )
@@ -246,12 +247,10 @@ def _random_bits(grid: _Grid, width: int, seed: tuple[Array, Array]) -> _Draw:
     first = (row * (BLOCK * grid.c) + column).astype(jnp.uint32)
     index = lambda k: first + np.uint32(k * grid.c)  # noqa: E731
     if width == 24:
-        return lambda k: _int32(arithmetic.hash_counter(index(k), seed) >> 8)
+        return lambda k: _int32(hash_counter(index(k), seed) >> 8)
     if grid.flat:
         # Four elements of a block share a hash.
-        words = functools.cache(
-            lambda k: arithmetic.hash_counter((first >> 2) + np.uint32(k // 4), seed)
-        )
+        words = functools.cache(lambda k: hash_counter((first >> 2) + np.uint32(k // 4), seed))
         return lambda k: _int32((words(k - k % 4) >> (8 * (k % 4))) & np.uint32(255))
     if grid.c % 4 == 0 and grid.columns % 4 == 0:
         return _shared_by_columns(grid, seed)
@@ -259,7 +258,7 @@ def _random_bits(grid: _Grid, width: int, seed: tuple[Array, Array]) -> _Draw:
     def drawn(k: int) -> Array:
         i = index(k)
         shift = (i & np.uint32(3)) * np.uint32(8)
-        return _int32((arithmetic.hash_counter(i >> 2, seed) >> shift) & np.uint32(255))
+        return _int32((hash_counter(i >> 2, seed) >> shift) & np.uint32(255))
 
     return drawn
 
@@ -277,7 +276,7 @@ def _shared_by_columns(grid: _Grid, seed: tuple[Array, Array]) -> _Draw:
     shift = lax.broadcasted_iota(jnp.uint32, (*shape, 4), 2) * np.uint32(8)
 
     def drawn(k: int) -> Array:
-        word = arithmetic.hash_counter(first + np.uint32(k * grid.c // 4), seed)
+        word = hash_counter(first + np.uint32(k * grid.c // 4), seed)
         bytes_ = (jnp.broadcast_to(word[:, :, None], shift.shape) >> shift) & np.uint32(255)
         return _int32(bytes_.reshape(grid.rows, grid.columns))
 

@@ -63,7 +63,7 @@ def conv_general_dilated(
     out_sharding: Any = None,
     *,
     recipe: str | int | Recipe,
-    key: Array | None = None,
+    key: Array | RoleKeys | None = None,
 ) -> Shaped[Array, "..."]:
     """``jax.lax.conv_general_dilated`` whose three products are quantized by a recipe.
 
@@ -137,7 +137,7 @@ def conv_transpose(
     *,
     out_sharding: Any = None,
     recipe: str | int | Recipe,
-    key: Array | None = None,
+    key: Array | RoleKeys | None = None,
 ) -> Shaped[Array, "..."]:
     """``jax.lax.conv_transpose`` whose three products are quantized by a recipe.
 
@@ -180,6 +180,8 @@ def conv_transpose(
 def _convolve(product, lhs, rhs, recipe, key, mirrored, out_sharding=None) -> Array:
     """Lets lax resolve the arguments, then runs the plan made from what it says."""
     keys = role_keys(key, lhs, rhs) if recipe.stochastic else None
+    if keys is not None and recipe.stochastic_forward:
+        keys = keys.of_data(lhs)
     lhs, rhs = sharding.varying_together(lhs, rhs, *jax.tree.leaves(keys))
     operands = lhs, rhs
     if out_sharding is not None:
@@ -250,7 +252,7 @@ _conv = jax.custom_vjp(_y, nondiff_argnums=(0,))
 
 def _forward(plan: _Plan, lhs: Array, rhs: Array, keys: RoleKeys | None):
     y, w = _fprop(plan, lhs, rhs, keys)
-    return y, (lhs, rhs, w, keys)
+    return y, (lhs, rhs, w, gemm.backward_keys(plan.recipe, keys, y))
 
 
 def _backward(plan: _Plan, saved, g):

@@ -35,7 +35,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from fp4jax.core.blocks import BLOCK
 from fp4jax.core.typing import Array, DTypeLike, Float, Shaped
-from fp4jax.kernels.block_scaled_matmul.scale_layout import LINES, ROWS
+from fp4jax.kernels.experimental.scale_layout import LINES, ROWS
 
 #: Rows of a and of b in a tile: the largest that leave tensor memory for block scales.
 TILE = 128

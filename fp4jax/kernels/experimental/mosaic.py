@@ -7,10 +7,7 @@ interpreted, its block scales' addresses compared with the documentation. It is 
 
 import functools
 import importlib
-import logging
-import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +17,11 @@ from jax import lax
 from fp4jax.core import exact
 from fp4jax.core.blocks import BLOCK
 from fp4jax.core.typing import Array, DTypeLike, Float, Shaped
-from fp4jax.kernels import backend
+from fp4jax.kernels import backend, first_use
 from fp4jax.kernels.block_scaled_matmul import base
 from fp4jax.kernels.block_scaled_matmul.operands import Packed
-from fp4jax.kernels.block_scaled_matmul.scale_layout import to_128x4
 from fp4jax.kernels.block_scaled_matmul.tiles import padded
-
-_log = logging.getLogger("fp4jax.kernels")
+from fp4jax.kernels.experimental.scale_layout import to_128x4
 
 #: Architectures with tensor memory: data centre Blackwell and Thor.
 MAJORS = (10, 11)
@@ -51,7 +46,7 @@ def product(
         factors: the tensor scales.
         programs: that share the work; by default as many as the GPU has multiprocessors.
     """
-    kernel = importlib.import_module("fp4jax.kernels.scaled_matmul.mosaic_tcgen05")
+    kernel = importlib.import_module("fp4jax.kernels.experimental.mosaic_tcgen05")
     k = padded(2 * a.codes.shape[1], _K)
     dtype = jnp.dtype(out_dtype)
     out = kernel.product(
@@ -82,31 +77,21 @@ def _scales(packed: Packed, k: int) -> Array:
     return to_128x4(jnp.pad(scales, ((0, 0), (0, k // BLOCK - scales.shape[1]))))
 
 
-@functools.cache
 def objection(capability: tuple[int, int]) -> str | None:
-    """Why the kernel is not to be used on the GPU at hand, or None; found out by two products.
+    """Why the kernel is not to be used on such a GPU, or None; found out by two products.
 
     A failure is warned of, once; so is that nobody has executed the kernel before.
     """
-    if backend.local_capability() != capability:
-        return "it cannot be tried here: this GPU is not at hand"
-    try:
-        # Usually asked for while a function is traced; in a thread of its own nothing is.
-        with ThreadPoolExecutor(1) as thread:
-            found = thread.submit(difference).result()
-    except Exception as error:  # whatever the compiler or the driver has against it
-        found = f"the tcgen05 kernel failed: {type(error).__name__}: {str(error)[:300]}"
-    if found is None:
-        warnings.warn(
+    return first_use.not_at_hand(capability) or first_use.objection(
+        "the tcgen05 kernel",
+        capability,
+        lambda: difference(),
+        instead="fp4jax.kernels does without it.",
+        caution=(
             f"implementation='mosaic' is {LABEL}, by those who wrote it. Here it passed its "
-            "first-use check; please report how it fares.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        _log.info("the tcgen05 kernel passed its check on %s", backend.device_name())
-        return None
-    warnings.warn(f"{found}; fp4jax.kernels does without it.", RuntimeWarning, stacklevel=2)
-    return found
+            "first-use check; please report how it fares."
+        ),
+    )
 
 
 def difference(multiply: Callable[..., Array] = product) -> str | None:
@@ -130,8 +115,8 @@ def difference(multiply: Callable[..., Array] = product) -> str | None:
         if wrong:
             scales = "1" if bit_equal else "all sizes"
             return (
-                f"the tcgen05 kernel gave {wrong} of {got.size} values wrong, for {m}x{n}x{k} and "
-                f"block scales of {scales}"
+                f"{wrong} of {got.size} values are wrong, for {m}x{n}x{k} and block scales of "
+                f"{scales}"
             )
     return None
 

@@ -1,0 +1,140 @@
+"""The quantizer in jax.numpy: what every other implementation is compared with, bit for bit.
+
+Each function takes a checked array, a key or its seed (None unless the spec is stochastic), the
+spec and the blocked axes (non-negative; row first). Fused kernels have the same functions with the
+same bits.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+
+from fp4jax.core import formats, hadamard, rounding, scaling
+from fp4jax.core.blocks import BlockView
+from fp4jax.core.seeds import Seed
+from fp4jax.core.spec import TensorSpec
+from fp4jax.core.typing import Array, Float, Shaped
+
+
+class Encoded(NamedTuple):
+    """A quantized array in its blocked view, before it is packed, decoded or multiplied.
+
+    ``values`` are code values (-6 to 6), ``scales`` the E4M3 block scales as float32 with 1 at the
+    inner axes: ``values * scales`` is exact, has at most 6 significant bits, and is x in units of
+    the tensor scale amax / bound.
+    """
+
+    values: Float[Array, "..."]
+    scales: Float[Array, "..."]
+    amax: Float[Array, ""]
+    view: BlockView
+
+
+def encode(
+    x: Array,
+    spec: TensorSpec,
+    axes: tuple[int, ...],
+    key: Any,
+    amax_of_all: Float[Array, ""] | None = None,
+) -> Encoded:
+    """Rotates, cuts into blocks, scales and rounds.
+
+    ``amax_of_all`` replaces the tensor amax where x is a part of a larger tensor.
+
+    Example:
+        >>> encoded = encode(jnp.array([6.0, -3.2, 0.5]), TensorSpec(), (0,), None)
+        >>> encoded.values[0, :3].tolist(), encoded.scales.tolist()
+        ([6.0, -3.0, 0.5], [[448.0]])
+    """
+    blocked, view = _cut(x, spec, axes)
+    amax = scaling.find_amax(blocked, view)
+    if amax_of_all is not None:
+        amax = amax._replace(tensor=amax_of_all)
+    if spec.scaling == "four_over_six":
+        values, scales = scaling.choose_four_over_six(blocked, amax, spec, view)
+        return Encoded(values, scales, amax.tensor, view)
+    scale = scaling.find_scale(amax, spec)
+    y = blocked * scale.encode
+    if spec.stochastic:
+        bits = rounding.random_bits(key, view.padded_shape, spec.random_bits)
+        values = rounding.round_stochastic(y, bits.reshape(view.split_shape))
+    else:
+        values = rounding.round_nearest(y)
+    return Encoded(values, scale.block, amax.tensor, view)
+
+
+def packed(
+    x: Array, key: Array | Seed | None, spec: TensorSpec, axes: tuple[int, ...]
+) -> tuple[Array, Array, Array]:
+    """Codes and block scales with the blocked axes moved last, and amax: as a QTensor stores them.
+
+    Example:
+        >>> codes, scales, amax = packed(jnp.ones((2, 20)), None, TensorSpec(), (1,))
+        >>> codes.shape, scales.shape, float(amax)
+        ((2, 16), (2, 2), 1.0)
+    """
+    encoded = encode(x, spec, axes, key)
+    view = encoded.view
+    last = tuple(range(-len(axes), 0))
+    codes = formats.encode_e2m1(encoded.values).reshape(view.padded_shape)
+    scales = formats.e4m3_bytes(view.per_block(encoded.scales))
+    return (
+        formats.pack(jnp.moveaxis(codes, axes, last)),
+        jnp.moveaxis(scales, axes, last),
+        encoded.amax,
+    )
+
+
+def operand(
+    x: Array, key: Array | Seed | None, amax: Array | None, spec: TensorSpec, axes: tuple[int, ...]
+) -> tuple[Shaped[Array, "..."], Float[Array, ""]]:
+    """Code value * block scale in float32, and amax: what enters a GEMM.
+
+    With hadamard the blocked axis comes out padded to a multiple of 16, in the rotated basis.
+    ``amax`` is that of a larger tensor of which x is a part, or None.
+
+    Example:
+        >>> values, amax = operand(jnp.array([6.0, 3.2]), None, None, TensorSpec(), (0,))
+        >>> values.tolist(), float(amax)
+        ([2688.0, 1344.0], 6.0)
+    """
+    encoded = encode(x, spec, axes, key, amax)
+    return encoded.view.merge(encoded.values * encoded.scales), encoded.amax
+
+
+def fake(
+    x: Array, key: Array | Seed | None, spec: TensorSpec, axes: tuple[int, ...]
+) -> Shaped[Array, "..."]:
+    """Quantized, dequantized and rotated back, in x's dtype and shape.
+
+    Example:
+        >>> fake(jnp.array([6.0, -3.2, 0.1]), None, TensorSpec(), (0,)).tolist()
+        [6.0, -3.0, 0.0]
+    """
+    encoded = encode(x, spec, axes, key)
+    multiplier = scaling.decode_multiplier(encoded.scales, encoded.amax, spec.bound)
+    y = encoded.view.merge(encoded.values * multiplier)
+    if spec.hadamard:
+        y = hadamard.inverse_random_hadamard(y, axes[0])
+        y = lax.slice_in_dim(y, 0, x.shape[axes[0]], axis=axes[0])
+    return y.astype(x.dtype)
+
+
+def tensor_amax(x: Array, spec: TensorSpec, axes: tuple[int, ...]) -> Float[Array, ""]:
+    """The tensor amax that :func:`encode` finds: after the rotation, if there is one.
+
+    Example:
+        >>> float(tensor_amax(jnp.array([1.0, -3.0]), TensorSpec(), (0,)))
+        3.0
+    """
+    blocked, view = _cut(x, spec, axes)
+    return scaling.find_amax(blocked, view).tensor
+
+
+def _cut(x: Array, spec: TensorSpec, axes: tuple[int, ...]) -> tuple[Array, BlockView]:
+    """Rotates if the spec says so, and cuts into blocks; float32."""
+    if spec.hadamard:
+        x = hadamard.random_hadamard(x, axes[0])
+    view = BlockView(x.shape, axes)
+    return view.split(x.astype(jnp.float32)), view
