@@ -38,7 +38,7 @@ def noise(y, x):
     return np.asarray((y - x) / jnp.abs(x).max())
 
 
-X = jnp.asarray(sample("normal", (64, 32)))
+X = jnp.asarray(sample("normal", (256, 32)))
 
 
 @pytest.mark.parametrize("shape", [(1,), (3,), (5, 7), (2, 33, 31, 20), (100_000,), (3, 1, 5000)])
