@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from fp4jax.core import exact
 from fp4jax.core.rounding import hash_counter
 from fp4jax.core.typing import Array, Float, Shaped
 
@@ -53,7 +54,8 @@ class Seeds:
             self._root = jax.random.bits(self._rngs.dropout(), (2,), jnp.uint32)
         self._count += 1
         words = lax.iota(jnp.uint32, 2) + np.uint32(2 * self._count)
-        return hash_counter(words, self._root)
+        # In memory: kernels that draw by a seed in their code would each be compiled on their own.
+        return exact.materialize_words(hash_counter(words, self._root))
 
 
 class Dropout(nnx.Module):

@@ -102,7 +102,8 @@ def _path_keys(
     checksums = np.asarray([zlib.crc32(path.encode()) for path in paths], np.uint32)
     keys, seeds = _folded(key, checksums)
     return [
-        _of_stack(keys[i], stack) if stack else (keys[i], seeds[i])
+        # In memory: kernels that read their place among all seeds would each be compiled alone.
+        _of_stack(keys[i], stack) if stack else (keys[i], exact.materialize_words(seeds[i]))
         for i, stack in enumerate(stacks)
     ]
 
