@@ -70,8 +70,9 @@ def gradual_underflow(x: Float[Array, "*shape"], limit: Float[Array, ""]) -> Flo
 
     The limit must not be a constant, or XLA takes the sum for x.
     """
+    limit = jnp.broadcast_to(limit, x.shape)
     # The minimum only keeps the sum from being contracted with a product that x may be.
-    return jnp.where(x < limit, (jnp.minimum(x, limit) + limit) - limit, x)
+    return lax.select(x < limit, (jnp.minimum(x, limit) + limit) - limit, x)
 
 
 def materialize(x: Float[Array, "*blocks"]) -> Float[Array, "*blocks"]:

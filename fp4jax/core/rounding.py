@@ -17,7 +17,6 @@ from fp4jax.core.typing import Array, Float, Integer
 
 # E2M1 has one mantissa bit, and its smallest normal number is 1.
 _MANTISSA, _SMALLEST_NORMAL = 1, 1.0
-_SIGN = np.int32(-(2**31))
 # What the bits of 2 x exceed those of x by.
 _ONE_EXPONENT = np.int32(1 << 23)
 
@@ -30,16 +29,12 @@ def round_nearest(y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         >>> round_nearest(jnp.array([0.25, 0.75, 2.5, 5.0, -3.5, 9.0])).tolist()
         [0.0, 1.0, 2.0, 4.0, -4.0, 6.0]
     """
-    magnitude, sign = _clamped(y)
-    rounded = exact.round_mantissa(magnitude, _MANTISSA, _SMALLEST_NORMAL)
-    return exact.from_bits(exact.bits(rounded) | sign)
+    # The sign of a number that is rounded to zero stays.
+    return lax.sign(y) * exact.round_mantissa(_magnitude(y), _MANTISSA, _SMALLEST_NORMAL)
 
 
-def _clamped(y: Array) -> tuple[Array, Array]:
-    """Magnitudes of at most 6, and signs as bits."""
-    bits = exact.bits(y)
-    sign = bits & _SIGN
-    return jnp.minimum(exact.from_bits(bits ^ sign), E2M1_MAX), sign
+def _magnitude(y: Array) -> Array:
+    return jnp.minimum(jnp.abs(y), E2M1_MAX)
 
 
 def round_stochastic(
@@ -61,7 +56,7 @@ def round_stochastic(
         [2.0, 3.0]
     """
     full = np.float32(2 ** _bit_width(random))
-    magnitude, sign = _clamped(y)
+    magnitude = _magnitude(y)
     # The grid's step, 0.5, 1 or 2, and its reciprocal: powers of two, so that all is exact.
     exponent = exact.exponent_bits(magnitude, _SMALLEST_NORMAL)
     step, per_step = (
@@ -70,8 +65,7 @@ def round_stochastic(
     steps = magnitude * per_step
     low = jnp.floor(steps)
     up = (steps - low) * full >= full - random.astype(jnp.float32)
-    rounded = (low + up.astype(jnp.float32)) * step
-    return exact.from_bits(exact.bits(rounded) | sign)
+    return lax.sign(y) * ((low + up.astype(jnp.float32)) * step)
 
 
 def _bit_width(bits: Array) -> int:

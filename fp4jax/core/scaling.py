@@ -129,10 +129,10 @@ TINY_NORMAL, TINY_SUBNORMAL = (np.float32(2.0 ** (64 - e)) for e in (126, 149))
 def tensor_factors(amax: Float[Array, ""], bound: np.float32) -> TensorFactors:
     """What depends on the tensor's amax alone, computed once a tensor."""
     encode = jnp.minimum(bound / amax, FLT_MAX)
-    encode = jnp.where(encode == 0, np.float32(1), encode)
+    encode = lax.select(encode == 0, jnp.float32(1), encode)
     tiny = amax < np.float32(2.0**-100)
-    unit = jnp.where(tiny, TINY_UNIT, np.float32(1))
-    limit = jnp.where(tiny, TINY_NORMAL, np.float32(0))
+    unit = lax.select(tiny, jnp.float32(TINY_UNIT), jnp.float32(1))
+    limit = lax.select(tiny, jnp.float32(TINY_NORMAL), jnp.float32(0))
     decode = exact.gradual_underflow(unit / encode, limit)
     return TensorFactors(encode, decode, unit, limit)
 
