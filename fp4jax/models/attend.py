@@ -15,7 +15,7 @@ from jax import lax
 from fp4jax.core import sharding
 from fp4jax.core.platform import by_platform
 from fp4jax.core.typing import Array, Float, Integer
-from fp4jax.ops.convolution.cpu import CROSSOVERS
+from fp4jax.ops.convolution import cpu
 
 
 def attend(
@@ -51,9 +51,9 @@ def attend(
 
 def _windows_per_block(b: int, windows: int, products: int) -> int:
     """All of them, or a divisor of the windows of an image."""
-    if b * windows * products <= 4 * CROSSOVERS.attention:
+    if b * windows * products <= 4 * cpu.CROSSOVERS.attention:
         return b * windows
-    most = max(1, CROSSOVERS.attention // products)
+    most = max(1, cpu.CROSSOVERS.attention // products)
     return max(d for d in range(1, windows + 1) if windows % d == 0 and d <= most)
 
 
@@ -86,7 +86,7 @@ def _forward(block, qkv, bias, labels):
 def _backward(block, saved, g):
     qkv, bias, labels, y = saved
     # sum_j p[i, j] dp[i, j], without the products
-    along = (g.astype(jnp.float32) * y.astype(jnp.float32)).sum(3)
+    along = (g.astype(jnp.float32) * y.astype(jnp.float32)).sum(2)
 
     def windows(d_bias, operands):
         qkv, g, along, labels = operands
