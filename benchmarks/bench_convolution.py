@@ -108,9 +108,7 @@ def rows(name: str, rounds: int, sizes: tuple[int, ...] = ()) -> list[timing.Res
 def main(args: Args) -> None:
     print(timing.machine())
     for name in SETTINGS:
-        title = (
-            f"{name}, now {getattr(cpu.CROSSOVERS, name)}: time beyond it over before it"
-        )
+        title = f"{name}, now {getattr(cpu.CROSSOVERS, name)}: time beyond it over before it"
         timing.show(title, rows(name, args.rounds))
 
 
