@@ -6,6 +6,7 @@ have 44 million of them in one layer. Three to five times faster there than auto
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from jax import lax
 from fp4jax.core import sharding
 from fp4jax.core.platform import by_platform
 from fp4jax.core.typing import Array, Float, Integer
-from fp4jax.ops.convolution.cpu import CROSSOVERS
+from fp4jax.ops.convolution import cpu
 
 
 def attend(
@@ -46,14 +47,15 @@ def attend(
         labels = jnp.broadcast_to(jnp.asarray(regions), (b, windows, n)).reshape(-1, n)
     qkv, bias = sharding.varying_together(qkv, bias)
     block = _windows_per_block(b, windows, h * n * n)
-    return _attend(block, qkv.reshape(-1, 3, h, d, n), bias, labels).reshape(b, windows, h, d, n)
+    y: Any = _attend(block, qkv.reshape(-1, 3, h, d, n), bias, labels)
+    return y.reshape(b, windows, h, d, n)
 
 
 def _windows_per_block(b: int, windows: int, products: int) -> int:
     """All of them, or a divisor of the windows of an image."""
-    if b * windows * products <= 4 * CROSSOVERS.attention:
+    if b * windows * products <= 4 * cpu.CROSSOVERS.attention:
         return b * windows
-    most = max(1, CROSSOVERS.attention // products)
+    most = max(1, cpu.CROSSOVERS.attention // products)
     return max(d for d in range(1, windows + 1) if windows % d == 0 and d <= most)
 
 
@@ -86,7 +88,7 @@ def _forward(block, qkv, bias, labels):
 def _backward(block, saved, g):
     qkv, bias, labels, y = saved
     # sum_j p[i, j] dp[i, j], without the products
-    along = (g.astype(jnp.float32) * y.astype(jnp.float32)).sum(3)
+    along = (g.astype(jnp.float32) * y.astype(jnp.float32)).sum(2)
 
     def windows(d_bias, operands):
         qkv, g, along, labels = operands

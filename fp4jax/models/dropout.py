@@ -129,24 +129,24 @@ def _threshold(rate: float) -> tuple[int, int]:
     return width, min(round(rate * 2**width), 2**width - 1)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _drop(rate: float, x: Array, seed: Array) -> Array:
+    return _masked(rate, x, seed)
+
+
+@_drop.defjvp
+def _jvp(rate: float, primals, tangents):
+    x, seed = primals
+    # The mask is drawn again in the gradient: reading it back would cost as much as hashing does.
+    tangent = jax.checkpoint(_masked, static_argnums=(0,), prevent_cse=False)
+    return _drop(rate, x, seed), tangent(rate, tangents[0], seed)
+
+
+def _masked(rate: float, x: Array, seed: Array) -> Array:
     width, dropped = _threshold(rate)
     scale = jnp.asarray(1 / (1 - dropped / 2**width), x.dtype)
     keep = _random_integers(seed, x.shape, width) >= np.uint32(dropped)
     return jnp.where(keep, x * scale, jnp.zeros((), x.dtype))
-
-
-def _forward(rate: float, x: Array, seed: Array):
-    return _drop(rate, x, seed), seed
-
-
-def _backward(rate: float, seed: Array, g: Array):
-    # The mask is drawn again: reading it back would cost as much as hashing does.
-    return _drop(rate, g, seed), None
-
-
-_drop.defvjp(_forward, _backward)
 
 
 def _random_integers(seed: Array, shape: tuple[int, ...], width: int) -> Array:

@@ -25,7 +25,7 @@ from fp4jax.core.qtensor import QTensor
 from fp4jax.core.typing import Array
 from fp4jax.ops import gemm
 from fp4jax.ops.convolution import products as windows
-from fp4jax.ops.convolution.geometry import Geometry, Window, resolve
+from fp4jax.ops.convolution.geometry import Geometry, Window, merge_groups, resolve
 from fp4jax.ops.convolution.taps import columns, overlap_add
 from fp4jax.ops.gemm import Operand
 from fp4jax.packed.matmul import accumulate, kernel_operand, matmul, scaled
@@ -60,10 +60,7 @@ class Convolution(Product):
         return x.reshape(*x.shape[:-1], self.window.groups, self.channels)
 
     def multiply(self, x: Any, w: QTensor, *, plain: bool = False) -> Array:
-        if _is_empty(x, self.window):
-            shape = x.values.shape[0], *self.window.grid, self.window.groups * w.shape[-1]
-            return jnp.zeros(shape, self.out_dtype)
-        merged = x.values.reshape(*x.values.shape[:-2], -1)
+        merged = merge_groups(x.values)
         space = ((0, 0, d - 1) for d in self.input_dilation)
         config = [(0, 0, 0), *space, (0, 0, 0)]
         image = Operand(lax.pad(merged, jnp.zeros((), merged.dtype), config), x.scale)
@@ -95,7 +92,7 @@ class Convolution(Product):
         rows = rows if w.ndim == 3 else rows[0]
         y = matmul(Operand(rows, image.scale), w, self.out_dtype)
         y = y if y.ndim == 2 else jnp.moveaxis(y, 0, 1)
-        return y.reshape(n, *grid, -1)
+        return y.reshape(n, *grid, groups * w.shape[-1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +126,7 @@ class TransposedConvolution(Product):
         positions = n * math.prod(grid)
         if not plain and (_no_overlap(self.window) or positions <= k):
             rows = Operand(x.values.reshape(positions, c), x.scale)
-            parts = accumulate(rows, w).reshape(n, *grid, *self.window.taps, -1)
+            parts = accumulate(rows, w).reshape(n, *grid, *self.window.taps, w.shape[-1] // taps)
             sums = overlap_add(parts[..., : self.outputs], self.window)
             return scaled(sums, x, w, self.out_dtype)
         values, scale = kernel_operand(w)

@@ -76,35 +76,30 @@ def by_group(window: Window):
 
 @every_window
 @forms
-def test_gather_is_its_definition(window, form):
+def test_products_are_their_definitions(window, form):
     image, grid, kernel = data(window)
-    expected = np.zeros(grid.shape, np.float32)
+    gathered, scattered, gradient = (np.zeros(a.shape, np.float32) for a in (grid, image, kernel))
     for (q, t, i), (c, o) in itertools.product(covered(window), by_group(window)):
-        expected[:, *q, o] += image[:, *i, c] @ kernel[*t, :, o]
-    actual = form.gather(image, kernel, window, None, F32)
-    np.testing.assert_array_equal(actual, expected, strict=True)
+        gathered[:, *q, o] += image[:, *i, c] @ kernel[*t, :, o]
+        scattered[:, *i, c] += grid[:, *q, o] @ kernel[*t, :, o].T
+        gradient[*t, :, o] += image[:, *i, c].T @ grid[:, *q, o]
+    actual = three_products(form, window)(image, grid, kernel)
+    for ours, expected in zip(actual, (gathered, scattered, gradient), strict=True):
+        np.testing.assert_array_equal(ours, expected, strict=True)
 
 
-@every_window
-@forms
-def test_scatter_is_its_definition(window, form):
-    image, grid, kernel = data(window)
-    expected = np.zeros(image.shape, np.float32)
-    for (q, t, i), (c, o) in itertools.product(covered(window), by_group(window)):
-        expected[:, *i, c] += grid[:, *q, o] @ kernel[*t, :, o].T
-    actual = form.scatter(grid, kernel, window, None, F32)
-    np.testing.assert_array_equal(actual, expected, strict=True)
+def three_products(form, window: Window):
+    """One program of the three, which is cheaper than three."""
 
+    @jax.jit
+    def products(image, grid, kernel):
+        return (
+            form.gather(image, kernel, window, None, F32),
+            form.scatter(grid, kernel, window, None, F32),
+            form.kernel_gradient(image, grid, window, None, F32),
+        )
 
-@every_window
-@forms
-def test_kernel_gradient_is_its_definition(window, form):
-    image, grid, kernel = data(window)
-    expected = np.zeros(kernel.shape, np.float32)
-    for (q, t, i), (c, o) in itertools.product(covered(window), by_group(window)):
-        expected[*t, :, o] += image[:, *i, c].T @ grid[:, *q, o]
-    actual = form.kernel_gradient(image, grid, window, None, F32)
-    np.testing.assert_array_equal(actual, expected, strict=True)
+    return products
 
 
 @every_window
@@ -116,8 +111,12 @@ def test_map_taps_shows_what_each_tap_covers(window, accelerator, monkeypatch):
     expected = np.zeros((*window.taps, N, *window.grid, IN), np.float32)
     for q, t, i in covered(window):
         expected[*t, :, *q] = image[:, *i]
-    views = map_taps(lambda view, t: view, image, window)
-    taps = map_taps(lambda view, t: t, image, window)
+
+    @jax.jit
+    def views_and_taps(image):
+        return [map_taps(f, image, window) for f in (lambda view, t: view, lambda view, t: t)]
+
+    views, taps = views_and_taps(image)
     np.testing.assert_array_equal(
         views, expected.reshape(window.number_of_taps, *expected.shape[window.ndim :])
     )
@@ -148,26 +147,33 @@ def product_of(name: str, window: Window):
 
 
 @every_window
-@every_product
-def test_derivatives(name, window):
+def test_derivatives(window):
     """Forward, in reverse and again: of a bilinear product they are other products."""
-    product, (a, b) = product_of(name, window)
-    da, db = integers(3, *a.shape), integers(4, *b.shape)
-    y, dy = jax.jit(lambda *args: jax.jvp(product, *args))((a, b), (da, db))
-    np.testing.assert_array_equal(y, product(a, b))
-    np.testing.assert_array_equal(dy, product(da, b) + product(a, db))
-    g = integers(5, *y.shape)
 
     @jax.jit
-    def gradients(a, b):
-        return jax.vjp(product, a, b)[1](g)
+    def checks():
+        """Pairs of equal numbers, all exact."""
+        pairs = []
+        for name in PRODUCTS:
+            product, (a, b) = product_of(name, window)
+            da, db = integers(3, *a.shape), integers(4, *b.shape)
+            y, dy = jax.jvp(product, (a, b), (da, db))
+            pairs += [(y, product(a, b)), (dy, product(da, b) + product(a, db))]
+            g = integers(5, *y.shape)
+            gradients = lambda a, b, product=product, g=g: jax.vjp(product, a, b)[1](g)  # noqa: E731
+            ga, gb = gradients(a, b)
+            pairs += [(dot(g, product(da, b)), dot(ga, da)), (dot(g, product(a, db)), dot(gb, db))]
+            _, (dga, dgb) = jax.jvp(gradients, (a, b), (da, db))
+            both = dot(g, product(da, db))
+            pairs += [(dot(dga, da), both), (dot(dgb, db), both)]
+        return pairs
 
-    ga, gb = gradients(a, b)
-    assert np.vdot(g, product(da, b)) == np.vdot(ga, da)
-    assert np.vdot(g, product(a, db)) == np.vdot(gb, db)
-    # d ga . da along db is g . product(da, db), and so is d gb . db along da.
-    _, (dga, dgb) = jax.jvp(gradients, (a, b), (da, db))
-    assert np.vdot(dga, da) == np.vdot(g, product(da, db)) == np.vdot(dgb, db)
+    for actual, expected in checks():
+        np.testing.assert_array_equal(actual, expected, strict=True)
+
+
+def dot(a: jax.Array, b: jax.Array) -> jax.Array:
+    return (a * b).sum()
 
 
 @pytest.mark.parametrize("window", ["2d stride 2", "groups"])
@@ -208,11 +214,9 @@ def test_shortcuts_of_the_cpu(window, channels, monkeypatch):
     crossovers = dataclasses.replace(cpu.CROSSOVERS, many_positions=0)
     monkeypatch.setattr(cpu, "CROSSOVERS", crossovers)
     assert channels == "few" or cpu.has_wide_grid(window, kernel.shape, positions=0)
-    for product, operands in (("scatter", (grid, kernel)), ("kernel_gradient", (image, grid))):
-        ours, theirs = (
-            getattr(form, product)(*operands, window, None, F32) for form in (cpu, default)
-        )
-        np.testing.assert_array_equal(ours, theirs, strict=True)
+    ours, theirs = (three_products(form, window)(image, grid, kernel) for form in (cpu, default))
+    for actual, expected in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(actual, expected, strict=True)
 
 
 @pytest.mark.parametrize("channels", [(IN, OUT), (1, 16), (7, 128)])
