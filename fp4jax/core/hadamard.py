@@ -18,13 +18,13 @@ import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from fp4jax.core import formats, sharding
 from fp4jax.core.blocks import BLOCK, BlockView, normalize_axes
+from fp4jax.core.platform import by_platform
 from fp4jax.core.typing import Array, ArrayLike, Float, Shaped
 
 #: TransformerEngine's fixed sign vector.
@@ -94,8 +94,10 @@ def _rotate(x: Array, axis: int, signs: _Signs) -> Array:
 def _rotate_axis(x: Array, axis: int, signs: _Signs) -> Array:
     view = BlockView(x.shape, (axis,))
     blocked = view.split(x.astype(jnp.float32))
-    rotate_blocks = _add_in_pairs if fixed_order() else _multiply
-    rotated = rotate_blocks(blocked, axis + 1, signs).reshape(view.padded_shape)
+    multiply, add_in_pairs = (
+        functools.partial(rotate, inner=axis + 1, signs=signs) for rotate in (_multiply, in_pairs)
+    )
+    rotated = by_platform(blocked, cpu=multiply, default=add_in_pairs).reshape(view.padded_shape)
     if x.dtype == jnp.bfloat16:
         # Not a cast to bfloat16 and back: XLA may drop such a pair when it is fused.
         rotated = lax.reduce_precision(rotated, exponent_bits=8, mantissa_bits=7)
@@ -103,12 +105,7 @@ def _rotate_axis(x: Array, axis: int, signs: _Signs) -> Array:
     return rotated
 
 
-def fixed_order() -> bool:
-    """Whether what is traced now adds in the fast transform's order, as the fused kernels do."""
-    return jax.default_backend() != "cpu"
-
-
-def _add_in_pairs(blocked: Float[Array, "..."], inner: int, signs: _Signs) -> Float[Array, "..."]:
+def in_pairs(blocked: Float[Array, "..."], inner: int, signs: _Signs) -> Float[Array, "..."]:
     """Transforms axis ``inner`` (of 16) by four rounds of sums and differences of two.
 
     Each result is the sum of a tree over the 16 numbers, in which a right child enters with the

@@ -16,6 +16,7 @@ from jax import lax
 from fp4jax.core import exact, hadamard, quantizer
 from fp4jax.core.blocks import BLOCK
 from fp4jax.core.formats import float_array
+from fp4jax.core.platform import by_platform
 from fp4jax.core.quantizer import check_key
 from fp4jax.core.seeds import Seed
 from fp4jax.core.spec import TensorSpec
@@ -208,8 +209,8 @@ def _accumulate(a: Operand, b: Operand, product: Callable[..., Array]) -> Array:
 
     in_float32 = functools.partial(in_dtype, jnp.float32)
     exact_in_bfloat16 = all(o.scale is not None or o.values.dtype == jnp.bfloat16 for o in (a, b))
-    if jax.default_backend() == "cpu" or not exact_in_bfloat16:
+    if not exact_in_bfloat16:
         return in_float32(a.values, b.values)
-    # XLA:CPU lacks such products, and a program may be placed on the CPU of a machine with a GPU.
+    # XLA:CPU lacks such products.
     in_bfloat16 = functools.partial(in_dtype, jnp.bfloat16)
-    return lax.platform_dependent(a.values, b.values, cpu=in_float32, default=in_bfloat16)
+    return by_platform(a.values, b.values, cpu=in_float32, default=in_bfloat16)

@@ -21,10 +21,16 @@ from tests.samples import assert_same_bits, eager_and_jit, on_grid, sample
 OTHER_SIGNS = (-1, 1) * 8
 
 
+def add_in_pairs(monkeypatch):
+    """The order of summation on accelerators."""
+    monkeypatch.setattr(hadamard, "by_platform", lambda *args, cpu, default: default(*args))
+
+
 @pytest.fixture(params=[False, True], ids=["product", "pairs"])
 def order(request, monkeypatch):
     """The order of summation: of XLA's matrix product, or in pairs."""
-    monkeypatch.setattr(hadamard, "fixed_order", lambda: request.param)
+    if request.param:
+        add_in_pairs(monkeypatch)
 
 
 either_order = pytest.mark.usefixtures("order")
@@ -121,7 +127,7 @@ def in_pairs(x, signs=DEFAULT_SIGNS):
 @pytest.mark.parametrize("axis", [0, 1])
 def test_order_on_gpus_is_defined(axis, monkeypatch):
     """Bit for bit, though no sum is exact; the inverse is the same tree with other signs."""
-    monkeypatch.setattr(hadamard, "fixed_order", lambda: True)
+    add_in_pairs(monkeypatch)
     x = sample("normal", (48, 32), 0) * 2.0 ** sample("normal", (48, 32), 1).astype(np.float32)
     x[3:7, 5] = -0.0
     rows = np.moveaxis(x, axis, -1)
@@ -137,7 +143,7 @@ def test_order_on_gpus_is_defined(axis, monkeypatch):
 
 def test_golden_vectors_in_pairs(golden, monkeypatch):
     """TransformerEngine's codes and scale bytes; test_golden.py has CPU's order."""
-    monkeypatch.setattr(hadamard, "fixed_order", lambda: True)
+    add_in_pairs(monkeypatch)
 
     @functools.cache
     def function(spec, axis):

@@ -60,7 +60,7 @@ def as_float(x: Array) -> Array:
 
 
 def rotate(x: Sequence[Array]) -> list[Array]:
-    """x diag(signs) H16 / 4 of each block, as :func:`fp4jax.core.hadamard.fixed_order` says."""
+    """x diag(signs) H16 / 4 of each block, as :func:`fp4jax.core.hadamard.in_pairs` does."""
     signs = zip(x, DEFAULT_SIGNS, strict=True)
     return _add_in_pairs([v * np.float32(sign / 4) for v, sign in signs])
 
