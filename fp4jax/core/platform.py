@@ -8,15 +8,20 @@ while it is traced: both ways are traced, and lowering keeps the one of its own 
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from jax import lax
 
 
 def by_platform(*args: Any, cpu: Callable[..., Any], default: Callable[..., Any]) -> Any:
     """``cpu(*args)`` in a program for CPUs, ``default(*args)`` in any other.
 
+    Derivatives are those of ``cpu`` on every platform: differentiating the choice itself would keep
+    the residuals of both ways.
+
     Args:
         args: arrays, or pytrees of arrays.
-        cpu, default: functions of them, with results of the same shapes and dtypes.
+        cpu, default: functions of them, with results of the same shapes and dtypes; arrays that
+            are differentiated must be among the arguments, not in a closure.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -27,4 +32,13 @@ def by_platform(*args: Any, cpu: Callable[..., Any], default: Callable[..., Any]
         >>> "subtract" in module, "add" in module
         (True, False)
     """
-    return lax.platform_dependent(*args, cpu=cpu, default=default)
+
+    @jax.custom_jvp
+    def chosen(*args: Any) -> Any:
+        return lax.platform_dependent(*args, cpu=cpu, default=default)
+
+    @chosen.defjvp
+    def _(primals: Any, tangents: Any) -> Any:
+        return chosen(*primals), jax.jvp(cpu, primals, tangents)[1]
+
+    return chosen(*args)

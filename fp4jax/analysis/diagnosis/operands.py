@@ -128,12 +128,12 @@ def _taps(geometry: Geometry, split: Array) -> _Measure:
             if spec.stochastic and keys is not None:
                 seeds = keys.of_taps(role, window.number_of_taps)
 
-        def one_tap(view: Array, t: Array) -> Array:
+        def one_tap(view: Array, t: Array, amax: Any, seeds: Any) -> Array:
             seed = None if seeds is None else Seed(seeds.words[t])
             sums = tally(part(view), spec, conv.POSITIONS, seed, amax)
             return jnp.stack(jax.tree.leaves(sums))
 
-        return OperandSums(*map_taps(one_tap, image, window).sum(0))
+        return OperandSums(*map_taps(one_tap, image, window, amax, seeds).sum(0))
 
     return measure
 

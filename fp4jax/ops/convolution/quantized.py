@@ -329,13 +329,13 @@ def _wgrad_by_taps(plan: _Plan, x: Array, g: Array, dtype, keys: RoleKeys | None
         )
         amax = largest(per_tap)
 
-    def one_tap(view: Array, t: Array) -> Array:
+    def one_tap(view: Array, t: Array, grid_operand, amax, tap_seeds) -> Array:
         seed = None if tap_seeds is None else Seed(tap_seeds.words[t])
         image_operand = gemm.operand(split_view(view), image_spec, POSITIONS, seed, amax)
         pair = (grid_operand, image_operand) if geometry.mirrored else (image_operand, grid_operand)
         return gemm.contract(*pair, _position_product, dtype, plan.precision)
 
-    taps = map_taps(one_tap, image, geometry.window)
+    taps = map_taps(one_tap, image, geometry.window, grid_operand, amax, tap_seeds)
     # (tap, group, in, out) -> (*taps, in, group, out)
     w = jnp.moveaxis(taps.reshape(*geometry.window.taps, *taps.shape[1:]), -3, -2)
     return lax.rev(w, tuple(range(geometry.window.ndim))) if geometry.mirrored else w

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,28 +38,32 @@ def overlap_add(
 
 
 def map_taps(
-    function: Callable[[Array, Array], Array], image: Shaped[Array, "n *image c"], window: Window
+    function: Callable[..., Array],
+    image: Shaped[Array, "n *image c"],
+    window: Window,
+    *shared: Any,
 ) -> Shaped[Array, "taps ..."]:
-    """``function(view, t)`` for each tap t, stacked; view (n, *grid, c) is what tap t covers.
+    """``function(view, t, *shared)`` for each tap t, stacked; view (n, *grid, c) is what t covers.
 
     On CPU one tap after the other, in a loop: a view fits in the cache, all of them together are
     ``number_of_taps / prod(stride)`` times the image. On accelerators all taps at once.
     """
     if window.number_of_taps == 1:
         (view,) = _views(image, window)
-        return function(view, jnp.zeros((), jnp.int32))[None]
+        return function(view, jnp.zeros((), jnp.int32), *shared)[None]
     # Traced once for both platforms.
     function = jax.jit(function, inline=True)
     taps = jnp.arange(window.number_of_taps)
 
-    def one_by_one(image: Array) -> Array:
+    def one_by_one(image: Array, *shared: Any) -> Array:
         padded = _pad(image, window)
-        return lax.map(lambda t: function(_view(padded, window, t), t), taps)
+        return lax.map(lambda t: function(_view(padded, window, t), t, *shared), taps)
 
-    def together(image: Array) -> Array:
-        return jax.vmap(function)(jnp.stack(_views(image, window)), taps)
+    def together(image: Array, *shared: Any) -> Array:
+        of_tap = lambda view, t: function(view, t, *shared)  # noqa: E731
+        return jax.vmap(of_tap)(jnp.stack(_views(image, window)), taps)
 
-    return by_platform(image, cpu=one_by_one, default=together)
+    return by_platform(image, *shared, cpu=one_by_one, default=together)
 
 
 def _views(image: Array, window: Window) -> list[Array]:
