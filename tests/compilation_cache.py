@@ -12,16 +12,20 @@ LIMIT = 2 * 2**30
 def use(folder: Path) -> None:
     """Lets JAX keep compiled programs in a folder, of which the newest 2 GB stay.
 
+    A folder that JAX was given, as by JAX_COMPILATION_CACHE_DIR, is left to it.
+
     JAX's own limit, jax_compilation_cache_max_size, takes a lock and looks at every file for each
     program that it writes.
     """
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    if jax.config.jax_compilation_cache_dir:
+        return
     folder = folder / _processor()
     with contextlib.suppress(OSError):  # without write access there is no cache
         folder.mkdir(parents=True, exist_ok=True)
         trim(folder, LIMIT)
         jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def trim(folder: Path, limit: int) -> None:

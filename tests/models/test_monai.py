@@ -65,7 +65,14 @@ def output(model, shape):
     return jax.eval_shape(call, state, jax.ShapeDtypeStruct(shape, jnp.float32))
 
 
-@pytest.mark.parametrize(("name", "options", "expected"), SIZES)
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    # of the scales the smallest
+    [
+        pytest.param(*size, marks=[pytest.mark.slow] * (size[1].get("scale") in ("4m", "15m")))
+        for size in SIZES
+    ],
+)
 def test_parameters(name, options, expected):
     model = nnx.eval_shape(lambda: create(name, **options))
     fp4nnx.apply_recipe(model, "2d+rht+sr", keep=model.high_precision, verbose=False)
@@ -93,7 +100,13 @@ def golden_model(golden, file, name, **options):
 
 
 @pytest.mark.parametrize(
-    "size", ["", pytest.param("_96", marks=pytest.mark.slow), "_64x96"], ids=["128", "96", "64x96"]
+    "size",
+    [
+        pytest.param("", marks=pytest.mark.slow),
+        pytest.param("_96", marks=pytest.mark.slow),
+        "_64x96",
+    ],
+    ids=["128", "96", "64x96"],
 )
 def test_golden_swin_unetr(golden, size):
     arrays, model = golden_model(golden, "monai_swinunetr2d_f24.npz", "swin_unetr")
