@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fp4jax.core.typing import Array, Float, Integer
+from fp4jax.core.typing import Array, Float, Integer, Shaped
 
 barrier = lax.optimization_barrier
 
@@ -75,16 +75,12 @@ def gradual_underflow(x: Float[Array, "*shape"], limit: Float[Array, ""]) -> Flo
     return lax.select(x < limit, (jnp.minimum(x, limit) + limit) - limit, x)
 
 
-def materialize(x: Float[Array, "*blocks"]) -> Float[Array, "*blocks"]:
-    """``x``, kept in memory instead of being recomputed for each of the 16 elements of a block.
+def materialize(x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
+    """``x``, written to memory by one kernel, not recomputed in every kernel that reads it.
 
-    XLA fuses cheap producers into every consumer, which repeats the block-scale arithmetic per
-    element (measured on CPU: 1.3 times the time of a whole quantizer). It never duplicates a
-    division, so this divides by ones that cannot be folded away.
+    XLA fuses cheap producers into every consumer. That repeats the arithmetic of a block's scale
+    for each of its 16 elements (measured on CPU: 1.3 times the time of a whole quantizer), and a
+    chain of sums, as a residual stream is, from its beginning in every block. It never duplicates
+    a division, so this divides by ones that cannot be folded away. Derivatives are kept, too.
     """
-    return divide(x, 1.0)
-
-
-def materialize_words(x: Integer[Array, "*shape"]) -> Integer[Array, "*shape"]:
-    """:func:`materialize` of integers: a division by ones, too."""
     return lax.div(x, barrier(jnp.ones_like(x)))

@@ -55,7 +55,7 @@ class Seeds:
         self._count += 1
         words = lax.iota(jnp.uint32, 2) + np.uint32(2 * self._count)
         # In memory: kernels that draw by a seed in their code would each be compiled on their own.
-        return exact.materialize_words(hash_counter(words, self._root))
+        return exact.materialize(hash_counter(words, self._root))
 
 
 class Dropout(nnx.Module):
@@ -111,7 +111,10 @@ class DropPath(Dropout):
     def __call__(self, x: Float[Array, "b ..."], seeds: Seeds) -> Float[Array, "b ..."]:
         if self.deterministic or self.rate == 0:
             return x
-        factor: Any = _drop(self.rate, jnp.ones((x.shape[0],), x.dtype), next(seeds))
+        # In memory, as seeds are: rates differ from block to block.
+        factor: Any = exact.materialize(
+            _drop(self.rate, jnp.ones((x.shape[0],), x.dtype), next(seeds))
+        )
         return x * factor.reshape(-1, *(1,) * (x.ndim - 1))
 
 

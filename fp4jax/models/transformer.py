@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from fp4jax.core.exact import materialize
 from fp4jax.core.typing import Array, DTypeLike, Float
 from fp4jax.models.dropout import Dropout, DropPath, Seeds
 from fp4jax.models.initializers import normal, torch_default
@@ -126,9 +127,10 @@ class Block(nnx.Module):
 
     def __call__(self, x: Float[Array, "b *n d"], seeds: Seeds) -> Float[Array, "b *n d"]:
         with jax.named_scope("attn"):
-            x = x + self.drop_path(self.attn(self.norm1(x).astype(self.dtype), seeds), seeds)
+            y = self.drop_path(self.attn(self.norm1(x).astype(self.dtype), seeds), seeds)
+            x = materialize(x + y)
         with jax.named_scope("mlp"):
-            return x + self.drop_path(self.mlp(self.norm2(x), seeds), seeds)
+            return materialize(x + self.drop_path(self.mlp(self.norm2(x), seeds), seeds))
 
 
 class Decoder(nnx.Module):

@@ -103,7 +103,7 @@ def _path_keys(
     keys, seeds = _folded(key, checksums)
     return [
         # In memory: kernels that read their place among all seeds would each be compiled alone.
-        _of_stack(keys[i], stack) if stack else (keys[i], exact.materialize_words(seeds[i]))
+        _of_stack(keys[i], stack) if stack else (keys[i], exact.materialize(seeds[i]))
         for i, stack in enumerate(stacks)
     ]
 
@@ -113,7 +113,7 @@ def _path_keys(
 def _folded(key: Array, numbers: Array) -> tuple[Array, Array]:
     keys = fold_in(key, numbers)
     # In memory, or XLA draws all of them again for each layer.
-    return keys, exact.materialize_words(draw(keys))
+    return keys, exact.materialize(draw(keys))
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -77,7 +77,8 @@ def _straight_through(spec, axes, primals, tangents):
     dx = tangents[0].astype(jnp.float32)
     if spec.hadamard:
         dx = hadamard.random_hadamard(dx, axes[0])
-    dvalues = jnp.where(operand.scale == 0, jnp.float32(0), dx / operand.scale)
+    zero = operand.scale == 0
+    dvalues = jnp.where(zero, jnp.float32(0), dx / jnp.where(zero, jnp.float32(1), operand.scale))
     return operand, Operand(dvalues, jnp.zeros_like(operand.scale))
 
 

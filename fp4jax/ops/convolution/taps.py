@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from fp4jax.core.platform import by_platform
@@ -53,7 +54,7 @@ def map_taps(
         return function(view, jnp.zeros((), jnp.int32), *shared)[None]
     # Traced once for both platforms.
     function = jax.jit(function, inline=True)
-    taps = jnp.arange(window.number_of_taps)
+    taps = np.arange(window.number_of_taps, dtype=np.int32)
 
     def one_by_one(image: Array, *shared: Any) -> Array:
         padded = _pad(image, window)
