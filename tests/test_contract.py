@@ -26,8 +26,6 @@ from tests.samples import assert_same_bits
 
 TOLERANCE = 2e-6
 KEY = jax.random.key(11)
-FEW = ("baseline", "chain_rule", "2d+rht+sr")
-COMBINED = f"other recipes are combinations of {', '.join(FEW)} here"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,8 +180,8 @@ def test_remat_changes_nothing(contract):
 
 def test_gradients_of_gradients(contract):
     """Rounding passes straight through there too: lax's, up to what quantization changes."""
-    if contract.recipe.name not in FEW:
-        pytest.skip(COMBINED)
+    if contract.recipe.name not in ("baseline", "chain_rule", "2d+rht+sr"):
+        pytest.skip("nothing that baseline, chain_rule and 2d+rht+sr do not have")
     x, w, g = contract.data()
 
     def penalty(recipe, x):
@@ -193,13 +191,20 @@ def test_gradients_of_gradients(contract):
     second = jax.grad(functools.partial(penalty, contract.recipe))(x)
     expected = jax.grad(functools.partial(penalty, "baseline"))(x)
     error = np.linalg.norm(second - expected) / np.linalg.norm(expected)
-    assert error < 0.4 * contract.recipe.quantizes + TOLERANCE
+    # Four products of two operands, each of which is off by up to 0.1 of its norm, independently:
+    # 0.1 * 8**0.5. Exact values are compared in ops/test_second_derivatives.py.
+    assert error < 0.29 * contract.recipe.quantizes + TOLERANCE
 
 
 def test_replicated_weights_in_shard_map(contract):
-    """Shards of the batch, and one w for all: its gradient is the sum over the shards, as lax's."""
-    if contract.recipe.name not in FEW:
-        pytest.skip(COMBINED)
+    """Shards of the batch, and one w for all: its gradient is the sum over the shards, as lax's.
+
+    Of the other recipes in convolution/test_transforms.py.
+    """
+    if contract.recipe.stochastic:
+        pytest.skip("each shard draws bits of its own: core/test_stochastic.py, nnx/test_calls.py")
+    if contract.recipe.name not in ("full", "chain_rule", "2d+rht"):
+        pytest.skip("nothing that those do not have")
     x, w, g = contract.data()
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
     specs = (P("data"), P(), P("data"))

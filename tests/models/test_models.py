@@ -11,6 +11,7 @@ from fp4jax.models.dropout import Dropout, DropPath, Seeds
 from fp4jax.models.layers import Downsample, Upsample, channels_to_space, space_to_channels
 from fp4jax.models.norms import GELU, IDENTITY, RELU, BatchNorm, leaky_relu, norm_act
 from fp4jax.models.swin import relative_position_index, shift_mask
+from tests.checks import diagonal
 
 # (name, scale): parameters, GMAC at 256 x 256 and those of attention's two products, layers that
 # can be quantized and that are, share of parameters quantized in percent. Protocol 1.1.
@@ -55,7 +56,10 @@ def output(model, size, batch=1, seed=0):
     return jax.eval_shape(call, state, jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32))
 
 
-@pytest.mark.parametrize(("name", "scale"), TABLE)
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    [pytest.param(*key, marks=[pytest.mark.slow] * (key[1] != "500k")) for key in TABLE],
+)
 def test_sizes_and_quantized_layers_are_those_of_the_paper(name, scale):
     parameters, gmac, attention, layers, quantized, share = TABLE[name, scale]
     model = abstract(name, scale)
@@ -78,9 +82,11 @@ def test_sizes_and_quantized_layers_are_those_of_the_paper(name, scale):
     assert models.macs(model, 256) == counts
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(("scale", "size"), [("500k", 64), ("500k", 128), ("4m", 128)])
-def test_smaller_images(name, scale, size):
+@pytest.mark.parametrize(
+    ("name", "scale_and_size"), diagonal(NAMES, [("500k", 64), ("500k", 128), ("4m", 128)])
+)
+def test_smaller_images(name, scale_and_size):
+    scale, size = scale_and_size
     model = abstract(name, scale, image_size=size, num_classes=2)
     out = output(model, size, batch=2)
     assert out.shape == (2, size, size, 2)
@@ -107,7 +113,9 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("name", ["cnn", pytest.param("vit", marks=pytest.mark.slow), "swin"])
+@pytest.mark.parametrize(
+    "name", ["cnn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vit", "swin"))]
+)
 def test_bfloat16(name):
     x = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
     logits = []
@@ -207,7 +215,9 @@ def test_skips_are_dropped_twice_or_once():
     np.testing.assert_allclose(seen, [0.75, 0.5], atol=0.01)
 
 
-@pytest.mark.parametrize("rate", [0.5, 0.25, 0.1, 0.9])
+@pytest.mark.parametrize(
+    "rate", [0.5, 0.1, *(pytest.param(rate, marks=pytest.mark.slow) for rate in (0.25, 0.9))]
+)
 def test_dropout(rate):
     x = jnp.ones((64, 100, 127))
     drop = Dropout(rate)
@@ -399,7 +409,7 @@ def test_windows_cover_regions_once():
     ("name", "recipe"),
     [
         ("cnn", "2d+rht+sr"),
-        ("swin", "baseline"),
+        pytest.param("swin", "baseline", marks=pytest.mark.slow),
         pytest.param("vit", "2d+rht+sr", marks=pytest.mark.slow),
         pytest.param("swin", "2d+rht+sr", marks=pytest.mark.slow),
     ],

@@ -100,8 +100,6 @@ RECIPES = ("full", "2d+rht+sr", "forward_only+rht", W4A16)
 
 
 def id_of(value) -> str:
-    if isinstance(value, dict):
-        return "-".join(value)
     return value.name if isinstance(value, fp4.Recipe) else str(value)
 
 
@@ -122,18 +120,18 @@ def test_a_packed_layer_is_the_fake_quantized_one(name, recipe):
     assert relative_error(actual, expected) < TOLERANCE
 
 
-HALF = ({"dtype": jnp.bfloat16}, {"dtype": jnp.float16}, {"param_dtype": jnp.bfloat16})
+HALF = {
+    "bfloat16": {"dtype": jnp.bfloat16},
+    "float16": {"dtype": jnp.float16},
+    "bfloat16 parameters": {"param_dtype": jnp.bfloat16},
+}
 
 
-@pytest.mark.parametrize(
-    ("recipe", "options"),
-    diagonal(RECIPES, HALF),
-    ids=id_of,
-)
-def test_half_precision_layers(recipe, options):
+@pytest.mark.parametrize(("recipe", "half"), diagonal(RECIPES, list(HALF)), ids=id_of)
+def test_half_precision_layers(recipe, half):
     """They quantize the kernel cast to their dtype, and return that dtype."""
     x = x_of(4, 20).astype(jnp.bfloat16)
-    layer = apply(nnx.Linear(20, 18, rngs=nnx.Rngs(0), **options), recipe)
+    layer = apply(nnx.Linear(20, 18, rngs=nnx.Rngs(0), **HALF[half]), recipe)
     expected, actual = forward(layer, x), forward(quietly(layer), x)
     assert actual.dtype == expected.dtype
     assert relative_error(actual, expected) < 2.0**-8
