@@ -38,7 +38,7 @@ def test_help_explains_every_option(name, run):
     assert f"python -m experiments.{name}" in out
 
 
-TINY = ["--model-options", "stages", "2", "channels", "16", "--image-size", "32"]
+TINY = ["--model-options", "stages", "2", "channels", "16", "--image-size", "32", "--no-augment"]
 FEW = ["--patients", "12", "--slices", "4"]
 
 

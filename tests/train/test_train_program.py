@@ -55,7 +55,7 @@ def test_every_recipe_takes_steps_in_one_compilation(recipe):
 
 
 def test_step_is_pure_and_depends_on_the_seed_alone():
-    program = Program(blobs.config(), 3, steps=8)
+    program = Program(blobs.config(augment=True), 3, steps=8)
     one, again, other = (program.init(jnp.uint32(s)) for s in (1, 1, 2))
     assert equal(one, again)
     assert not equal(one.params, other.params)
