@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -53,11 +54,30 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"{folder:20}{shown}")
 
 
+#: Memory of a process beyond which it forgets its programs, in bytes.
+ENOUGH = 3 * 2**30
+
+
 @pytest.fixture(autouse=True, scope="module")
-def forget_programs() -> Iterator[None]:
-    """Compiled programs of one file are of no use to the next, and take gigabytes."""
+def forget_programs(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Small programs of one file serve the next; with large ones the memory would run out.
+
+    What was traced while something was replaced is forgotten in any case.
+    """
     yield
-    jax.clear_caches()
+    tests = [item for item in request.session.items if item.path == request.path]
+    replaced = any("monkeypatch" in getattr(item, "fixturenames", ()) for item in tests)
+    if replaced or memory() > ENOUGH:
+        jax.clear_caches()
+
+
+def memory() -> float:
+    """Bytes that this process holds; infinite where that is not known."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return math.inf
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.fixture

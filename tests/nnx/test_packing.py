@@ -291,7 +291,7 @@ def test_activations_alone_are_no_packed_weights():
     assert isinstance(small.layers[0].kernel, nnx.Param)
     assert isinstance(small.layers[1].kernel, PackedKernel)
     assert not jax.tree.leaves(nnx.state(small, RoundingKey))
-    assert_same_bits(small(x_of(3, 24)), fake(model)(x_of(3, 24)))
+    assert relative_error(small(x_of(3, 24)), fake(model)(x_of(3, 24))) < TOLERANCE
 
 
 def fake(model):

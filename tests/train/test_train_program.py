@@ -71,7 +71,7 @@ def test_recipes_start_from_the_same_weights():
     states = [
         Program(blobs.config(recipe=r), 3, 1).init(jnp.uint32(3)) for r in ("baseline", "full")
     ]
-    assert equal(states[0].params, states[1].params)
+    close(states[0].params, states[1].params, 1e-6)
 
 
 def test_lanes_equal_single_runs():
