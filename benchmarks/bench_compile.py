@@ -66,7 +66,7 @@ class Cost:
 @contextlib.contextmanager
 def no_persistent_cache() -> Iterator[None]:
     """JAX looks only once whether it has one: it is told to look again."""
-    before = jax.config.jax_enable_compilation_cache
+    before = jax.config.jax_enable_compilation_cache  # pyright: ignore
     try:
         jax.config.update("jax_enable_compilation_cache", False)
         compilation_cache.reset_cache()

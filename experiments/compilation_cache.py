@@ -21,7 +21,8 @@ def use(folder: Path) -> None:
     else, whose programs would be run, is not used. JAX's own limit,
     jax_compilation_cache_max_size, takes a lock and looks at every file for each program.
     """
-    if os.environ.get(VARIABLE) == "0" or jax.config.jax_compilation_cache_dir is not None:
+    given = jax.config.jax_compilation_cache_dir  # pyright: ignore
+    if given is not None or os.environ.get(VARIABLE) == "0":
         return
     folder = folder / _processor()
     with contextlib.suppress(OSError):
