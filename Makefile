@@ -50,6 +50,7 @@ bench: $(VENV)/.installed-all
 	$(BIN)/python -m benchmarks.bench_quantize
 	$(BIN)/python -m benchmarks.bench_ops
 	$(BIN)/python -m benchmarks.bench_train
+	$(BIN)/python -m benchmarks.bench_compile
 
 lint: $(VENV)/.installed-all
 	$(BIN)/ruff check

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import tyro
 
+from experiments import compilation_cache
 from fp4jax.data import Cohort, load
 from fp4jax.data.phantom.cache import default_folder
 from fp4jax.train import DivergedError
@@ -61,9 +61,7 @@ class Images(Source):
 
 def main(command: Callable[[Any], None], arguments: type, description: str | None) -> None:
     """Parses the command line and runs ``command``; exit code 2 if what was asked is wrong."""
-    if jax.config.jax_compilation_cache_dir is None:
-        # What one run compiled serves the next, in other processes too.
-        jax.config.update("jax_compilation_cache_dir", str(default_folder() / "xla"))
+    compilation_cache.use(default_folder() / "xla")
     try:
         command(_parse(arguments, description))
     except (ValueError, OSError, ModuleNotFoundError) as error:

@@ -16,14 +16,17 @@ import numpy as np
 import pytest
 
 import tests.golden
-from tests import compilation_cache
+from experiments import compilation_cache
 
 # Before any array is made. A library is easier to use the fewer implicit promotions it needs.
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# What one run of the tests compiled serves the next, and both processes of one.
 compilation_cache.use(Path(sys.prefix) / "jax-cache")
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 # The same examples in every run; compiling makes the first of them slow, so no deadline.
 hypothesis.settings.register_profile("fp4jax", deadline=None, derandomize=True, database=None)

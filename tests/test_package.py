@@ -1,7 +1,9 @@
-"""The package as a whole: version, what importing it costs, names, layers, optional packages."""
+"""The package as a whole: version, cost of importing, names, references, layers, extras."""
 
 import ast
 import importlib.metadata
+import pkgutil
+import re
 import shutil
 import subprocess
 import sys
@@ -108,6 +110,60 @@ def test_no_module_is_named_like_a_public_function(init):
     modules = {path.stem for path in init.parent.glob("*.py")}
     modules |= {path.parent.name for path in init.parent.glob("*/__init__.py")}
     assert not modules & exports(init)
+
+
+# References in docstrings.
+
+REFERENCE = re.compile(r":(?:mod|func|class|meth|data|attr|exc|obj):`~?([^`]*)`")
+FILE = re.compile(r"\b(?:fp4jax|tests|experiments|benchmarks)/[\w/]+\.(?:py|md)\b")
+
+
+def bound_names(tree: ast.AST) -> set[str]:
+    """All that a module, its classes and its functions define or import."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+    return names
+
+
+def is_there(target: str) -> bool:
+    """Whether there is a module, or an attribute of one, with a dotted name."""
+    try:
+        pkgutil.resolve_name(target)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+def broken_references(text: str) -> list[str]:
+    """Targets of roles that are neither dotted names nor names of the module; absent files."""
+    names = bound_names(ast.parse(text))
+    return [
+        target
+        for target in REFERENCE.findall(text)
+        if not names >= set(target.split(".")) and not ("." in target and is_there(target))
+    ] + [path for path in FILE.findall(text) if not (ROOT / path).exists()]
+
+
+def test_references_resolve():
+    paths = sorted(PACKAGE.rglob("*.py"))
+    found = {str(path.relative_to(ROOT)): broken_references(path.read_text()) for path in paths}
+    assert not {path: targets for path, targets in found.items() if targets}
+
+
+def test_broken_references_are_found():
+    text = """
+    :func:`fp4jax.quantize` :mod:`fp4jax.core.spec` :meth:`A.b` :func:`scipy.stats.wilcoxon`
+    :mod:`fp4jax.core.absent` :func:`fp4jax.absent` :func:`absent` :meth:`A.c` tests/absent.py
+    """
+    text = f"class A:\n    def b(self):\n        {text!r}\n"
+    absent = ["fp4jax.core.absent", "fp4jax.absent", "absent", "A.c", "tests/absent.py"]
+    assert broken_references(text) == absent
 
 
 # Layers: `make lint` checks the contracts of pyproject.toml.

@@ -112,7 +112,7 @@ class TensorFactors(NamedTuple):
     """S_enc, and S_dec = 1 / S_enc in units of 1 / ``unit``.
 
     The unit is 1, or 2**64 for tensors below 2**-100, whose decode scales may be subnormal: those
-    below ``limit`` are rounded as by :func:`exact.gradual_underflow`.
+    below ``limit`` are rounded as by :func:`fp4jax.core.exact.gradual_underflow`.
     """
 
     encode: Float[Array, ""]

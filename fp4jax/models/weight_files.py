@@ -23,7 +23,7 @@ _CONVERT = (
 
 
 def read_weights(path: str | Path) -> dict[str, np.ndarray]:
-    """Arrays under their torch names, as :func:`load_torch` takes them.
+    """Arrays under their torch names, as :func:`fp4jax.models.load_torch` takes them.
 
     Containers ("state_dict", "model" ...) are opened and a prefix that all names share ("module.",
     "model." ...) is removed. Names of MONAI's ``UNet`` begin with "model." themselves: in front of

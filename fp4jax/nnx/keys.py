@@ -40,7 +40,7 @@ def refresh_keys(model: Model, seed: int | Array, step: int | Array) -> Model:
     under ``vmap``, ``scan`` and remat; a model without stochastic recipe is left as it is. Every
     layer of a stack (``nnx.vmap``, ``nnx.scan``) gets a key of its own. Without a call, every step
     rounds equal inputs with the same bits. Calls of one layer within a step, also in a recurrent
-    scan, differ by their inputs: see :mod:`fp4jax.nnx.calls`.
+    scan, differ by their inputs: see :mod:`fp4jax.ops.role_keys`.
 
     Args:
         model: changed in place.

@@ -236,7 +236,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(backend, "supported", lambda: True)
     monkeypatch.setattr(backend, "compute_capability", lambda: (9, 0))
     monkeypatch.setattr(backend, "local_capability", lambda: (9, 0))
-    choose = lambda *args, cuda, default: cuda(*args)  # noqa: E731
+    choose = lambda *args, default, cuda=None, cpu=None: (cuda or default)(*args)  # noqa: E731
     monkeypatch.setattr(placement.lax, "platform_dependent", choose)
     dispatch.switch(True)
     yield

@@ -41,8 +41,9 @@ def compare(
       narrow: of normal d they covered the truth in 84 % of simulated studies with n = 5, in 90 %
       with n = 10 and in 95 % with n = 40.
     - ``d_z`` = mean(d) / sd(d), Cohen's effect size of paired data; sd with n - 1.
-    - ``statistic``, ``p``: Wilcoxon's signed-rank test [2], two-sided, as :func:`scipy.stats
-      .wilcoxon` has it: exact up to n = 50 without ties; pairs with d = 0 are left out.
+    - ``statistic``, ``p``: Wilcoxon's signed-rank test [2], two-sided, as
+      :func:`scipy.stats.wilcoxon` has it: exact up to n = 50 without ties; pairs with d = 0 are
+      left out.
     - ``p_holm``: p by Holm's step-down correction [3] for the ``family_size`` comparisons of the
       family that are tested at all.
     - ``smallest_p_holm``: what no p_holm of this design can fall below, Holm's correction of the

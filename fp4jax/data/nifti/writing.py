@@ -30,7 +30,7 @@ def save_prediction(
             (x, y, z) of integers or booleans (see :func:`~fp4jax.data.nifti.to_labels`), or
             floating probabilities (x, y, z), or (x, y, z, k) of either kind, which gives a 4-D
             file.
-        case: what :meth:`VolumeSet.load` returned.
+        case: what :meth:`fp4jax.data.nifti.VolumeSet.load` returned.
         overwrite: replace a file that exists. A source file of the case never is.
 
     Returns:

@@ -44,7 +44,8 @@ def scaled_matmul(
     Args:
         a: float32 or bfloat16 (W4A16), or a QTensor quantized along axis 1 (W4A4).
         b: a QTensor of shape (k, n), quantized along axis 0, or in 16x16 tiles with
-            ``axis=(1, 0)``; or :func:`decode` of one, for repeated products of many rows.
+            ``axis=(1, 0)``; or :func:`fp4jax.kernels.decode` of one, for repeated products of many
+            rows.
         implementation: "reference" decodes b to bfloat16 and multiplies, on any device; "pallas"
             is a kernel that decodes on the way from memory, for NVIDIA GPUs since Ampere;
             "cudnn" Blackwell's FP4 units, for two QTensors; "mosaic" the same units by a kernel of
