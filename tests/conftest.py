@@ -33,6 +33,41 @@ hypothesis.settings.register_profile("fp4jax", deadline=None, derandomize=True, 
 hypothesis.settings.load_profile("fp4jax")
 
 
+#: Files that take longest, with a cold cache of programs. With pytest-xdist's loadscope a process
+#: that came to one of them last would end alone.
+FIRST = (
+    "test_contract.py",
+    "convolution/test_quantized.py",
+    "nnx/test_packing.py",
+    "analysis/test_diagnosis.py",
+    "nnx/test_keys.py",
+    "kernels/test_fused_quantizer.py",
+    "ops/test_dot_general.py",
+    "kernels/test_scaled_matmul.py",
+    "models/test_monai.py",
+    "models/test_models.py",
+    "nnx/test_apply_recipe.py",
+    "ops/test_modes.py",
+    "models/test_models_golden.py",
+    "experiments/test_experiments.py",
+    "volumes/test_volumes.py",
+    "nnx/test_training_nnx.py",
+    "train/test_train_resume.py",
+    "train/test_train_lanes.py",
+    "train/test_methods.py",
+    "study/test_study.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        ends = (item.path.as_posix().endswith(name) for name in FIRST)
+        return next((i for i, found in enumerate(ends) if found), len(FIRST))
+
+    places = {item.path: place(item) for item in items}
+    items.sort(key=lambda item: places[item.path])
+
+
 def pytest_report_header() -> str:
     folder = os.environ.get("FP4JAX_SHARED")
     return f"golden vectors: {folder or 'a subset, in tests/golden; FP4JAX_SHARED is not set'}"

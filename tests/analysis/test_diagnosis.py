@@ -368,6 +368,7 @@ def folder(tmp_path_factory):
     return run.path
 
 
+@pytest.mark.slow  # two states of a network under two recipes, whose parts the others test
 def test_the_command_writes_a_table_and_a_picture(folder, command):
     code, out, err = command(folder, *FEW, "--recipes", "6", "--draws", "2")
     assert (code, err) == (0, "")

@@ -68,6 +68,7 @@ def test_products(monkeypatch, tmp_path):
     np.testing.assert_allclose(call(a, b, b), [expected, expected], rtol=1e-5)
 
 
+@pytest.mark.slow  # five programs of a network
 def test_inference(monkeypatch, tmp_path):
     small = functools.partial(models.create, stages=2, channels=16)
     monkeypatch.setattr(models, "create", small)
