@@ -29,6 +29,7 @@ from tests.samples import on_grid, sample
 
 KEY = jax.random.key(3)
 BASELINE = fp4.get_recipe("baseline")
+BOTH = pytest.mark.parametrize("name", ["conv_general_dilated", "conv_transpose"])
 
 
 @dataclasses.dataclass(frozen=True)
