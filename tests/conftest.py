@@ -25,7 +25,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # What one run of the tests compiled serves the next, and both processes of one.
 compilation_cache.use(Path(sys.prefix) / "jax-cache")
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+# Also the thousands of single operations of tests that are not compiled as a whole.
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 # The same examples in every run; compiling makes the first of them slow, so no deadline.

@@ -36,13 +36,10 @@ from fp4jax.train import Program
 from fp4jax.train.checkpoint import Checkpoints
 from fp4jax.train.folder import RunFolder
 from tests import blobs
+from tests.samples import normal
 
 LAST = BlockAxes(contracted=-1, tile=(-2, -1))
 KEY = jax.random.key(0)
-
-
-def normal(seed: int, *shape: int) -> jax.Array:
-    return jax.random.normal(jax.random.key(seed), shape)
 
 
 def test_sqnr_and_underflow_by_hand():

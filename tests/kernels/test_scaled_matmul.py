@@ -20,6 +20,7 @@ from fp4jax.kernels.block_scaled_matmul.arg_specs import AWKWARD, Layer, axis_of
 from fp4jax.kernels.block_scaled_matmul.operands import Packed
 from tests import ptx
 from tests.checks import assert_same_sums
+from tests.samples import normal
 
 ROWS = fp4.TensorSpec()
 TILES = fp4.TensorSpec(block=(16, 16))
@@ -176,8 +177,8 @@ def test_float32_enters_in_three_parts_without_loss():
 
 def test_order_of_the_scales():
     """The accumulator times a's tensor scale, times b's: as in the quantized dot_general."""
-    a = jax.random.normal(jax.random.key(3), (24, 80)) * 3
-    w = jax.random.normal(jax.random.key(4), (80, 48)) * 0.01
+    a = normal(3, 24, 80) * 3
+    w = normal(4, 80, 48) * 0.01
     dims = (((1,), (0,)), ((), ()))
     expected = fp4.dot_general(a, w, dims, recipe="full")
     qa, qw = fp4.quantize(a, ROWS), fp4.quantize(w, ROWS, axis=0)
@@ -248,8 +249,8 @@ def test_jit_compiles_once(options):
 def test_vmap(options, spec):
     """Over a, over stacked QTensors, over both, and twice."""
     f = jax.jit(lambda a, b: kernels.scaled_matmul(a, b, **options))
-    w = jax.random.normal(jax.random.key(0), (3, 70, 20))
-    a = jax.random.normal(jax.random.key(1), (3, 5, 70))
+    w = normal(0, 3, 70, 20)
+    a = normal(1, 3, 5, 70)
     quantize = lambda w: fp4.quantize(w, spec, axis=axis_of(spec))  # noqa: E731
     stack = jax.jit(jax.vmap(quantize))(w)
     each = [jax.tree.map(lambda x, i=i: x[i], stack) for i in range(3)]
@@ -275,7 +276,7 @@ def qa_values(stack):
 def test_gradient_passes_straight_through(options):
     b = weights(Layer("", 70, 20))
     w = b.dequantize()
-    a, g = left(5, 70, "float32")[0], jax.random.normal(jax.random.key(7), (5, 20))
+    a, g = left(5, 70, "float32")[0], normal(7, 5, 20)
     f = lambda a, b: kernels.scaled_matmul(a, b, **options)  # noqa: E731
     da = jax.grad(lambda a: (f(a, b) * g).sum())(a)
     np.testing.assert_allclose(da, g @ w.T, atol=1e-4)
@@ -326,7 +327,7 @@ class TestRotated:
 
     @functools.cached_property
     def w(self):
-        return jax.random.normal(jax.random.key(5), (70, 20))
+        return normal(5, 70, 20)
 
     @functools.cached_property
     def b(self):
@@ -356,7 +357,7 @@ class TestRotated:
         assert kernels.explain(a, decoded) == "reference: b is decoded already"
 
     def test_gradient_and_vmap(self):
-        a, g = left(5, 70, "float32")[0], jax.random.normal(jax.random.key(7), (5, 20))
+        a, g = left(5, 70, "float32")[0], normal(7, 5, 20)
         f = lambda a: (kernels.scaled_matmul(a, self.b) * g).sum()  # noqa: E731
         expected = g @ self.b.dequantize().T
         np.testing.assert_allclose(jax.grad(f)(a), expected, atol=1e-4)

@@ -17,6 +17,7 @@ from fp4jax.models.dropout import Seeds
 from fp4jax.models.norms import PRELU, norm_act
 from fp4jax.models.windows import Tiling, relative_position_index
 from tests.checks import assert_same_sums
+from tests.samples import normal
 
 NAMES = ("swin_unetr", "unet", "basic_unet")
 TOLERANCE = 1e-5
@@ -310,7 +311,7 @@ def test_recipes_in_three_dimensions():
         "spatial_dims": 3, "in_channels": 2, "feature_size": 6, "depths": (1, 2, 1, 1),
         "window_size": 3, "dropout": 0.1, "drop_path": 0.1,
     }  # fmt: skip
-    x = jax.random.normal(jax.random.key(0), (1, 32, 32, 64, 2))
+    x = normal(0, 1, 32, 32, 64, 2)
 
     def gradient(recipe):
         model = create("swin_unetr", **small)
@@ -337,7 +338,7 @@ def test_recipes_in_three_dimensions():
 
 
 def test_windows():
-    x = jax.random.normal(jax.random.key(0), (2, 5, 3, 8, 4))
+    x = normal(0, 2, 5, 3, 8, 4)
     tiling = Tiling.fit((5, 3, 8), (3, 3, 3), shifted=True)
     assert tiling == Tiling((5, 3, 8), (3, 3, 3), (1, 0, 1))
     windows = tiling.split(tiling.pad(x))
@@ -354,7 +355,7 @@ def test_windows():
 
 
 def test_prelu_behind_a_norm():
-    x = jax.random.normal(jax.random.key(0), (2, 20, 6)) * 2 + 1
+    x = normal(0, 2, 20, 6) * 2 + 1
     scale, bias, slope = jnp.linspace(0.5, 1.5, 6), jnp.linspace(-1, 1, 6), jnp.array([0.3])
 
     def plain(x, scale, bias, slope):
@@ -365,7 +366,7 @@ def test_prelu_behind_a_norm():
     ours = lambda x, scale, bias, slope: norm_act(  # noqa: E731
         x, scale, bias, 6, PRELU, slope=slope
     )[0]
-    g = jax.random.normal(jax.random.key(1), x.shape)
+    g = normal(1, *x.shape)
     results = []
     for f in (ours, plain):
         y, pull = jax.vjp(f, x, scale, bias, slope)
