@@ -11,6 +11,7 @@ from flax import nnx
 import fp4jax as fp4
 from fp4jax import nnx as fp4nnx
 from fp4jax.nnx import RoundingKey, apply_recipe, report
+from tests import initial
 from tests.checks import relative_error
 from tests.samples import assert_same_bits, sample
 
@@ -145,7 +146,8 @@ SLOW = [
 def test_baseline_is_flax(name):
     """Outputs and gradients are Flax's; those of a recipe are not, and have the same shapes."""
     make, shape = LAYERS[name]
-    layer, x = make(rngs=nnx.Rngs(0)), jnp.asarray(sample("normal", shape))
+    layer = make(rngs=nnx.Rngs(0), kernel_init=initial.kernel)
+    x = jnp.asarray(sample("normal", shape))
     bias = getattr(layer, "bias", None)
     if bias is not None:
         bias.set_value(jnp.ones_like(bias.get_value()))
@@ -339,7 +341,7 @@ def test_models_that_cannot_be_quantized():
         apply(net(), "nvfp4")
 
 
-@pytest.mark.parametrize("make", [nnx.LSTMCell, nnx.GRUCell])
+@pytest.mark.parametrize("make", [nnx.LSTMCell, pytest.param(nnx.GRUCell, marks=pytest.mark.slow)])
 def test_recurrent_cells(make):
     """Baseline is Flax's; every projection is quantized, also inside nnx.RNN's scan."""
     x = sample("normal", (2, 3, 20))

@@ -9,6 +9,7 @@ import fp4jax as fp4
 from fp4jax import models, packed
 from fp4jax.nnx import pack
 from fp4jax.packed import Packed
+from tests import initial
 from tests.checks import relative_error
 from tests.nnx.test_packing import LAYERS, TOLERANCE, W4A16, apply, linear, quietly, x_of
 from tests.samples import assert_same_bits
@@ -39,7 +40,7 @@ class TestTransformations:
     def test_vmap_over_inputs(self, name):
         """Each entry has an amax of its own."""
         make, shape = LAYERS[name]
-        small = quietly(apply(make(rngs=nnx.Rngs(0)), "full"))
+        small = quietly(apply(make(rngs=nnx.Rngs(0), kernel_init=initial.kernel), "full"))
         x = x_of(3, *shape)
         expected = jnp.stack([small(each) for each in x])
         assert relative_error(jax.vmap(small)(x), expected) < TOLERANCE
@@ -104,7 +105,7 @@ EMPTY = {
 @pytest.mark.parametrize(("name", "shape"), EMPTY.items(), ids=EMPTY)
 def test_empty_input(name, shape):
     """The fake-quantized layer's result, forward and backward: of its shape, and zero."""
-    layer = apply(LAYERS[name][0](rngs=nnx.Rngs(0)), "2d+rht")
+    layer = apply(LAYERS[name][0](rngs=nnx.Rngs(0), kernel_init=initial.kernel), "2d+rht")
     layer.bias.set_value(jnp.ones_like(layer.bias.get_value()))
     small, x = quietly(layer), jnp.zeros(shape)
     (expected, pull), (actual, pull_packed) = jax.vjp(layer, x), jax.vjp(small, x)
@@ -127,7 +128,7 @@ class TestGradients:
     def test_of_inputs_pass_straight_through(self, name, recipe):
         """Through the dequantized weights: a linear function of the cotangent."""
         make, shape = LAYERS[name]
-        layer = make(rngs=nnx.Rngs(0))
+        layer = make(rngs=nnx.Rngs(0), kernel_init=initial.kernel)
         small, x = quietly(apply(nnx.clone(layer), recipe)), x_of(*shape)
         spec = fp4.get_recipe(recipe).fprop[1]
         axis = (-1, -2) if spec.block[0] == 16 else -2

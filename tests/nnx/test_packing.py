@@ -20,6 +20,7 @@ import fp4jax as fp4
 from fp4jax import models, nnx as fp4nnx, packed
 from fp4jax.nnx import RoundingKey, apply_recipe, pack
 from fp4jax.packed import Packed, PackedKernel, Stored
+from tests import initial
 from tests.checks import diagonal, relative_error
 from tests.samples import assert_same_bits, sample
 
@@ -104,6 +105,7 @@ def id_of(value) -> str:
 
 
 def linear(recipe="full", inputs: int = 32, outputs: int = 24, **options) -> nnx.Linear:
+    options |= {"kernel_init": initial.kernel}
     return apply(nnx.Linear(inputs, outputs, rngs=nnx.Rngs(0), **options), recipe)
 
 
@@ -114,7 +116,8 @@ def x_of(*shape: int) -> jax.Array:
 @pytest.mark.parametrize(("name", "recipe"), diagonal(list(LAYERS), RECIPES), ids=id_of)
 def test_a_packed_layer_is_the_fake_quantized_one(name, recipe):
     make, shape = LAYERS[name]
-    layer, x = apply(make(rngs=nnx.Rngs(0)), recipe), x_of(*shape)
+    layer = apply(make(rngs=nnx.Rngs(0), kernel_init=initial.kernel), recipe)
+    x = x_of(*shape)
     expected, actual = forward(layer, x), forward(quietly(layer), x)
     assert actual.dtype == expected.dtype
     assert relative_error(actual, expected) < TOLERANCE
@@ -156,15 +159,9 @@ SMALL = {
 
 def trained(arch: str, recipe, keep=None, **options) -> nnx.Module:
     """With statistics and norms that are not those of a fresh model."""
-    model = models.create(arch, "500k", rngs=nnx.Rngs(0), **options)
+    model = initial.filled(lambda: models.create(arch, "500k", rngs=nnx.Rngs(0), **options))
     apply(model, recipe, keep=model.high_precision if keep is None else keep)
     model.eval()
-    rng = np.random.default_rng(0)
-
-    def moved(leaf):
-        return leaf * jnp.asarray(rng.uniform(0.8, 1.2, leaf.shape), leaf.dtype)
-
-    nnx.update(model, jax.tree.map(moved, nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))))
     return model
 
 
