@@ -5,6 +5,7 @@ import errno
 import json
 import math
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,7 +95,7 @@ def replacing_folder(path: Path, *, keep_existing: bool = False) -> Iterator[Pat
         ...     (path / "data.txt").read_text(), [f.name for f in path.parent.iterdir()]
         ('first', ['entry'])
     """
-    if path.exists() and not path.is_dir():
+    if _is_no_folder(path):
         raise NotADirectoryError(f"{path} is a file, where a folder is to be; name another path.")
     temporary = _beside(path)
     temporary.mkdir(parents=True)
@@ -106,6 +107,14 @@ def replacing_folder(path: Path, *, keep_existing: bool = False) -> Iterator[Pat
             _exchange(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_no_folder(path: Path) -> bool:
+    """Whether something else lies there, in one look: others may replace it between two."""
+    try:
+        return not stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _beside(path: Path, suffix: str = "") -> Path:

@@ -110,6 +110,21 @@ def forget_programs(request: pytest.FixtureRequest) -> Iterator[None]:
         jax.clear_caches()
 
 
+#: Where programs are compiled as users' are, because bits, kernels, or what XLA makes of an
+#: operation are tested. Elsewhere, by default, without most optimizations: in 0.6 of the time. The
+#: slow tests, and all that run together with them, have the optimizations everywhere.
+OPTIMIZED = {"core", "ops", "kernels", "packed", "test_contract.py", "test_readme.py"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def optimizations(request: pytest.FixtureRequest) -> None:
+    by_default = request.config.getoption("markexpr") == "not slow"
+    fewest = by_default and not OPTIMIZED.intersection(request.path.parts)
+    if fewest != jax.config.read("jax_disable_most_optimizations"):
+        jax.clear_caches()
+        jax.config.update("jax_disable_most_optimizations", fewest)
+
+
 def memory() -> float:
     """Bytes that this process holds; infinite where that is not known."""
     try:

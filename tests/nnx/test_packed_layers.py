@@ -102,7 +102,13 @@ EMPTY = {
 }
 
 
-@pytest.mark.parametrize(("name", "shape"), EMPTY.items(), ids=EMPTY)
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        pytest.param(*case, id=case[0], marks=[pytest.mark.slow] * bool(i % 2))
+        for i, case in enumerate(EMPTY.items())
+    ],
+)
 def test_empty_input(name, shape):
     """The fake-quantized layer's result, forward and backward: of its shape, and zero."""
     layer = apply(LAYERS[name][0](rngs=nnx.Rngs(0), kernel_init=initial.kernel), "2d+rht")
