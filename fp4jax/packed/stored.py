@@ -56,7 +56,7 @@ class StoredMatrix:
             **_axes(layout, kernel.shape, tiles),
             stack=tuple(kernel.amax.get_value().shape),
             block=spec.block,
-            bound=float(kernel.bound),
+            bound=float(spec.bound),
             hadamard=DEFAULT_SIGNS if spec.hadamard else None,
             dtype=kernel.dtype.name,
         )
