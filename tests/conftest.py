@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -24,12 +25,48 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # What one run of the tests compiled serves the next, and both processes of one.
 compilation_cache.use(Path(sys.prefix) / "jax-cache")
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+# Also the thousands of single operations of tests that are not compiled as a whole.
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 # The same examples in every run; compiling makes the first of them slow, so no deadline.
 hypothesis.settings.register_profile("fp4jax", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("fp4jax")
+
+
+#: Files that take longest, with a cold cache of programs. With pytest-xdist's loadscope a process
+#: that came to one of them last would end alone.
+FIRST = (
+    "test_contract.py",
+    "convolution/test_quantized.py",
+    "nnx/test_packing.py",
+    "analysis/test_diagnosis.py",
+    "nnx/test_keys.py",
+    "kernels/test_fused_quantizer.py",
+    "ops/test_dot_general.py",
+    "kernels/test_scaled_matmul.py",
+    "models/test_monai.py",
+    "models/test_models.py",
+    "nnx/test_apply_recipe.py",
+    "ops/test_modes.py",
+    "models/test_models_golden.py",
+    "experiments/test_experiments.py",
+    "volumes/test_volumes.py",
+    "nnx/test_training_nnx.py",
+    "train/test_train_resume.py",
+    "train/test_train_lanes.py",
+    "train/test_methods.py",
+    "study/test_study.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        ends = (item.path.as_posix().endswith(name) for name in FIRST)
+        return next((i for i, found in enumerate(ends) if found), len(FIRST))
+
+    places = {item.path: place(item) for item in items}
+    items.sort(key=lambda item: places[item.path])
 
 
 def pytest_report_header() -> str:
@@ -56,11 +93,30 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"{folder:20}{shown}")
 
 
+#: Memory of a process beyond which it forgets its programs, in bytes.
+ENOUGH = 3 * 2**30
+
+
 @pytest.fixture(autouse=True, scope="module")
-def forget_programs() -> Iterator[None]:
-    """Compiled programs of one file are of no use to the next, and take gigabytes."""
+def forget_programs(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Small programs of one file serve the next; with large ones the memory would run out.
+
+    What was traced while something was replaced is forgotten in any case.
+    """
     yield
-    jax.clear_caches()
+    tests = [item for item in request.session.items if item.path == request.path]
+    replaced = any("monkeypatch" in getattr(item, "fixturenames", ()) for item in tests)
+    if replaced or memory() > ENOUGH:
+        jax.clear_caches()
+
+
+def memory() -> float:
+    """Bytes that this process holds; infinite where that is not known."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return math.inf
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.fixture

@@ -57,6 +57,11 @@ def sample(kind: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     return x
 
 
+def normal(seed: int, *shape: int) -> jax.Array:
+    """float32 numbers of NumPy's, since jax.random.normal is compiled for each shape."""
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
+
+
 def on_grid(x: np.ndarray) -> np.ndarray:
     """x rounded to 15 bits below its maximum: sums of 16 are then exact in any order.
 

@@ -3,6 +3,9 @@
 Data are small integers: rotating 16 of them is exact, in bfloat16 too. So two ways to compute the
 same thing find the same codes, and differ by the order of float32 sums only (TOLERANCE, of the
 maximum), while a single code that is rounded the other way shows (test_key_decides_the_bits).
+
+Slow are all pairs of an operation and a recipe but one for each of the paper's eight recipes; each
+test still meets every operation, with at least two of them, every time.
 """
 
 import dataclasses
@@ -23,8 +26,6 @@ from tests.samples import assert_same_bits
 
 TOLERANCE = 2e-6
 KEY = jax.random.key(11)
-# where the others are combinations of these
-FEW = ("baseline", "chain_rule", "2d+rht+sr")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,10 +90,10 @@ class Contract:
 @pytest.fixture(
     scope="module",
     params=[
-        # The paper's eight every time, the further ones (most of them variants) with test-slow.
-        pytest.param((op, recipe), id=f"{op}-{recipe}", marks=[pytest.mark.slow] * (i >= 8))
-        for op in OPS
+        pytest.param((op, recipe), id=f"{op}-{recipe}", marks=[pytest.mark.slow] * slow)
         for i, recipe in enumerate(fp4.recipes())
+        for j, op in enumerate(OPS)
+        for slow in [i >= 8 or i % len(OPS) != j]
     ],
 )
 def contract(request) -> Contract:
@@ -143,7 +144,7 @@ def test_vmap_over_operands(contract):
 def test_vmap_over_keys(contract):
     """One batch of operands, several draws of random bits, as seeds of one study have."""
     if not contract.recipe.stochastic:
-        return
+        pytest.skip("its bits do not depend on a key")
     keys = jax.random.split(KEY, 2)
     batched = jax.jit(jax.vmap(contract.run, in_axes=(None, None, None, 0)))
     arguments = contract.data()
@@ -179,8 +180,8 @@ def test_remat_changes_nothing(contract):
 
 def test_gradients_of_gradients(contract):
     """Rounding passes straight through there too: lax's, up to what quantization changes."""
-    if contract.recipe.name not in FEW:
-        return
+    if contract.recipe.name not in ("baseline", "chain_rule", "2d+rht+sr"):
+        pytest.skip("nothing that baseline, chain_rule and 2d+rht+sr do not have")
     x, w, g = contract.data()
 
     def penalty(recipe, x):
@@ -190,13 +191,20 @@ def test_gradients_of_gradients(contract):
     second = jax.grad(functools.partial(penalty, contract.recipe))(x)
     expected = jax.grad(functools.partial(penalty, "baseline"))(x)
     error = np.linalg.norm(second - expected) / np.linalg.norm(expected)
-    assert error < 0.4 * contract.recipe.quantizes + TOLERANCE
+    # Four products of two operands, each of which is off by up to 0.1 of its norm, independently:
+    # 0.1 * 8**0.5. Exact values are compared in ops/test_second_derivatives.py.
+    assert error < 0.29 * contract.recipe.quantizes + TOLERANCE
 
 
 def test_replicated_weights_in_shard_map(contract):
-    """Shards of the batch, and one w for all: its gradient is the sum over the shards, as lax's."""
-    if contract.recipe.name not in FEW:
-        return
+    """Shards of the batch, and one w for all: its gradient is the sum over the shards, as lax's.
+
+    Of the other recipes in convolution/test_transforms.py.
+    """
+    if contract.recipe.stochastic:
+        pytest.skip("each shard draws bits of its own: core/test_stochastic.py, nnx/test_calls.py")
+    if contract.recipe.name not in ("full", "chain_rule", "2d+rht"):
+        pytest.skip("nothing that those do not have")
     x, w, g = contract.data()
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
     specs = (P("data"), P(), P("data"))

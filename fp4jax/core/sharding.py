@@ -52,10 +52,15 @@ def automatic(function: Callable[..., Any], out_sharding: Any) -> Callable[..., 
     """``function`` with explicit mesh axes turned automatic inside; itself if there are none."""
     if out_sharding is None or not explicit_mesh():
         return function
-    if isinstance(out_sharding, NamedSharding) and out_sharding.mesh.empty:
-        # Taken from an array that was made before jax.set_mesh: on no mesh yet, so on every device.
-        out_sharding = out_sharding.spec
+    out_sharding = jax.tree.map(_on_the_mesh, out_sharding)
     return jax.sharding.auto_axes(function, out_sharding=out_sharding)  # pyright: ignore
+
+
+def _on_the_mesh(out_sharding: Any) -> Any:
+    """That of an array made before ``jax.set_mesh``: on no mesh yet, so on every device."""
+    if isinstance(out_sharding, NamedSharding) and out_sharding.mesh.empty:
+        return out_sharding.spec
+    return out_sharding
 
 
 def varying_together(lhs: Array, rhs: Array, *others: Array) -> tuple[Array, Array]:

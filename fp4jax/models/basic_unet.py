@@ -85,8 +85,9 @@ class BasicUNet(nnx.Module):
 
     Example:
         >>> import jax.numpy as jnp
-        >>> model = BasicUNet(features=(4, 4, 8, 8, 16, 4), rngs=nnx.Rngs(0))
-        >>> nnx.eval_shape(lambda: model(jnp.ones((1, 35, 32, 3)))).shape
+        >>> features = (4, 4, 8, 8, 16, 4)
+        >>> model = nnx.eval_shape(lambda: BasicUNet(features=features, rngs=nnx.Rngs(0)))
+        >>> nnx.eval_shape(lambda m: m(jnp.ones((1, 35, 32, 3))), model).shape
         (1, 35, 32, 1)
     """
 

@@ -115,11 +115,10 @@ class Swin(nnx.Module):
 
     Example:
         >>> import jax.numpy as jnp
-        >>> model = Swin(
-        ...     dim=16, depth=2, heads=2, hidden=32, window=2, image_size=64, rngs=nnx.Rngs(0)
-        ... )
+        >>> options = {"dim": 16, "depth": 2, "heads": 2, "hidden": 32, "window": 2}
+        >>> model = nnx.eval_shape(lambda: Swin(**options, image_size=64, rngs=nnx.Rngs(0)))
         >>> model.eval()
-        >>> nnx.eval_shape(lambda: model(jnp.ones((1, 64, 64, 3)))).shape
+        >>> nnx.eval_shape(lambda m: m(jnp.ones((1, 64, 64, 3))), model).shape
         (1, 64, 64, 1)
     """
 

@@ -95,8 +95,8 @@ class UNet(nnx.Module):
     Example:
         >>> import jax.numpy as jnp
         >>> options = {"channels": (4, 8, 16), "strides": (2, 2), "image_size": 16}
-        >>> model = UNet(num_res_units=2, **options, rngs=nnx.Rngs(0))
-        >>> nnx.eval_shape(lambda: model(jnp.ones((1, 16, 16, 3)))).shape
+        >>> model = nnx.eval_shape(lambda: UNet(num_res_units=2, **options, rngs=nnx.Rngs(0)))
+        >>> nnx.eval_shape(lambda m: m(jnp.ones((1, 16, 16, 3))), model).shape
         (1, 16, 16, 1)
     """
 

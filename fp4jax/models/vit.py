@@ -39,9 +39,10 @@ class ViT(nnx.Module):
 
     Example:
         >>> import jax.numpy as jnp
-        >>> model = ViT(dim=16, depth=1, heads=2, hidden=32, image_size=32, rngs=nnx.Rngs(0))
+        >>> options = {"dim": 16, "depth": 1, "heads": 2, "hidden": 32, "image_size": 32}
+        >>> model = nnx.eval_shape(lambda: ViT(**options, rngs=nnx.Rngs(0)))
         >>> model.eval()
-        >>> nnx.eval_shape(lambda: model(jnp.ones((1, 32, 32, 3)))).shape
+        >>> nnx.eval_shape(lambda m: m(jnp.ones((1, 32, 32, 3))), model).shape
         (1, 32, 32, 1)
     """
 

@@ -130,8 +130,8 @@ def evaluate_folder(path: Path, cohort: Cohort, *, all_patients: bool = False) -
         >>> from fp4jax.data import phantom
         >>> from fp4jax.train import RunConfig, train
         >>> cohort = phantom.load(patients=20, slices=4, image_size=16, cache=False)
-        >>> small = {"stages": 2, "channels": 16}
-        >>> run = RunConfig("phantom", 16, arch="cnn", epochs=1, batch_size=16, model_options=small)
+        >>> small = {"model_options": {"stages": 2, "channels": 16}, "batch_size": 16}
+        >>> run = RunConfig("phantom", 16, arch="cnn", epochs=1, augment=False, **small)
         >>> with tempfile.TemporaryDirectory() as out:
         ...     (folder,) = train(run, cohort, Path(out))
         ...     scores = evaluate_folder(folder.path, cohort)

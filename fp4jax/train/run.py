@@ -68,8 +68,8 @@ def train(
         >>> import tempfile
         >>> from fp4jax.data import phantom
         >>> cohort = phantom.load(patients=20, slices=4, image_size=16, cache=False)
-        >>> small = {"stages": 2, "channels": 16}
-        >>> run = RunConfig("phantom", 16, arch="cnn", epochs=1, batch_size=16, model_options=small)
+        >>> small = {"model_options": {"stages": 2, "channels": 16}, "batch_size": 16}
+        >>> run = RunConfig("phantom", 16, arch="cnn", epochs=1, augment=False, **small)
         >>> with tempfile.TemporaryDirectory() as out:
         ...     (folder,) = train(run, cohort, Path(out))
         ...     folder.summary()["epochs_run"]

@@ -71,8 +71,8 @@ class Program:
         regions: channels of the targets.
 
     Example:
-        >>> small = {"stages": 2, "channels": 16}
-        >>> config = VolumeRun("cnn", spatial_dims=2, patch_size=(32, 32), model_options=small)
+        >>> small = {"model_options": {"stages": 2, "channels": 16}, "augment": "none"}
+        >>> config = VolumeRun("cnn", spatial_dims=2, patch_size=(32, 32), **small)
         >>> program = Program(config, channels=4, regions=3)
         >>> state = program.init(jnp.uint32(2026))
         >>> images, targets = jnp.zeros((2, 32, 32, 4)), jnp.zeros((2, 32, 32, 3), jnp.uint8)

@@ -68,6 +68,7 @@ def test_products(monkeypatch, tmp_path):
     np.testing.assert_allclose(call(a, b, b), [expected, expected], rtol=1e-5)
 
 
+@pytest.mark.slow  # five programs of a network
 def test_inference(monkeypatch, tmp_path):
     small = functools.partial(models.create, stages=2, channels=16)
     monkeypatch.setattr(models, "create", small)
@@ -105,8 +106,9 @@ def test_wrong_options(args, option, message):
         args(**option)
 
 
-# XLA's weight gradients are slow inside a loop on CPU, where a scan is here for the test alone.
-@pytest.mark.parametrize("scan", [0, pytest.param(2, marks=pytest.mark.slow)])
+# Four programs of a network of 500k parameters; the test below has one.
+@pytest.mark.slow
+@pytest.mark.parametrize("scan", [0, 2])
 def test_training_steps(scan, tmp_path):
     args = bench_train.Args(
         arch=("cnn",),

@@ -14,6 +14,7 @@ def files(folder):
     return {path.name for path in folder.iterdir() if path.is_file()}
 
 
+@pytest.mark.slow  # what the tests of the parts' own modules run, once more
 def test_parts_and_report(tmp_path, capsys, monkeypatch):
     """Every decoding is right; a table is kept of a part that fails after it."""
 

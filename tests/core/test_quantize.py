@@ -11,6 +11,7 @@ from hypothesis import given, settings, strategies as st
 import fp4jax as fp4
 from fp4jax import TensorSpec
 from fp4jax.core import hadamard
+from tests.checks import diagonal
 from tests.oracle import nvfp4 as oracle
 from tests.samples import (
     KINDS,
@@ -67,8 +68,10 @@ def test_equals_the_oracle(shape, axis, spec):
         np.testing.assert_array_equal(values, expected.dequantize(), strict=True)
 
 
-@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize(
+    ("dtype", "rounding"),
+    diagonal([jnp.float32, jnp.bfloat16, jnp.float16], ["nearest", "stochastic"]),
+)
 def test_hadamard_is_quantizing_the_rotated_array(rounding, dtype):
     x, key = jnp.asarray(sample("normal", (20, 6)), dtype), jax.random.key(1)
     spec, plain = (TensorSpec(rounding=rounding, hadamard=h) for h in (True, False))
@@ -78,8 +81,11 @@ def test_hadamard_is_quantizing_the_rotated_array(rounding, dtype):
         assert_same_bits(ours, theirs)
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-@pytest.mark.parametrize("spec", [ROW, TILE, SR, FOUR_OVER_SIX], ids=spec_id)
+@pytest.mark.parametrize(
+    ("spec", "dtype"),
+    diagonal([ROW, TILE, SR, FOUR_OVER_SIX], [jnp.bfloat16, jnp.float16]),
+    ids=lambda value: spec_id(value) if isinstance(value, TensorSpec) else value.__name__,
+)
 def test_small_floats_are_quantized_as_float32(spec, dtype):
     x, key = jnp.asarray(sample("normal", (32, 48)), dtype), jax.random.key(1)
     single = quantized(x.astype(jnp.float32), spec, -1, key)

@@ -135,3 +135,41 @@ def test_sharding_does_not_change_fake_quantize(spec, partition, mode):
         assert_same_bits(fake(unplaced), expected)
     assert_same_bits(y, expected)
     assert y.sharding.is_equivalent_to(x.sharding, x.ndim)
+
+
+def on_shards(function, x, in_specs):
+    """What each of eight shards makes of x, which they share or of which each has a row."""
+    mesh = jax.make_mesh((8,), ("a",), axis_types=(jax.sharding.AxisType.Auto,))
+    run = jax.shard_map(function, mesh=mesh, in_specs=(in_specs, P()), out_specs=P("a"))
+    return np.asarray(jax.jit(run)(x, jax.random.key(1)))
+
+
+@pytest.mark.parametrize("spec", [SR, UNBIASED], ids=["stochastic", "stochastic_unbiased"])
+def test_shards_with_one_key_round_independently(spec):
+    """Equal rows, one on each shard: their errors are as independent as those of eight keys."""
+    row = sample("normal", (1, 4096))
+    rows = np.tile(row, (8, 1))
+    draw = lambda x, key: fp4.fake_quantize(x, spec, key=key)  # noqa: E731
+    drawn = on_shards(draw, rows, P("a"))
+    errors = drawn - rows
+    correlations = np.corrcoef(errors - errors.mean(axis=0))
+    # Removing the mean of eight leaves -1/7 between independent ones; 5 standard deviations.
+    others = correlations[~np.eye(8, dtype=bool)]
+    assert np.abs(others + 1 / 7).max() < 5 / np.sqrt(row.size)
+    # quantize has the same bits
+    values = on_shards(lambda x, key: fp4.quantize(x, spec, key=key).dequantize(), rows, P("a"))
+    assert_same_bits(values, drawn)
+    if spec is UNBIASED:
+        bias = np.linalg.norm(errors.mean(axis=0)) / np.linalg.norm(row)
+        assert bias < 1.2 * np.linalg.norm(errors[0]) / np.linalg.norm(row) / np.sqrt(8)
+
+
+def test_shards_of_what_they_share_round_alike():
+    """A tensor that does not vary over the shards is the same on all of them, quantized too."""
+    row = sample("normal", (1, 256))
+    alike = on_shards(
+        lambda x, key: jax.lax.pcast(fp4.fake_quantize(x, SR, key=key), "a", to="varying"),
+        row,
+        P(),
+    )
+    assert_same_bits(alike, np.tile(alike[:1], (8, 1)))

@@ -11,6 +11,8 @@ from fp4jax.models.dropout import Dropout, DropPath, Seeds
 from fp4jax.models.layers import Downsample, Upsample, channels_to_space, space_to_channels
 from fp4jax.models.norms import GELU, IDENTITY, RELU, BatchNorm, leaky_relu, norm_act
 from fp4jax.models.swin import relative_position_index, shift_mask
+from tests.checks import diagonal
+from tests.samples import normal
 
 # (name, scale): parameters, GMAC at 256 x 256 and those of attention's two products, layers that
 # can be quantized and that are, share of parameters quantized in percent. Protocol 1.1.
@@ -55,7 +57,10 @@ def output(model, size, batch=1, seed=0):
     return jax.eval_shape(call, state, jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32))
 
 
-@pytest.mark.parametrize(("name", "scale"), TABLE)
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    [pytest.param(*key, marks=[pytest.mark.slow] * (key[1] != "500k")) for key in TABLE],
+)
 def test_sizes_and_quantized_layers_are_those_of_the_paper(name, scale):
     parameters, gmac, attention, layers, quantized, share = TABLE[name, scale]
     model = abstract(name, scale)
@@ -78,9 +83,11 @@ def test_sizes_and_quantized_layers_are_those_of_the_paper(name, scale):
     assert models.macs(model, 256) == counts
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(("scale", "size"), [("500k", 64), ("500k", 128), ("4m", 128)])
-def test_smaller_images(name, scale, size):
+@pytest.mark.parametrize(
+    ("name", "scale_and_size"), diagonal(NAMES, [("500k", 64), ("500k", 128), ("4m", 128)])
+)
+def test_smaller_images(name, scale_and_size):
+    scale, size = scale_and_size
     model = abstract(name, scale, image_size=size, num_classes=2)
     out = output(model, size, batch=2)
     assert out.shape == (2, size, size, 2)
@@ -107,9 +114,11 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("name", ["cnn", pytest.param("vit", marks=pytest.mark.slow), "swin"])
+@pytest.mark.parametrize(
+    "name", ["cnn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vit", "swin"))]
+)
 def test_bfloat16(name):
-    x = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
+    x = normal(0, 2, 32, 32, 3)
     logits = []
     for dtype in (jnp.float32, jnp.bfloat16):
         model = models.create(name, "500k", rngs=nnx.Rngs(0), dtype=dtype, **SMALL[name])
@@ -165,7 +174,7 @@ def small_cnn(**options):
 def test_initial_weights():
     model = models.create("cnn", "500k", rngs=nnx.Rngs(0))
     ref = models.create("cnn", "500k", init="ref", rngs=nnx.Rngs(0))
-    x = jax.random.normal(jax.random.key(0), (4, 64, 64, 3))
+    x = normal(0, 4, 64, 64, 3)
     call = nnx.jit(lambda model: model(x, rngs=nnx.Rngs(0)))
     assert float(jnp.std(call(ref))) == pytest.approx(10.6, rel=0.15)
     logits = call(model)
@@ -202,12 +211,14 @@ def test_skips_are_dropped_twice_or_once():
             return kind.__call__(self, x)
 
         last.__class__ = type("Spy", (kind,), {"__call__": spy})
-        model(jax.random.normal(jax.random.key(0), (8, 64, 64, 3)), rngs=nnx.Rngs(0))
+        model(normal(0, 8, 64, 64, 3), rngs=nnx.Rngs(0))
     # Encoder 0 has a LeakyReLU, whose output is not zero.
     np.testing.assert_allclose(seen, [0.75, 0.5], atol=0.01)
 
 
-@pytest.mark.parametrize("rate", [0.5, 0.25, 0.1, 0.9])
+@pytest.mark.parametrize(
+    "rate", [0.5, 0.1, *(pytest.param(rate, marks=pytest.mark.slow) for rate in (0.25, 0.9))]
+)
 def test_dropout(rate):
     x = jnp.ones((64, 100, 127))
     drop = Dropout(rate)
@@ -257,7 +268,7 @@ def test_drop_path_drops_samples():
 
 def test_modes_switch_as_in_flax():
     model = small_cnn()
-    x = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+    x = normal(0, 2, 16, 16, 3)
     model.eval()
     np.testing.assert_array_equal(model(x), model(x))
     view = nnx.view(model, deterministic=False, use_running_average=False)
@@ -271,7 +282,7 @@ def test_modes_switch_as_in_flax():
 
 def test_batch_norm_statistics():
     norm = BatchNorm(3, rngs=nnx.Rngs(0))
-    x = jax.random.normal(jax.random.key(0), (2, 5, 3)) * 2 + 1
+    x = normal(0, 2, 5, 3) * 2 + 1
     y = norm(x)
     np.testing.assert_allclose(y.mean((0, 1)), np.zeros(3), atol=1e-6)
     np.testing.assert_allclose(norm.mean[...], 0.1 * x.mean((0, 1)), rtol=1e-6)
@@ -289,7 +300,7 @@ def test_batch_norm_statistics():
 
 def test_patches_are_convolutions():
     rngs = nnx.Rngs(0)
-    x = jax.random.normal(jax.random.key(0), (2, 8, 12, 3))
+    x = normal(0, 2, 8, 12, 3)
     down, conv = (
         Downsample(3, 8, patch=4, rngs=rngs),
         nnx.Conv(3, 8, (4, 4), 4, padding="VALID", rngs=rngs),
@@ -338,8 +349,7 @@ def test_torch_weights_of_transposed_convolutions(taps, transpose_kernel):
     [(1, 6, RELU), (1, 6, leaky_relu(0.2)), (3, 6, GELU), (3, 2, GELU), (2, 1, IDENTITY)],
 )
 def test_norm_act(sets, groups, activation):
-    key = jax.random.key(0)
-    x = jax.random.normal(key, (sets, 20, 6)) * 2 + 1
+    x = normal(0, sets, 20, 6) * 2 + 1
     scale, bias = jnp.linspace(0.5, 1.5, 6), jnp.linspace(-1, 1, 6)
 
     def plain(x, scale, bias):
@@ -348,7 +358,7 @@ def test_norm_act(sets, groups, activation):
         z = ((grouped - mean) / jnp.sqrt(var + 1e-5)).reshape(x.shape)
         return activation.function(z * scale[None, None] + bias[None, None])
 
-    weights = jax.random.normal(jax.random.key(1), x.shape)
+    weights = normal(1, *x.shape)
     ours = lambda *args: norm_act(*args, groups, activation)[0]  # noqa: E731
 
     @jax.jit
@@ -399,7 +409,7 @@ def test_windows_cover_regions_once():
     ("name", "recipe"),
     [
         ("cnn", "2d+rht+sr"),
-        ("swin", "baseline"),
+        pytest.param("swin", "baseline", marks=pytest.mark.slow),
         pytest.param("vit", "2d+rht+sr", marks=pytest.mark.slow),
         pytest.param("swin", "2d+rht+sr", marks=pytest.mark.slow),
     ],
@@ -411,7 +421,7 @@ def test_trains_under_vmap_and_jit(name, recipe):
         model = models.create(name, "500k", rngs=nnx.Rngs(params=key), **SMALL[name])
         return fp4nnx.apply_recipe(model, recipe, keep=model.high_precision, verbose=False)
 
-    x = jax.random.normal(jax.random.key(0), (2, size, size, 3))
+    x = normal(0, 2, size, size, 3)
     graph = nnx.split(create(jax.random.key(0)))[0]
     keys = jax.random.split(jax.random.key(1), 2)
     states = jax.vmap(lambda key: nnx.split(create(key))[1])(keys)

@@ -107,10 +107,12 @@ def training_loss(logits, mask):
 @pytest.mark.parametrize(
     ("name", "mode", "recipe"),
     [
-        ("cnn", "eval", None),
         ("cnn", "train", "baseline"),
-        ("vit", "eval", None),
-        ("swin", "eval", "baseline"),
+        ("swin", "eval", None),
+        # the same layers again
+        pytest.param("cnn", "eval", None, marks=pytest.mark.slow),
+        pytest.param("vit", "eval", None, marks=pytest.mark.slow),
+        pytest.param("swin", "eval", "baseline", marks=pytest.mark.slow),
     ],
 )
 def test_gradients(name, mode, recipe, reference):

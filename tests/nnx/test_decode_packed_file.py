@@ -11,7 +11,8 @@ from flax import nnx
 
 import fp4jax as fp4
 from fp4jax import nnx as fp4nnx
-from tests.nnx.test_packing import W4A16, apply, quietly, recipe_id
+from tests.checks import diagonal
+from tests.nnx.test_packing import W4A16, apply, id_of, quietly
 
 GRID = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
 DTYPES = {"U8": np.uint8, "F8_E4M3": ml_dtypes.float8_e4m3fn, "F32": np.float32}
@@ -91,8 +92,11 @@ def expected(layer, record, recipe):
     )
 
 
-@pytest.mark.parametrize("recipe", ["full", "2d+rht", "forward_only+rht", W4A16], ids=recipe_id)
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    diagonal(list(LAYERS), ["full", "2d+rht", "forward_only+rht", W4A16]),
+    ids=id_of,
+)
 def test_kernels_from_a_file_alone(name, recipe, tmp_path):
     layer = apply(LAYERS[name](rngs=nnx.Rngs(0)), recipe)
     path = fp4nnx.save_packed(tmp_path / "m.safetensors", quietly(layer))

@@ -17,7 +17,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import fp4jax as fp4
 from fp4jax import nnx as fp4nnx
 from fp4jax.nnx import refresh_keys, report
-from tests.checks import relative_error
+from tests.checks import diagonal, relative_error
 from tests.nnx.test_apply_recipe import PATHS, TOLERANCE, X, apply, assert_same, forward, net
 from tests.samples import assert_same_bits, sample
 
@@ -76,10 +76,10 @@ STACKED = {
 }
 
 
-@pytest.mark.parametrize("inside", [False, True], ids=["after vmap", "inside vmap"])
-@pytest.mark.parametrize(("make", "shape"), STACKED.values(), ids=STACKED.keys())
-def test_stacks_of_layers(make, shape, inside):
+@pytest.mark.parametrize(("name", "place"), diagonal(list(STACKED), ["after vmap", "inside vmap"]))
+def test_stacks_of_layers(name, place):
     """Made by nnx.vmap and run by nnx.scan: the layers one by one, each with its own key."""
+    (make, shape), inside = STACKED[name], place == "inside vmap"
     spec = fp4.TensorSpec(rounding="stochastic_unbiased")
     recipe = fp4.Recipe(name="forward", fprop=(spec, spec))
 
@@ -147,7 +147,7 @@ def test_refreshing_under_transformations():
     one_by_one = [of(seed, 3) for seed in (0, 1)]
     kernels = [each["layers"][0]["kernel"] for each in one_by_one]
     assert relative_error(*kernels) > 0.001
-    jax.tree.map(assert_same_bits, of(jax.random.key(1), jnp.int32(3)), one_by_one[1])
+    assert_same(of(jax.random.key(1), jnp.int32(3)), one_by_one[1])
     batched = jax.jit(jax.vmap(of, in_axes=(0, None)))(jnp.arange(2), 3)
     for lane, expected in enumerate(one_by_one):
         assert_same(jax.tree.map(lambda g: g[lane], batched), expected)  # noqa: B023

@@ -19,7 +19,8 @@ class TestTransformations:
         small, x = quietly(linear()), x_of(3, 32)
         graph, state = nnx.split(small)
         assert graph == nnx.split(quietly(linear()))[0]
-        assert_same_bits(jax.jit(lambda s, x: nnx.merge(graph, s)(x))(state, x), small(x))
+        y = jax.jit(lambda s, x: nnx.merge(graph, s)(x))(state, x)
+        assert relative_error(y, small(x)) < TOLERANCE
 
     def test_equal_models_are_compiled_once(self):
         traces = []

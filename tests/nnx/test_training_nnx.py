@@ -14,6 +14,7 @@ from jax import lax
 
 import fp4jax as fp4
 from fp4jax.nnx import apply_recipe, refresh_keys
+from tests.checks import diagonal
 
 STEPS = 200
 rng = np.random.default_rng
@@ -107,11 +108,15 @@ def train_baseline(network) -> np.ndarray:
     return train(network, "baseline")
 
 
-networks = pytest.mark.parametrize("network", [Mlp, Segmenter])
-
-
-@networks
-@pytest.mark.parametrize("recipe", fp4.recipes())
+@pytest.mark.parametrize(
+    ("recipe", "network"),
+    # the paper's eight with one network each; the slow tests have all recipes with both
+    [
+        pytest.param(recipe, network, marks=[pytest.mark.slow] * (i >= 8 or i % 2 != j))
+        for i, recipe in enumerate(fp4.recipes())
+        for j, network in enumerate((Mlp, Segmenter))
+    ],
+)
 @pytest.mark.usefixtures("standard_promotion")
 def test_learns_like_the_baseline(network, recipe):
     assert_learns(network, recipe)
@@ -131,8 +136,7 @@ BROKEN = {
 }
 
 
-@networks
-@pytest.mark.parametrize("fault", BROKEN)
+@pytest.mark.parametrize(("fault", "network"), diagonal(list(BROKEN), [Mlp, Segmenter]))
 @pytest.mark.usefixtures("standard_promotion")
 def test_a_wrong_gradient_shows(network, fault, monkeypatch):
     """The test above fails if the backward pass of the operations is wrong."""

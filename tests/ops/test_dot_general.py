@@ -12,7 +12,7 @@ import fp4jax as fp4
 from fp4jax import Recipe, TensorSpec
 from fp4jax.core import rounding
 from fp4jax.ops.recipe import ROLES
-from tests.checks import assert_close, assert_same_sums, relative_error, three_gemms
+from tests.checks import assert_close, assert_same_sums, diagonal, relative_error, three_gemms
 from tests.oracle import dot as oracle
 from tests.samples import assert_same_bits, on_grid, sample
 
@@ -64,8 +64,7 @@ def check(name, case):
     return results
 
 
-@pytest.mark.parametrize("case", ["batch", "outer"])
-@pytest.mark.parametrize("name", fp4.recipes()[1:8])
+@pytest.mark.parametrize(("name", "case"), diagonal(fp4.recipes()[1:8], ["batch", "outer"]))
 def test_equals_the_oracle(name, case):
     check(name, case)
 
@@ -73,11 +72,6 @@ def test_equals_the_oracle(name, case):
 @pytest.mark.parametrize("case", ["x of rank 3", "w transposed", "inner"])
 def test_other_shapes_equal_the_oracle(case):
     check("2d+rht+sr", case)
-
-
-@pytest.mark.parametrize("name", fp4.recipes()[8:])
-def test_further_recipes_equal_the_oracle(name):
-    check(name, "batch")
 
 
 @pytest.mark.slow

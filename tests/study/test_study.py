@@ -15,7 +15,7 @@ from tests import blobs
 
 SHARED = {
     name: getattr(blobs.config(), name)
-    for name in ("model_options", "data", "image_size", "batch_size", "learning_rate")
+    for name in ("model_options", "data", "image_size", "batch_size", "learning_rate", "augment")
 }
 
 

@@ -55,7 +55,7 @@ def test_every_recipe_takes_steps_in_one_compilation(recipe):
 
 
 def test_step_is_pure_and_depends_on_the_seed_alone():
-    program = Program(blobs.config(), 3, steps=8)
+    program = Program(blobs.config(augment=True), 3, steps=8)
     one, again, other = (program.init(jnp.uint32(s)) for s in (1, 1, 2))
     assert equal(one, again)
     assert not equal(one.params, other.params)
@@ -71,7 +71,7 @@ def test_recipes_start_from_the_same_weights():
     states = [
         Program(blobs.config(recipe=r), 3, 1).init(jnp.uint32(3)) for r in ("baseline", "full")
     ]
-    assert equal(states[0].params, states[1].params)
+    close(states[0].params, states[1].params, 1e-6)
 
 
 def test_lanes_equal_single_runs():

@@ -42,6 +42,8 @@ NETWORKS = {
     "conv": (conv_net, 0.02, (4, 8, 8, 16), ((4, 4, 16, 32), (4, 4, 32, 4))),
 }
 
+FAST = {"mlp": ("2d+rht+sr", "sr_unbiased"), "conv": ("chain_rule", "2d+rht+sr+4o6")}
+
 
 @functools.cache
 def relative_loss(network: str, recipe: fp4.Recipe) -> float:
@@ -70,8 +72,15 @@ def relative_loss(network: str, recipe: fp4.Recipe) -> float:
     return float(losses[-20:].mean() / losses[0])
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("recipe", fp4.recipes())
+@pytest.mark.parametrize(
+    ("recipe", "network"),
+    # tests/nnx trains with the paper's eight every time
+    [
+        pytest.param(recipe, network, marks=[pytest.mark.slow] * (recipe not in FAST[network]))
+        for recipe in fp4.recipes()
+        for network in NETWORKS
+    ],
+)
 def test_ends_close_to_the_baseline(network, recipe):
     baseline = relative_loss(network, fp4.get_recipe("baseline"))
     assert baseline < 0.1

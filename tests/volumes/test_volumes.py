@@ -301,6 +301,7 @@ def test_slices_classes_and_pictures(folders, tmp_path):
         loss="ce_dice",
         batch_size=8,
         dtype="bfloat16",
+        augment="none",
         epochs=1,
         val_share=0.0,
     )

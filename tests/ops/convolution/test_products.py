@@ -12,6 +12,7 @@ from fp4jax.ops.convolution import cpu, default, products as windows
 from fp4jax.ops.convolution.geometry import Window
 from fp4jax.ops.convolution.taps import columns, map_taps, overlap_add
 from tests.accelerator import use_forms_of_accelerators
+from tests.checks import diagonal
 
 WINDOWS = {
     "1d": Window((6,), (6,), (3,), (1,), (1,), (1,)),
@@ -102,9 +103,9 @@ def three_products(form, window: Window):
     return products
 
 
-@every_window
-@pytest.mark.parametrize("accelerator", [False, True])
+@pytest.mark.parametrize(("window", "accelerator"), diagonal(list(WINDOWS), [False, True]))
 def test_map_taps_shows_what_each_tap_covers(window, accelerator, monkeypatch):
+    window = WINDOWS[window]
     if accelerator:
         use_forms_of_accelerators(monkeypatch)
     image, _, _ = data(window)
@@ -136,7 +137,6 @@ PRODUCTS = {
     "scatter": (windows.scatter, (1, 2)),
     "kernel_gradient": (windows.kernel_gradient, (0, 1)),
 }
-every_product = pytest.mark.parametrize("name", PRODUCTS)
 
 
 def product_of(name: str, window: Window):
@@ -146,7 +146,18 @@ def product_of(name: str, window: Window):
     return lambda a, b: product(a, b, window=window), [operands[i] for i in which]
 
 
-@every_window
+# Those of the others are the same functions of a window.
+DERIVATIVES = ("3d", "dilation 2, stride 4", "stride > kernel", "negative padding", "groups")
+DERIVATIVES += ("image not covered", "empty grid", "empty image")
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        pytest.param(window, id=name, marks=[pytest.mark.slow] * (name not in DERIVATIVES))
+        for name, window in WINDOWS.items()
+    ],
+)
 def test_derivatives(window):
     """Forward, in reverse and again: of a bilinear product they are other products."""
 
@@ -176,9 +187,10 @@ def dot(a: jax.Array, b: jax.Array) -> jax.Array:
     return (a * b).sum()
 
 
-@pytest.mark.parametrize("window", ["2d stride 2", "groups"])
-@pytest.mark.parametrize("axes", [(0, None), (None, 0), (1, -1)])
-@every_product
+@pytest.mark.parametrize(
+    ("name", "axes", "window"),
+    diagonal(list(PRODUCTS), [(0, None), (None, 0), (1, -1)], ["2d stride 2", "groups"]),
+)
 def test_vmap(name, axes, window):
     """Lanes of one operand or of both, and another axis around them."""
     product, operands = product_of(name, WINDOWS[window])
@@ -201,10 +213,10 @@ def test_vmap(name, axes, window):
         np.testing.assert_array_equal(actual[i, j], product(*one))
 
 
-@every_window
-@pytest.mark.parametrize("channels", ["few", "wide"])
+@pytest.mark.parametrize(("window", "channels"), diagonal(list(WINDOWS), ["few", "wide"]))
 def test_shortcuts_of_the_cpu(window, channels, monkeypatch):
     """Few image channels or many grid channels go other ways than test_*_is_its_definition."""
+    window = WINDOWS[window]
     if window.groups > 1:
         pytest.skip("shortcuts are for one group")
     taps = window.number_of_taps
