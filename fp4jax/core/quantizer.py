@@ -128,7 +128,7 @@ _fake_quantize = jax.jit(_straight_through, static_argnums=(1, 2, 3), inline=Tru
 
 
 def operand(
-    x: Array, seed: Seed | None, amax: Array | None, spec: TensorSpec, axes: tuple[int, ...]
+    x: Array, seed: Array | Seed | None, amax: Array | None, spec: TensorSpec, axes: tuple[int, ...]
 ) -> tuple[Shaped[Array, "..."], Float[Array, ""]]:
     """As :func:`fp4jax.core.reference.operand`, by whom "auto" chooses: operands of recipes."""
     fused = implementations.choose("auto", x.shape, x.dtype, spec, axes, "operand")

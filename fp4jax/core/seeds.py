@@ -8,6 +8,7 @@ results: Threefry-2x32 with 20 rounds (Salmon et al., "Parallel random numbers: 
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -64,14 +65,11 @@ def fold_in(key: Array, numbers: Integer[ArrayLike, " n"]) -> Array:
     key = _typed(key)
     numbers = jnp.asarray(numbers).astype(jnp.uint32)
     if not _is_threefry(key):
-        fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-        for _ in range(key.ndim):
-            fold = jax.vmap(fold, in_axes=(0, None))
-        return fold(key, numbers)
+        return _for_each(key, lambda k: lax.map(lambda n: jax.random.fold_in(k, n), numbers))
     data = jax.random.key_data(key)[..., None]
     counter = jnp.broadcast_to(numbers, (*key.shape, *numbers.shape))
     folded = _threefry(data[..., 0, :], data[..., 1, :], jnp.zeros_like(counter), counter)
-    return jax.random.wrap_key_data(jnp.stack(folded, -1))
+    return jax.random.wrap_key_data(jnp.stack(folded, -1), impl=jax.random.key_impl(key))
 
 
 def seed(key: Array | Seed) -> Seed:
@@ -87,14 +85,18 @@ def seed(key: Array | Seed) -> Seed:
         return key
     key = _typed(key)
     if not (_is_threefry(key) and jax.config.jax_threefry_partitionable):  # pyright: ignore
-        draw = functools.partial(jax.random.bits, shape=(2,), dtype=jnp.uint32)
-        for _ in range(key.ndim):
-            draw = jax.vmap(draw)
-        return Seed(draw(key))
+        return Seed(_for_each(key, lambda k: jax.random.bits(k, (2,), jnp.uint32)))
     data = jax.random.key_data(key)[..., None]
     counter = jnp.broadcast_to(jnp.arange(2, dtype=jnp.uint32), (*key.shape, 2))
     high, low = _threefry(data[..., 0, :], data[..., 1, :], jnp.zeros_like(counter), counter)
     return Seed(high ^ low)
+
+
+def _for_each(keys: Array, function: Callable[[Array], Array]) -> Array:
+    """Of one key after the other: some generators draw other bits under ``vmap``."""
+    for _ in range(keys.ndim):
+        function = functools.partial(lax.map, function)
+    return function(keys)
 
 
 def _typed(key: Array) -> Array:

@@ -102,10 +102,15 @@ def _path_keys(
     checksums = np.asarray([zlib.crc32(path.encode()) for path in paths], np.uint32)
     keys, seeds = _folded(key, checksums)
     return [
-        # In memory: kernels that read their place among all seeds would each be compiled alone.
-        _of_stack(keys[i], stack) if stack else (keys[i], exact.materialize(seeds[i]))
+        # In memory: kernels that read their place among all of them would be compiled one by one.
+        _of_stack(keys[i], stack) if stack else (_in_memory(keys[i]), exact.materialize(seeds[i]))
         for i, stack in enumerate(stacks)
     ]
+
+
+def _in_memory(key: Array) -> Array:
+    data = exact.materialize(jax.random.key_data(key))
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))
 
 
 # Jitted, as all keys of a model are made outside of any trace when a recipe is applied.

@@ -61,8 +61,13 @@ def dot_general(
     Returns:
         What ``jax.lax.dot_general`` returns: same shape, dtype and sharding. Gradients have their
         primals' dtypes and shardings; there is no forward-mode derivative (unless the recipe
-        quantizes nothing). Gradients of gradients pass straight through the rounding. Under
-        ``shard_map`` and ``pmap`` amax and random bits are those of each shard.
+        quantizes nothing). Gradients of gradients pass straight through the rounding.
+
+        What is a tensor decides amax, and where wgrad's blocks lie: under ``shard_map`` it is each
+        shard (whose random bits differ from the others'), under ``vmap`` each example. So a layer
+        that is written for one example and mapped over a batch, as Equinox's are, quantizes x by an
+        amax per example, and its weight gradient is a sum of products of single examples; a batch
+        that enters as one array is one tensor.
 
     Raises:
         TypeError: from JAX, for ``jax.jvp``, ``jax.jacfwd`` or ``jax.linearize`` of a call whose

@@ -46,7 +46,7 @@ def operand(
     x: Array,
     spec: TensorSpec | None,
     axes: BlockAxes,
-    key: Array | Seed | None,
+    seed: Array | Seed | None,
     amax_of_all: Array | None = None,
 ) -> Operand:
     """Quantizes one operand of a GEMM, or a part of one whose amax is ``amax_of_all``.
@@ -55,7 +55,7 @@ def operand(
     """
     if spec is None:
         return Operand(x, None)
-    return _quantized(spec, _spec_axes(spec, axes, x.ndim), x, key, amax_of_all)
+    return _quantized(spec, _spec_axes(spec, axes, x.ndim), x, seed, amax_of_all)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -63,10 +63,10 @@ def _quantized(
     spec: TensorSpec,
     axes: tuple[int, ...],
     x: Array,
-    key: Array | Seed | None,
+    seed: Array | Seed | None,
     amax_of_all: Array | None,
 ) -> Operand:
-    values, amax = quantizer.operand(x, key, amax_of_all, spec, axes)
+    values, amax = quantizer.operand(x, seed, amax_of_all, spec, axes)
     return Operand(values, exact.divide(amax, float(spec.bound)))
 
 
@@ -125,6 +125,13 @@ def residual(
 def seed(keys: RoleKeys | None, spec: TensorSpec | None, role: str) -> Seed | None:
     """What an operand rounds with; None if it is not rounded stochastically."""
     return keys.of(role) if keys is not None and spec is not None and spec.stochastic else None
+
+
+def tap_seeds(keys: RoleKeys | None, spec: TensorSpec | None, role: str, taps: int) -> Seed | None:
+    """:func:`seed` of an operand's views under each of a window's taps, (taps, 2)."""
+    if keys is None or spec is None or not spec.stochastic:
+        return None
+    return keys.of_taps(role, taps)
 
 
 def backward_keys(recipe: Recipe, keys: RoleKeys | None, y: Array) -> RoleKeys | None:

@@ -54,7 +54,9 @@ class RoleKeys(NamedTuple):
     def of_taps(self, role: str, taps: int) -> Seed:
         """The seeds of an operand's views under each of a window's taps, (taps, 2)."""
         (key,) = seeds.fold_in(self.key, jnp.asarray([ROLES.index(role)]))
-        return seeds.seed(seeds.fold_in(key, jnp.arange(taps))).apart(self.call)
+        words = seeds.seed(seeds.fold_in(key, jnp.arange(taps))).words
+        # In memory, or the kernel of every tap draws all of them.
+        return Seed(exact.materialize(words)).apart(self.call)
 
     def apart(self, word: Integer[Array, ""] | None) -> "RoleKeys":
         """The keys of another call, numbered by ``word``."""

@@ -121,12 +121,11 @@ def _taps(geometry: Geometry, split: Array) -> _Measure:
         return positions(geometry.split(view))
 
     def measure(spec: TensorSpec | None, keys: RoleKeys | None, role: str) -> OperandSums:
-        amax = seeds = None
+        amax = None
+        seeds = gemm.tap_seeds(keys, spec, role, window.number_of_taps)
         if spec is not None:
             per_tap = map_taps(lambda view, t: tensor_amax(part(view), spec, (0,)), image, window)
             amax = largest(per_tap)
-            if spec.stochastic and keys is not None:
-                seeds = keys.of_taps(role, window.number_of_taps)
 
         def one_tap(view: Array, t: Array, amax: Any, seeds: Any) -> Array:
             seed = None if seeds is None else Seed(seeds.words[t])

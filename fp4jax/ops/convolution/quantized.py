@@ -311,16 +311,14 @@ def _wgrad_by_taps(plan: _Plan, x: Array, g: Array, dtype, keys: RoleKeys | None
     tap sees a different view, cut into blocks anew; a first pass finds the amax of all views.
     """
     geometry = plan.geometry
-    x, g = (x, plan.recipe.wgrad[0], "wgrad.x"), (g, plan.recipe.wgrad[1], "wgrad.g")
+    sides = (x, plan.recipe.wgrad[0], "wgrad.x"), (g, plan.recipe.wgrad[1], "wgrad.g")
     (image, image_spec, image_role), (grid, grid_spec, grid_role) = (
-        (g, x) if geometry.mirrored else (x, g)
+        sides[::-1] if geometry.mirrored else sides
     )
     image = geometry.dilate(merge_groups(image))
     grid_seed = gemm.seed(keys, grid_spec, grid_role)
     grid_operand = gemm.operand(positions(grid), grid_spec, POSITIONS, grid_seed)
-    tap_seeds = None
-    if image_spec is not None and image_spec.stochastic:
-        tap_seeds = keys.of_taps(image_role, geometry.window.number_of_taps)
+    tap_seeds = gemm.tap_seeds(keys, image_spec, image_role, geometry.window.number_of_taps)
     split_view = lambda view: positions(geometry.split(view))  # noqa: E731
     amax = None
     if image_spec is not None:
