@@ -110,10 +110,10 @@ def forget_programs(request: pytest.FixtureRequest) -> Iterator[None]:
         jax.clear_caches()
 
 
-#: Where programs are compiled as users' are, because bits, kernels, or what XLA makes of an
-#: operation are tested. Elsewhere, by default, without most optimizations: in 0.6 of the time. The
-#: slow tests, and all that run together with them, have the optimizations everywhere.
-OPTIMIZED = {"core", "ops", "kernels", "packed", "test_contract.py", "test_readme.py"}
+#: Where programs are compiled as users' are, because the bits of the quantizers and of the operands
+#: of products are tested. Elsewhere, by default, without most optimizations: in 0.6 of the time.
+#: The slow tests, and all that run together with them, have the optimizations everywhere.
+OPTIMIZED = {"core", "ops"}
 
 
 @pytest.fixture(autouse=True, scope="module")
