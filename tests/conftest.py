@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import gc
 import math
 import os
 import sys
@@ -69,6 +70,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places[item.path])
 
 
+def pytest_collection_finish() -> None:
+    """Thousands of tests, and modules, are not looked through by each garbage collection."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
+
+
 def pytest_report_header() -> str:
     folder = os.environ.get("FP4JAX_SHARED")
     return f"golden vectors: {folder or 'a subset, in tests/golden; FP4JAX_SHARED is not set'}"
@@ -110,10 +118,15 @@ def forget_programs(request: pytest.FixtureRequest) -> Iterator[None]:
         jax.clear_caches()
 
 
-#: Where programs are compiled as users' are, because the bits of the quantizers and of the operands
-#: of products are tested. Elsewhere, by default, without most optimizations: in 0.6 of the time.
-#: The slow tests, and all that run together with them, have the optimizations everywhere.
-OPTIMIZED = {"core", "ops"}
+#: Where programs are compiled as users' are, because the bits of the quantizers are tested.
+#: Elsewhere, by default, without most optimizations: in 0.6 of the time. The slow tests, and all
+#: that run together with them, have the optimizations everywhere.
+OPTIMIZED = {
+    "test_golden.py",
+    "test_quantize.py",
+    "test_fake_quantize.py",
+    "test_special_values.py",
+}
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -133,7 +133,9 @@ def test_operands_are_those_that_training_quantizes(name, monkeypatch):
     assert set(seen["library"]) == set(seen["diagnosis"])
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize(
+    "name", ["dot", *(pytest.param(n, marks=pytest.mark.slow) for n in list(CALLS)[1:])]
+)
 def test_the_baseline_has_no_error(name):
     call, tensors = example(name)
     baseline = fp4.get_recipe("baseline")
@@ -311,6 +313,7 @@ def test_gradient_noise_shows_where_small_gradients_underflow():
     assert advanced[0] > advanced[1] > advanced[2]
 
 
+@pytest.mark.slow  # the test above sees it, too
 def test_gradient_noise_grows_with_depth():
     noise = backward_noise("full", normal(1, 2, 8, 8, 16), normal(2, 2, 8, 8, 16))
     assert 0.1 > noise[0] > noise[1] > noise[2] > 0.01

@@ -37,9 +37,13 @@ def quantized(x, spec, axis, key=None):
     return q.unpacked_codes(), q.block_scales, q.amax, q.dequantize(rotated=True)
 
 
-# All specs at rank 3 (and at rank 2 in test_special_values), every code path at ranks 1 and 4.
+# Every code path at ranks 1, 3 and 4; all specs at rank 2 in test_special_values.
 CASES = [
-    *(((3, 20, 18), -2 if spec.block == (1, 16) else (2, 1), spec) for spec in SPECS),
+    *(
+        ((3, 20, 18), -2 if spec.block == (1, 16) else (2, 1), spec)
+        for spec in SPECS
+        if spec.scaling == "amax" or (spec.four_over_six_error, spec.bound) == ("mse", 1536)
+    ),
     *(((37,), 0, spec) for spec in (ROW, SR, UNBIASED, RHT, FOUR_OVER_SIX)),
     *(((18, 2, 3, 17), 0, spec) for spec in (ROW, SR, UNBIASED, RHT, FOUR_OVER_SIX)),
     ((18, 2, 3, 17), (0, -1), TILE),

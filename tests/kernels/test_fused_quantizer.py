@@ -358,7 +358,10 @@ SELF_CHECKS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "dtype", "result", "kind"), SELF_CHECKS)
+@pytest.mark.parametrize(
+    ("name", "dtype", "result", "kind"),
+    [pytest.param(*c, marks=[pytest.mark.slow] * bool(i % 2)) for i, c in enumerate(SELF_CHECKS)],
+)
 def test_right_kernels_pass_the_self_check(name, dtype, result, kind):
     assert selfcheck.difference(SPECS[name], dtype, result, kind, interpret=True) is None
 

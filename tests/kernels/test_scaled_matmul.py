@@ -19,7 +19,7 @@ from fp4jax.kernels.block_scaled_matmul import api, base, cudnn, decode, pallas_
 from fp4jax.kernels.block_scaled_matmul.arg_specs import AWKWARD, Layer, axis_of, shapes, weights
 from fp4jax.kernels.block_scaled_matmul.operands import Packed
 from tests import ptx
-from tests.checks import assert_same_sums
+from tests.checks import assert_same_sums, diagonal
 from tests.samples import normal
 
 ROWS = fp4.TensorSpec()
@@ -76,7 +76,10 @@ KINDS = ("bfloat16", "float32", "quantized")
 
 @pytest.mark.parametrize(
     ("shape", "kind", "spec"),
-    [(s, KINDS[i % 3], (ROWS, TILES)[i // 3 % 2]) for i, s in enumerate(AWKWARD)],
+    [
+        pytest.param(s, KINDS[i % 3], (ROWS, TILES)[i // 3 % 2], marks=[pytest.mark.slow] * (i > 3))
+        for i, s in enumerate(AWKWARD)
+    ],
 )
 def test_equals_the_product_of_dequantized_operands(shape, kind, spec):
     m, k, n = shape
@@ -333,9 +336,9 @@ class TestRotated:
     def b(self):
         return fp4.quantize(self.w, fp4.TensorSpec(hadamard=True), axis=0)
 
-    @pytest.mark.parametrize("options", [{}, interpreted], ids=["auto", "pallas"])
-    @pytest.mark.parametrize("kind", KINDS)
-    def test_product(self, kind, options):
+    @pytest.mark.parametrize(("kind", "kernel"), diagonal(KINDS, ["auto", "pallas"]))
+    def test_product(self, kind, kernel):
+        options = interpreted if kernel == "pallas" else {}
         a, values = left(5, 70, kind)
         if kind == "quantized":
             a = fp4.quantize(jnp.asarray(values, jnp.float32), self.b.spec)

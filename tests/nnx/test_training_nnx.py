@@ -110,11 +110,14 @@ def train_baseline(network) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("recipe", "network"),
-    # the paper's eight with one network each; the slow tests have all recipes with both
+    # what the other recipes are combinations of; the slow tests have all with both
     [
-        pytest.param(recipe, network, marks=[pytest.mark.slow] * (i >= 8 or i % 2 != j))
-        for i, recipe in enumerate(fp4.recipes())
-        for j, network in enumerate((Mlp, Segmenter))
+        pytest.param(recipe, network, marks=[pytest.mark.slow] * (recipe not in fast))
+        for network, fast in (
+            (Mlp, ("chain_rule", "forward_only+rht")),
+            (Segmenter, ("full", "2d+rht+sr")),
+        )
+        for recipe in fp4.recipes()
     ],
 )
 @pytest.mark.usefixtures("standard_promotion")

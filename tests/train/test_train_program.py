@@ -34,7 +34,7 @@ def close(a, b, tolerance: float) -> None:
         np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
 
 
-SLOW = [r for r in fp4.recipes() if r not in ("baseline", "chain_rule", "2d+rht+sr")]
+SLOW = [r for r in fp4.recipes() if r not in ("baseline", "2d+rht+sr")]
 
 
 @pytest.mark.parametrize(

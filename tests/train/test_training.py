@@ -74,7 +74,7 @@ def relative_loss(network: str, recipe: fp4.Recipe) -> float:
 
 @pytest.mark.parametrize(
     ("recipe", "network"),
-    # tests/nnx trains with the paper's eight every time
+    # tests/nnx trains with others every time
     [
         pytest.param(recipe, network, marks=[pytest.mark.slow] * (recipe not in FAST[network]))
         for recipe in fp4.recipes()
