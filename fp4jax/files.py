@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import math
+import os
 import shutil
 import stat
 import uuid
@@ -37,6 +38,16 @@ def finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def expanded(path: str | os.PathLike | None) -> Path | None:
+    """A path of which ``~`` and ``~user`` are home folders, as a shell would have made it.
+
+    Example:
+        >>> expanded("~/x") == Path.home() / "x"
+        True
+    """
+    return None if path is None else Path(path).expanduser()
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from fp4jax.data.splits import (
     Split as Split,
     patient_holdout as patient_holdout,
     patient_kfold as patient_kfold,
+    split_folds as split_folds,
 )
 
 # name -> module with load(...), whether its first argument is a root folder, fixed options.

@@ -143,6 +143,11 @@ class Cohort:
             )
         return self._take(np.isin(self.patient_ids, np.asarray(wanted, np.str_)))
 
+    def ordered(self) -> "Cohort":
+        """The slices by patient, and by number; the cohort itself if they are."""
+        order = np.lexsort((self.slice_index, self.patient_ids))
+        return self if np.array_equal(order, np.arange(len(self))) else self._take(order)
+
     def _take(self, which: np.ndarray) -> "Cohort":
         return dataclasses.replace(
             self, **{field: getattr(self, field)[which] for field in _ARRAYS}

@@ -6,7 +6,7 @@ Splitting patients, never slices, keeps neighbouring slices of one tumour on one
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -79,10 +79,17 @@ def patient_holdout(cohort: Cohort, seed: int = 2026) -> Split:
 def patient_kfold(
     cohort: Cohort, folds: int = 5, seed: int = 2026, *, cross_fit: bool = False
 ) -> tuple[Split, ...]:
+    """One split per fold, stratified by tumour burden; see :func:`split_folds`."""
+    return split_folds(burden_strata(cohort), folds, seed, cross_fit=cross_fit)
+
+
+def split_folds(
+    strata: Mapping[str, int], folds: int = 5, seed: int = 2026, *, cross_fit: bool = False
+) -> tuple[Split, ...]:
     """One split per fold; the patients held out by a fold are halved into validation and test.
 
     Args:
-        cohort: whose patients to split.
+        strata: the stratum of each patient; all alike for no stratification.
         folds: number of folds k; each holds out 1/k of the patients.
         seed: of the folds; fold i is halved with ``seed + i``.
         cross_fit: add to each fold its mirror image, with validation and test exchanged. The
@@ -95,7 +102,6 @@ def patient_kfold(
     with Extra("study"):
         from sklearn.model_selection import KFold, StratifiedKFold
 
-    strata = burden_strata(cohort)
     patients = np.array(list(strata))
     bins = np.array(list(strata.values()))
     if folds < 2 or 2 * folds > len(patients):
@@ -121,7 +127,7 @@ def patient_kfold(
 
 
 def _divide(
-    patients: Sequence[str], strata: dict[str, int], share: float, seed: int
+    patients: Sequence[str], strata: Mapping[str, int], share: float, seed: int
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The patients without and with the given share, stratified if every stratum allows it."""
     with Extra("study"):

@@ -7,6 +7,7 @@ regions of a case, in mm.
 """
 
 from fp4jax.metrics.calibration import (
+    CLIP as CLIP,
     expected_calibration_error as expected_calibration_error,
     kl_from_baseline as kl_from_baseline,
 )
@@ -35,6 +36,7 @@ from fp4jax.metrics.report import (
 from fp4jax.metrics.streaming import (
     Accumulated as Accumulated,
     accumulate as accumulate,
+    from_histogram as from_histogram,
     summarize as summarize,
     zeros as zeros,
 )

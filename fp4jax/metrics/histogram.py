@@ -204,6 +204,19 @@ class Histogram:
             THRESHOLDS, np.bincount(place, n + c, size), np.bincount(place, c, size)
         )
 
+    def above(self, threshold: float) -> tuple[float, float]:
+        """(all pixels, positive pixels) whose probability is above one of ``THRESHOLDS``, exactly.
+
+        Raises:
+            ValueError: another threshold.
+        """
+        at = np.flatnonzero(np.isclose(THRESHOLDS, threshold))
+        if len(at) != 1:
+            raise ValueError(f"threshold is {threshold}; a histogram knows {THRESHOLDS.tolist()}.")
+        n, c = self._rows()
+        over = _middles(self.bins) > _SWEEP_EDGES[at[0]]
+        return float((n + c)[over].sum()), float(c[over].sum())
+
     def moments(self) -> dict[str, float]:
         """``logit_mean``, ``logit_std`` and ``prob_entropy``, each pixel at its interval's middle.
 

@@ -1,25 +1,38 @@
 """The configuration of one training run, and the id that follows from it."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from fp4jax import losses, models
-from fp4jax.ops.recipe import get_recipe
-from fp4jax.train.optimizer import DEFAULTS
-from fp4jax.version import __version__
+from fp4jax.data import Split
+from fp4jax.files import expanded
+from fp4jax.ops.recipe import Recipe, get_recipe
+from fp4jax.train.optimizer import DEFAULTS, optimizer as checked_optimizer
+from fp4jax.train.slices import Slices
+from fp4jax.train.task import Data, Task
+from fp4jax.version import NUMERICS
+
+#: The scale that is a network's own default size.
+MONAI = "monai"
+_OF_TASK = ("batch_size", "loss", "schedule", "early_stopping")
+_OF_STUDENT = ("recipe", "method", "distill_weight", "distill_ratio", "temperature", "divergence")
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """What the runs of a study share: data, model options, optimization."""
+    """What the runs of a study share: data, model options, optimization.
 
-    # cohort: phantom, lgg, brats or msd
-    data: str = "phantom"
-    # side of the images in pixels
-    image_size: int = 256
+    Where a default is None it is the task's (:attr:`fp4jax.train.Task.defaults`) or, for the
+    optimizer's constants, the architecture's.
+    """
+
+    # what is learned: slices of a cohort, NIfTI volumes, or a registered task
+    data: Task = dataclasses.field(default_factory=Slices)
     # number of parts of the cross-validation
     folds: int = 5
     # seed of the split, the same for all seeds of training
@@ -27,8 +40,8 @@ class Training:
 
     # at most this many epochs
     epochs: int = 100
-    # images of a step
-    batch_size: int = 32
+    # images or patches of a step; default: the task's
+    batch_size: int | None = None
     # adamw or adamax; default: the architecture's
     optimizer: str | None = None
     # highest learning rate; default: the architecture's
@@ -37,19 +50,21 @@ class Training:
     weight_decay: float | None = None
     # gradients are scaled down to this global norm
     clip: float = 1.0
-    # plateau: halve the rate when the validation loss stalls (plateau_ref: with the reference's
-    # defect); onecycle: warm up, then anneal to zero over all epochs, for short runs; constant
-    schedule: Literal["plateau", "plateau_ref", "onecycle", "constant"] = "plateau"
-    # ref: the reference's, which counts patience during warm-up and keeps the last clear progress
-    early_stopping: Literal["fixed", "ref", "none"] = "fixed"
+    # plateau: halve the rate when the validation stalls (plateau_ref: with the reference's
+    # defect); onecycle: warm up, then anneal to zero over all epochs, for short runs; constant;
+    # default: the task's
+    schedule: Literal["plateau", "plateau_ref", "onecycle", "constant"] | None = None
+    # ref: the reference's, which counts patience during warm-up and keeps the last clear progress;
+    # default: the task's
+    early_stopping: Literal["fixed", "ref", "none"] | None = None
     # epochs without progress after which a run stops
     patience: int = 20
     # epochs during which it does not stop
     warmup_epochs: int = 40
-    # name of a loss of fp4jax.losses
-    loss: str = "bce_tversky"
-    # flips, brightness and contrast, shifts, scales and rotations
-    augment: bool = True
+    # the validation patients are scored after every so many epochs, and after the last
+    validate_every: int = 1
+    # name of a loss of fp4jax.losses; default: the task's
+    loss: str | None = None
     # dtype of the computation; parameters are always float32
     dtype: Literal["float32", "bfloat16"] = "float32"
 
@@ -57,7 +72,9 @@ class Training:
     # that the model names
     keep: tuple[str, ...] | None = None
     # further options of the model, by name and value: init ref
-    model_options: dict[str, int | float | bool | str] = dataclasses.field(default_factory=dict)
+    model_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    # checkpoint to start from, by torch's names (.safetensors, .npz, .pt)
+    weights: Path | None = None
     # weight of the distillation in the loss of qad, times the temperature's square
     distill_weight: float = 1.0
     # share of the loss that distillation has at the start; replaces distill_weight
@@ -66,32 +83,37 @@ class Training:
     temperature: float = 2.0
     # kl, or the reference's cross-entropy of the same gradient
     divergence: Literal["kl", "cross_entropy_ref"] = "kl"
+    # modules that were imported for what they register
+    plugins: tuple[str, ...] = ()
 
     def __post_init__(self):
-        if isinstance(losses.get_loss(self.loss), losses.ClassLoss):
-            raise ValueError(
-                f"loss {self.loss!r} is of classes, masks here are of one region; take one of "
-                f"{', '.join(n for n in losses.losses() if not n.startswith('ce'))}."
-            )
-        for name in ("image_size", "epochs", "batch_size", "folds"):
+        for name in _OF_TASK:
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, getattr(self.data.defaults, name))
+        object.__setattr__(self, "weights", expanded(self.weights))
+        losses.get_loss(self.loss or "")
+        for name in ("epochs", "batch_size", "folds", "validate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        for name in ("patience", "warmup_epochs", "distill_weight"):
+        for name in ("patience", "warmup_epochs", "distill_weight", "split_seed"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative.")
         for name in ("learning_rate", "clip", "temperature"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} is {value}; it must be positive.")
+        # Raises for an unknown name or a number out of its range.
+        checked_optimizer(self.optimizer or "adamw", self.weight_decay or 0.0, clip=self.clip)
         if self.distill_ratio is not None and not 0 <= self.distill_ratio < 1:
             raise ValueError(
                 f"distill_ratio is {self.distill_ratio}; give a share of the loss, 0 to below 1."
             )
+        self.data.check(self)  # pyright: ignore
 
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig(Training):
-    """One run: a model, a recipe, the data of one split, one seed.
+    """One run: data, a model, a recipe, a split, a seed.
 
     Two runs with equal configuration and equal data have the same id, whatever folder the data
     lie in. Runs that differ in the recipe alone start from the same weights and see the same
@@ -101,14 +123,19 @@ class RunConfig(Training):
         >>> run = RunConfig(arch="cnn", recipe="5").resolved()
         >>> run.recipe, run.optimizer, run.learning_rate
         ('2d+rht+sr', 'adamax', 0.0005)
+        >>> from fp4jax.train import Volumes
+        >>> RunConfig(Volumes(patch_size=(64, 64, 64))).arch
+        'swin_unetr'
     """
 
-    # architecture: cnn, vit or swin
-    arch: str = "swin"
-    # size of the model: 500k, 4m or 15m
-    scale: str = "500k"
+    # architecture: cnn, vit, swin, unet, basic_unet, swin_unetr or a registered one; default: the
+    # task's
+    arch: str = ""
+    # size of the model: 500k, 4m or 15m, after its parameters in 2D (in 3D they are twice to three
+    # times as many), or monai, which is MONAI's own; default: the task's, monai for a checkpoint
+    scale: str = ""
     # QAT recipe, by name or by the paper's id (0 to 7)
-    recipe: str = "baseline"
+    recipe: Any = "baseline"
     # qat: trained with the recipe; qad: distilled from the baseline run of the same configuration;
     # ptq: the weights of that baseline run, quantized after training
     method: Literal["qat", "qad", "ptq"] = "qat"
@@ -118,10 +145,16 @@ class RunConfig(Training):
     seed: int = 2026
 
     def __post_init__(self):
+        recipe = self.recipe if isinstance(self.recipe, Recipe) else get_recipe(self.recipe)
+        object.__setattr__(self, "recipe", _name_or_value(recipe))
+        scale = self.data.defaults.scale if self.weights is None else MONAI
+        object.__setattr__(self, "arch", self.arch or self.data.defaults.arch)
+        object.__setattr__(self, "scale", self.scale or scale)
         super().__post_init__()
-        object.__setattr__(self, "recipe", get_recipe(self.recipe).name)
-        if self.scale not in models.scales(self.arch):
-            allowed = ", ".join(models.scales(self.arch))
+        options = models.parse_options(self.arch, self.model_options)
+        object.__setattr__(self, "model_options", options)
+        if self.scale not in (*models.scales(self.arch), MONAI):
+            allowed = ", ".join((*models.scales(self.arch), MONAI))
             raise ValueError(f"{self.arch} has no scale {self.scale!r}; its scales are: {allowed}.")
         if self.method != "qat" and self.recipe == "baseline":
             raise ValueError(f"method {self.method} compares with baseline; name another recipe.")
@@ -129,14 +162,21 @@ class RunConfig(Training):
             raise ValueError(f"seed is {self.seed}; it must lie in 0 .. 2**32 - 1.")
         if self.fold is None and self.split != "holdout":
             raise ValueError(f"split is {self.split!r}; use 'holdout' or 'fold0', 'fold1', ...")
-        if self.fold is not None and self.fold >= self.folds:
-            raise ValueError(f"split is {self.split!r}, but there are {self.folds} folds.")
+        if self.fold is not None:
+            object.__setattr__(self, "split", f"fold{self.fold}")
+            if self.fold >= self.folds:
+                raise ValueError(f"split is {self.split!r}, but there are {self.folds} folds.")
 
     @property
     def fold(self) -> int | None:
         """Number of the fold, None for the holdout split."""
         number = self.split.removeprefix("fold")
         return int(number) if number != self.split and number.isdecimal() else None
+
+    @property
+    def recipe_name(self) -> str:
+        """Of the recipe, registered or not."""
+        return self.recipe.name if isinstance(self.recipe, Recipe) else self.recipe
 
     def resolved(self) -> "RunConfig":
         """With the defaults of the architecture filled in."""
@@ -146,32 +186,70 @@ class RunConfig(Training):
 
     def teacher(self) -> "RunConfig":
         """The baseline run that ``qad`` learns from and ``ptq`` quantizes."""
-        names = ("recipe", "method", "distill_weight", "distill_ratio", "temperature", "divergence")
         fields = {field.name: field.default for field in dataclasses.fields(self)}
-        return dataclasses.replace(self, **{name: fields[name] for name in names})
+        return dataclasses.replace(self, **{name: fields[name] for name in _OF_STUDENT})
 
-    def identity(self, digest: str) -> dict[str, Any]:
-        """All that the numbers of a run depend on; ``digest`` is that of the cohort's arrays."""
-        return {**dataclasses.asdict(self.resolved()), "digest": digest, **_versions()}
+    def to_json(self) -> dict[str, Any]:
+        """All of it as JSON holds it; :func:`from_json` is the inverse."""
+        record = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        record["data"] = {"kind": self.data.kind, **dataclasses.asdict(self.data)}  # pyright: ignore
+        record["weights"] = None if self.weights is None else str(self.weights)
+        if isinstance(self.recipe, Recipe):
+            record["recipe"] = self.recipe.to_json()
+        return json.loads(json.dumps(record))
 
-    def id(self, digest: str) -> str:
-        """Readable start, then 10 hexadecimal digits of the hash of :meth:`identity`."""
-        text = json.dumps(self.identity(digest), sort_keys=True)
-        recipe = self.recipe.replace("+", "-")
-        if self.method != "qat":
-            recipe = f"{self.method}-{recipe}"
-        hashed = hashlib.sha256(text.encode()).hexdigest()[:10]
-        return f"{self.arch}_{self.scale}_{recipe}_{self.data}_{self.split}_s{self.seed}_{hashed}"
+    def identity(self, data: Data, split: Split) -> dict[str, Any]:
+        """All that the numbers of a run depend on, for ``config.json``."""
+        record = self.resolved().to_json()
+        if self.weights is not None:
+            # What counts is in the file, not where it lies.
+            record["weights_sha256"] = file_digest(self.weights)
+        parts = json.dumps([split.train, split.val, split.test])
+        return {
+            "schema": 3,
+            "config": record,
+            "digest": data.digest,
+            "channels": list(data.channels),
+            "regions": list(data.regions),
+            "split_sha256": hashlib.sha256(parts.encode()).hexdigest(),
+            "numerics": NUMERICS,
+        }
 
 
-def from_json(record: Mapping[str, Any]) -> RunConfig:
-    """The configuration in a ``config.json``; keys that are none of its fields are left out."""
-    names = {field.name for field in dataclasses.fields(RunConfig)}
-    values = {name: value for name, value in record.items() if name in names}
-    if values.get("keep") is not None:
-        values["keep"] = tuple(values["keep"])
-    return RunConfig(**values)
+def id_of(config: RunConfig, identity: Mapping[str, Any]) -> str:
+    """Readable start, then 10 hexadecimal digits of the hash of :meth:`RunConfig.identity`."""
+    counted = {**identity, "config": dict(identity["config"])}
+    for name in ("weights", "plugins"):
+        counted["config"].pop(name)
+    hashed = hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:10]
+    recipe = config.recipe_name.replace("+", "-")
+    if config.method != "qat":
+        recipe = f"{config.method}-{recipe}"
+    parts = (config.arch, config.scale, recipe, config.data.name, config.split, f"s{config.seed}")
+    return "_".join((*parts, hashed))
 
 
-def _versions() -> dict[str, str]:
-    return {"fp4jax": __version__}
+def _name_or_value(recipe: Recipe) -> Any:
+    """The name of a recipe that is registered under it, else the recipe itself."""
+    try:
+        return recipe.name if get_recipe(recipe.name) == recipe else recipe
+    except ValueError:
+        return recipe
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}; give the path of a checkpoint.")
+    status = path.stat()
+    return _digest(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)
+def _digest(path: Path, size: int, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

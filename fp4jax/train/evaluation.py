@@ -1,152 +1,145 @@
-"""Evaluation of a trained model on the validation and the test patients of its split."""
+"""Runs on other data, or again on their own: no patient that a run has seen is scored."""
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from fp4jax import metrics
 from fp4jax.data import Cohort, Split
-from fp4jax.files import read_json
-from fp4jax.train import patients
-from fp4jax.train.checkpoint import Checkpoints
-from fp4jax.train.config import from_json
-from fp4jax.train.folder import RunFolder
-from fp4jax.train.loop import padded_batches
-from fp4jax.train.parts import check_size, split_of
-from fp4jax.train.predictions import picture
-from fp4jax.train.program import Program
-
-# Above this many pixels AUPRC comes from a histogram, with bounds.
-EXACT_PIXELS = 64_000_000
-# Reported at the validation's best threshold too.
-THRESHOLDED = tuple(
-    f"hard_{name}"
-    for name in ("recall", "precision", "f2_score", "iou", "dice", "dice_positive", "dice_patient")
-)
+from fp4jax.train.run import bound
+from fp4jax.train.task import Data
+from fp4jax.train.trained import Trained, read_trained
 
 
-def predict(program: Program, params: Any, stats: Any, images: np.ndarray) -> np.ndarray:
-    """Probabilities (n, h, w) of images as stored, in batches of the run's size."""
-    maps = np.empty(images.shape[:3], np.float32)
-    for index, weights in padded_batches(np.arange(len(images)), program.config.batch_size):
-        logits = program.predict(params, stats, images[index])
-        real = weights > 0
-        maps[index[real]] = metrics.probabilities(logits)[real]
-    return maps
+@dataclasses.dataclass(frozen=True)
+class Unseen:
+    """Which patients of some data a run may be scored on.
 
-
-def evaluate(
-    program: Program, params: Any, stats: Any, cohort: Cohort, split: Split, folder: RunFolder
-) -> dict[str, Any]:
-    """All metrics of the validation and the test patients; draws the prediction pictures.
-
-    Beside the pictures the folder gets what curves and resampling need, see
-    :mod:`fp4jax.train.patients`.
-
-    Hard metrics are at the threshold 0.5; ``hard_*_at_best`` at ``threshold``, the one that has
-    the best F2 on the validation patients. ``test_patients`` is the volumetric Dice there.
+    Attributes:
+        patients: those that it neither trained nor chose its epoch on.
+        left_out: reason -> patients.
+        own: whether they are the run's own test patients, of the data that it was trained on.
     """
-    threshold, scores = 0.5, {}
-    for part in ("val", "test"):
-        own = cohort.select(getattr(split, part))
-        maps = predict(program, params, stats, own.images)
-        if part == "val":
-            threshold = _best_threshold(own, maps)
-        scores[part], dice = _report(own, maps, threshold)
-        patients.write_scores(folder.path / f"{part}_scores.npz", own, maps)
-        if part == "test":
-            patients.write_examples(folder.path / "examples.npz", own, maps)
-            _draw(own, maps, dice, threshold, folder)
-            scores["test_patients"] = dice
-    return {"threshold": threshold, **scores}
+
+    patients: tuple[str, ...]
+    left_out: Mapping[str, tuple[str, ...]]
+    own: bool
+
+    def __str__(self) -> str:
+        """In one line.
+
+        Example:
+            >>> print(Unseen(("a",), {"trained on": ("b", "c")}, own=False))
+            1 patient scored; left out: 2 trained on
+        """
+        count = len(self.patients)
+        text = f"{count} patient{'s' * (count != 1)} scored"
+        out = [f"{len(patients)} {reason}" for reason, patients in self.left_out.items()]
+        return f"{text}; left out: {', '.join(out)}" if out else text
 
 
-def _best_threshold(cohort: Cohort, maps: np.ndarray) -> float:
-    return metrics.threshold_sweep(maps, cohort.masks).best_threshold
+def unseen(run: Trained, data: Data, *, every: bool = False) -> Unseen:
+    """The patients of some data that a run has not seen.
 
-
-def _report(
-    cohort: Cohort, maps: np.ndarray, threshold: float
-) -> tuple[dict[str, float], dict[str, float]]:
-    """All metrics, and the volumetric Dice of each patient at ``threshold``."""
-    report = metrics.evaluate(
-        maps,
-        cohort.masks,
-        cohort.patient_ids,
-        kind="probabilities",
-        exact=maps.size <= EXACT_PIXELS,
-    )
-    sums = metrics.ImageSums.of(
-        maps.reshape(len(cohort), -1), cohort.masks.reshape(len(cohort), -1), threshold
-    )
-    at_best = sums.report(cohort.patient_ids)
-    volumes = sums.by_patient(cohort.patient_ids).hard_dice()
-    dice = dict(zip(cohort.patients, volumes.tolist(), strict=True))
-    return report | {f"{name}_at_best": at_best[name] for name in THRESHOLDED}, dice
-
-
-def _draw(cohort, maps, dice, threshold, folder: RunFolder) -> None:
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        # A machine that only trains needs no pictures.
-        return
-    picture(cohort, maps, dice, threshold, folder.path / "predictions.png", folder.path.name)
-
-
-def restore(program: Program, folder: RunFolder) -> tuple[Any, Any, dict[str, Any]]:
-    """(last state, best parameters and statistics, bookkeeping) of a trained run.
-
-    Raises:
-        ValueError: if the folder has no checkpoint.
-    """
-    checkpoints = Checkpoints(folder.checkpoints)
-    try:
-        state = jax.eval_shape(program.start, jnp.zeros((), jnp.uint32))
-        epochs = checkpoints.epochs()
-        if not epochs:
-            raise ValueError(f"{folder.path} has no checkpoint any more; train the run again.")
-        return checkpoints.restore(epochs[-1], state, (state.params, state.stats))
-    finally:
-        checkpoints.close()
-
-
-def evaluate_folder(path: Path, cohort: Cohort, *, all_patients: bool = False) -> dict[str, Any]:
-    """The metrics of a finished run's best epoch on a cohort, at 0.5 and at the run's threshold.
+    A patient is known by its id, and by what its data are. Of the run's own data its test patients
+    are scored, of other data all that it has not seen.
 
     Args:
-        path: the run's folder.
-        cohort: with images of the run's size.
-        all_patients: every patient, not only the test patients of the run's split.
+        run: finished or not.
+        data: any data that its network takes.
+        every: of the run's own data too, all that it has not seen.
 
     Raises:
-        ValueError: the folder holds no finished run, or the cohort does not fit it.
+        ValueError: nothing is left; or the run kept no split and the data are not its own.
+    """
+    split, own = run.split, run.digest == data.digest
+    if split is None:
+        if not own:
+            raise ValueError(
+                f"{run.folder.path} is of an earlier version, which kept no split: which of these "
+                "patients it was trained on cannot be known. Train the run again."
+            )
+        split = data.split(run.config)
+    seen: dict[str, tuple[str, ...]] = {
+        "trained on": split.train,
+        "the epoch was chosen on": split.val,
+    }
+    left_out: dict[str, tuple[str, ...]] = {}
+    remaining = list(data.patients)
+    for reason, patients in seen.items():
+        known = set(patients)
+        contents = {run.contents[p] for p in patients if p in run.contents}
+        out = [p for p in remaining if p in known or data.contents[p] in contents]
+        if out:
+            left_out[reason] = tuple(out)
+        remaining = [p for p in remaining if p not in out]
+    if own and not every:
+        others = tuple(p for p in remaining if p not in split.test)
+        if others:
+            left_out["of no part of the split"] = others
+        remaining = [p for p in remaining if p in split.test]
+    found = Unseen(tuple(remaining), left_out, own)
+    if not remaining:
+        raise ValueError(f"{run.folder.path}: no patient is left to score ({found}).")
+    return found
+
+
+def evaluate_folder(
+    path: Path, data: Data | Cohort, *, all_patients: bool = False
+) -> dict[str, Any]:
+    """The metrics of a run's best epoch on the patients of some data that it has not seen.
+
+    At 0.5 and at the run's threshold. On the run's own data these are its test patients.
+
+    Args:
+        path: the run's folder; an unfinished run is taken as it is, and says so.
+        data: for slices a cohort with images of the run's size, or opened data.
+        all_patients: of the run's own data too, every patient that it has not seen.
+
+    Raises:
+        ValueError: no run, data that do not fit, or nothing left to score.
 
     Example:
         >>> import tempfile
         >>> from fp4jax.data import phantom
-        >>> from fp4jax.train import RunConfig, train
+        >>> from fp4jax.train import RunConfig, Slices, train
         >>> cohort = phantom.load(patients=20, slices=4, image_size=16, cache=False)
         >>> small = {"model_options": {"stages": 2, "channels": 16}, "batch_size": 16}
-        >>> run = RunConfig("phantom", 16, arch="cnn", epochs=1, augment=False, **small)
+        >>> data = Slices("phantom", image_size=16, augment=False)
         >>> with tempfile.TemporaryDirectory() as out:
-        ...     (folder,) = train(run, cohort, Path(out))
+        ...     (folder,) = train(RunConfig(data, arch="cnn", epochs=1, **small), cohort, Path(out))
         ...     scores = evaluate_folder(folder.path, cohort)
-        ...     abs(scores["auprc"] - folder.summary()["test"]["auprc"]) < 1e-6
+        ...     scores["auprc"] == folder.summary()["test"]["auprc"]
         True
     """
-    folder = RunFolder(path)
-    config, summary = read_json(path / "config.json"), folder.summary()
-    if config is None or summary is None:
-        raise ValueError(f"{path} holds no finished run; name a folder with a summary.json.")
-    run = from_json(config)
-    check_size(run, cohort)
-    own = cohort if all_patients else cohort.select(split_of(run, cohort).test)
-    program = Program(run, len(cohort.channels), steps=1)
-    _, (params, stats), _ = restore(program, folder)
-    maps = predict(program, params, stats, own.images)
-    report, _ = _report(own, maps, summary["threshold"])
-    return {"threshold": summary["threshold"], "patients": len(own.patients), **report}
+    run = read_trained(path)
+    data = bound(run.config, data)
+    check_names(run, data)
+    chosen = unseen(run, data, every=all_patients)
+    scores = data.score(run.model(), chosen.patients, run.threshold)
+    return {
+        "threshold": run.threshold,
+        "run": run.state,
+        "patients": len(chosen.patients),
+        "scored": str(chosen),
+        "left_out": {reason: list(patients) for reason, patients in chosen.left_out.items()},
+        **{name: value for name, value in scores.items() if name != "patients"},
+    }
+
+
+def check_names(run: Trained, data: Data) -> None:
+    """Raises ValueError if data have other channels, or another order of them, than a run."""
+    known = not run.channels[:1] == ("channel 0",)
+    if len(run.channels) != len(data.channels) or (known and run.channels != data.channels):
+        raise ValueError(
+            f"the data have the channels {', '.join(data.channels)}, {run.folder.path} was trained "
+            f"on {', '.join(run.channels)}; give the same, in the same order."
+        )
+
+
+def split_of(run: Trained, data: Data) -> Split:
+    """The split of a run; of an earlier version's that of its own data, if these are they."""
+    if run.split is not None:
+        return run.split
+    unseen(run, data)
+    return data.split(run.config)

@@ -1,4 +1,4 @@
-"""What a run would cost: parameters, multiply-adds, precision of each layer, memory."""
+"""What a run would cost: data, parameters, multiply-adds, precision of each layer, memory."""
 
 import jax
 import jax.numpy as jnp
@@ -6,60 +6,82 @@ import numpy as np
 from flax import nnx
 
 from fp4jax import models, nnx as fp4nnx
+from fp4jax.data import Cohort
 from fp4jax.train.config import RunConfig
 from fp4jax.train.program import Program, build
+from fp4jax.train.run import bound
 from fp4jax.train.state import Batch
+from fp4jax.train.task import Data
 
 _MB = 1e6
 
 
-def dry_run(config: RunConfig, channels: int = 3) -> str:
+def dry_run(config: RunConfig, data: Data | Cohort) -> str:
     """A text about a run; compiles its training step and computes nothing.
 
     Args:
-        config: of the run.
-        channels: of its images.
+        config: of the run; its checkpoint is not read.
+        data: what it would be trained on; files are looked at, and the split is made.
 
     Raises:
-        ValueError: for an unknown model or options that do not fit.
+        ValueError: data, a model or options that do not fit.
 
     Example:
+        >>> from fp4jax.data import phantom
+        >>> from fp4jax.train import Slices
+        >>> cohort = phantom.load(patients=20, slices=4, image_size=32, cache=False)
         >>> small = {"stages": 2, "channels": 16}
-        >>> run = RunConfig(arch="cnn", image_size=32, batch_size=2, model_options=small)
-        >>> print(dry_run(run).splitlines()[-1])
-        training: adamax, learning rate 0.0005, plateau, batch 2, at most 100 epochs, float32
+        >>> data = Slices(image_size=32)
+        >>> run = RunConfig(data, arch="cnn", batch_size=2, model_options=small)
+        >>> print(dry_run(run, cohort).splitlines()[-1])
+        training: adamax, learning rate 0.0005, plateau, batch 2, at most 100 epochs of 32 steps, float32
     """
     config = config.resolved()
-    model = nnx.eval_shape(lambda: build(config, channels, 0))
-    macs = models.macs(model, config.image_size)
+    data = bound(config, data)
+    split = data.split(config)
+    channels, regions = len(data.channels), len(data.regions)
+    model = nnx.eval_shape(lambda: build(config, channels, regions, 0))
+    size = config.data.model_arguments(config)["image_size"]
+    macs = models.macs(model, size)
     report = fp4nnx.report(model)
     quantized = sum(macs.get(layer.path, 0) for layer in report.quantized)
     total = sum(macs.values())
-    program = Program(config, channels, steps=config.epochs)
-    state = jax.eval_shape(program.init, jnp.zeros((), jnp.uint32))
-    b, size = config.batch_size, config.image_size
-    batch = Batch(
-        images=jax.ShapeDtypeStruct((b, size, size, channels), jnp.uint8),
-        masks=jax.ShapeDtypeStruct((b, size, size), jnp.uint8),
-        index=jax.ShapeDtypeStruct((b,), jnp.int32),
-        epoch=jax.ShapeDtypeStruct((), jnp.int32),
-    )
+    program = Program(config, channels, regions)
+    state = program.abstract()
+    batch = _batch(config, channels, regions)
     memory = program.step.lower(state, batch).compile().memory_analysis()
+    steps = data.feed(config, split.train, config.seed).steps
+    parts = ((name, getattr(split, name)) for name in ("train", "val", "test"))
     lines = [
+        *data.describe(),
+        "patients: " + ", ".join(f"{len(patients)} {name}" for name, patients in parts),
         str(report),
-        f"compute: {total / 1e9:.3f} GMAC per image forward "
-        f"({6 * total * b / 1e9:.1f} GFLOP per training step of {b}), "
-        f"{quantized / max(total, 1):.1%} of it quantized",
+        f"compute: {total / 1e9:.3f} GMAC per example forward "
+        f"({6 * total * config.batch_size / 1e9:.1f} GFLOP per training step of "
+        f"{config.batch_size}), {quantized / max(total, 1):.1%} of it quantized",
         f"state: {_bytes(state) / _MB:.1f} MB (parameters, optimizer, batch norm)",
-        f"images: {size * size * (channels + 1) / _MB:.3f} MB a slice with its mask, as uint8",
+        f"batch: {_bytes(batch) / _MB:.1f} MB a step",
     ]
     if memory is not None:
         lines.append(f"training step: {memory.temp_size_in_bytes / _MB:.0f} MB beside the state")
     lines.append(
         f"training: {config.optimizer}, learning rate {config.learning_rate:g}, "
-        f"{config.schedule}, batch {b}, at most {config.epochs} epochs, {config.dtype}"
+        f"{config.schedule}, batch {config.batch_size}, at most {config.epochs} epochs of {steps} "
+        f"steps, {config.dtype}"
     )
     return "\n".join(lines)
+
+
+def _batch(config: RunConfig, channels: int, regions: int) -> Batch:
+    """Shapes and dtypes of what a step sees."""
+    images, targets = config.data.batch(config, channels, regions)
+    return Batch(
+        images=images,
+        targets=targets,
+        index=jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
+        epoch=jax.ShapeDtypeStruct((), jnp.int32),
+        rate=jax.ShapeDtypeStruct((), jnp.float32),
+    )
 
 
 def _bytes(tree) -> int:

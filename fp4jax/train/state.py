@@ -24,8 +24,6 @@ class TrainState:
     # running statistics of batch norm
     stats: Any
     opt_state: Any
-    # the plateau schedule's factor on the learning rate, float32
-    scale: Any
 
 
 @jax.tree_util.register_dataclass
@@ -42,13 +40,15 @@ class Teacher:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class Batch:
-    """Images of one step, as stored: uint8, masks 0 or 1."""
+    """What one step sees; with lanes, every leaf has a leading axis."""
 
-    # (b, h, w, c)
+    # (b, *space, c) as the task stores them
     images: Any
-    # (b, h, w)
-    masks: Any
-    # (b,) places of the images in the cohort; with seed and epoch they give the augmentation's keys
+    # (b, *space) or (b, *space, k), 0 or 1
+    targets: Any
+    # (b,) places of the examples; with seed and epoch they give the augmentation's keys
     index: Any
-    # () number of the epoch
+    # () number of the epoch, int32
     epoch: Any
+    # () learning rate, float32
+    rate: Any

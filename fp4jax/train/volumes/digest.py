@@ -13,7 +13,13 @@ from fp4jax.data.nifti.volume import find_file
 _BLOCKS, _BLOCK = 16, 1 << 16
 
 
-def digest(cases: Iterable[Case], modalities: Iterable[str], regions: Iterable[str]) -> str:
+def digest(
+    cases: Iterable[Case],
+    modalities: Iterable[str],
+    regions: Iterable[str],
+    *,
+    named: bool = True,
+) -> str:
     """SHA-256 of the cases' ids, label tables, and what tells their files apart.
 
     A compressed file counts with its length and the checksum of its content that gzip keeps at
@@ -24,6 +30,7 @@ def digest(cases: Iterable[Case], modalities: Iterable[str], regions: Iterable[s
         cases: in any order.
         modalities: the images that count.
         regions: what the label maps stand for.
+        named: whether the cases' ids count, too.
 
     Raises:
         OSError: a file that cannot be read.
@@ -40,7 +47,7 @@ def digest(cases: Iterable[Case], modalities: Iterable[str], regions: Iterable[s
             rows.append(("labels", table, fingerprint(find_file(case.label))))
         if case.mask is not None:
             rows.append(("mask", fingerprint(find_file(case.mask))))
-        record.append((case.id, rows))
+        record.append((case.id if named else "", rows))
     return hashlib.sha256(json.dumps(record).encode()).hexdigest()
 
 

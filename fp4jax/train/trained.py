@@ -1,0 +1,132 @@
+"""Trained: a run in its folder, as evaluation, diagnosis, prediction, export and analysis read it."""
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+from fp4jax.data import Split
+from fp4jax.files import read_json
+from fp4jax.ops.recipe import Recipe
+from fp4jax.train.checkpoint import read_best
+from fp4jax.train.config import RunConfig
+from fp4jax.train.folder import RunFolder
+from fp4jax.train.model import Model
+from fp4jax.train.patients import read_examples
+from fp4jax.train.program import program_of
+from fp4jax.train.records import from_json, is_earlier
+from fp4jax.train.volumes import Volumes
+
+_LOG = logging.getLogger(__name__)
+_PARTS = ("train", "val", "test", "name")
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A run that has parameters, finished or not.
+
+    Attributes:
+        folder: of the run.
+        config: as it was trained.
+        channels, regions: names, in the order of the network's.
+        split: its patients; None in folders of version 0.1, which kept none.
+        contents: a digest of each patient's data, by which it is known under another name.
+        digest: of the data it was trained on.
+        summary: of a finished run.
+    """
+
+    folder: RunFolder
+    config: RunConfig
+    channels: tuple[str, ...]
+    regions: tuple[str, ...]
+    split: Split | None
+    contents: dict[str, str]
+    digest: str
+    summary: dict[str, Any] | None
+
+    @property
+    def threshold(self) -> float:
+        """Chosen on the validation patients; 0.5 before the run has ended."""
+        return 0.5 if self.summary is None else float(self.summary["threshold"])
+
+    @property
+    def state(self) -> str:
+        """Whether it is finished, or how far it is."""
+        return "finished" if self.summary is not None else str(self.folder.status())
+
+    def model(self, recipe: str | Recipe | None = None) -> Model:
+        """The network of the best epoch so far, with another recipe than the run's if one is given.
+
+        Raises:
+            ValueError: no checkpoint has been written yet.
+        """
+        config = self.config
+        if recipe is not None:
+            config = dataclasses.replace(config, recipe=recipe, method="qat")
+        program = program_of(config, len(self.channels), len(self.regions))
+        like = program.abstract()
+        params, stats = read_best(self.folder.path, (like.params, like.stats))
+        return Model(program, params, stats, self.channels, self.regions)
+
+
+def read_trained(path: Path, *, finished: bool = False) -> Trained:
+    """The run in a folder.
+
+    Args:
+        path: of the folder.
+        finished: refuse a run that has not ended.
+
+    Raises:
+        ValueError: no run, or one that has no parameters yet.
+    """
+    folder = RunFolder(path)
+    record, summary = folder.config(), folder.summary()
+    if record is None:
+        raise ValueError(f"{path} holds no run; name a folder with a config.json.")
+    if summary is None:
+        state = str(folder.status())
+        if finished or state == "not begun":
+            raise ValueError(f"{path} holds no finished run ({state}); repeat its command first.")
+        _LOG.warning("%s: %s; its best epoch so far is taken.", path.name, state)
+    config = from_json(record)
+    split = folder.split()
+    if is_earlier(record):
+        _LOG.warning("%s is of an earlier version, which kept no split; it is read as it is.", path)
+    channels, regions = _names(record, summary or {}, config, path)
+    return Trained(
+        folder=folder,
+        config=config,
+        channels=channels,
+        regions=regions,
+        split=None if split is None else Split(**{k: split[k] for k in _PARTS}),
+        contents=dict((split or {}).get("contents", {})),
+        digest=record["digest"],
+        summary=_earlier_summary(summary) if is_earlier(record) else summary,
+    )
+
+
+def _names(
+    record: dict[str, Any], summary: dict[str, Any], config: RunConfig, path: Path
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Of channels and regions; of slices earlier versions kept only how many there are."""
+    if "channels" in record:
+        return tuple(record["channels"]), tuple(record["regions"])
+    if isinstance(config.data, Volumes):
+        if "modalities" in summary:
+            return tuple(summary["modalities"]), tuple(summary["regions"])
+        raise ValueError(f"{path} is an unfinished run of an earlier version; train it anew.")
+    examples = path / "examples.npz"
+    count = read_examples(examples).images.shape[-1] if examples.exists() else 3
+    return tuple(f"channel {i}" for i in range(count)), ("lesion",)
+
+
+def _earlier_summary(summary: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Volumes had no threshold and only each region's means."""
+    if summary is None or "threshold" in summary:
+        return summary
+    return {**summary, "threshold": 0.5, "val": {}, "test_regions": summary["test"]}
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is that of a run."""
+    return path.is_dir() and read_json(path / "config.json") is not None

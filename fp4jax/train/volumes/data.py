@@ -1,0 +1,149 @@
+"""VolumeData: the labelled cases of a run as the trainer takes them."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fp4jax.data import Split, nifti, split_folds
+from fp4jax.data.nifti import Case, LoadedCase, PatchSampler, VolumeSet
+from fp4jax.data.nifti.pool import ordered
+from fp4jax.train.task import Data, Examples, Feed, Source, exclusive
+from fp4jax.train.volumes import scoring
+from fp4jax.train.volumes.digest import digest
+from fp4jax.train.volumes.shares import split_patients
+
+if TYPE_CHECKING:
+    from fp4jax.train.config import RunConfig
+    from fp4jax.train.model import Model
+    from fp4jax.train.volumes.task import Volumes
+
+
+class VolumeData(Data):
+    """Cases, each of a patient; patches are drawn by workers while a step runs."""
+
+    def __init__(self, task: "Volumes", cases: Sequence[Case], source: Source):
+        self.task = task
+        self.volumes = open_volumes(task, cases, source)
+        self.channels, self.regions = self.volumes.modalities, self.volumes.regions
+        self.patients = tuple(sorted(set(self.volumes.patients)))
+
+    @functools.cached_property
+    def digest(self) -> str:
+        return digest(self.volumes.cases, self.channels, self.regions)
+
+    @functools.cached_property
+    def contents(self) -> dict[str, str]:
+        """What tells the files of a patient's images apart, whatever their names are."""
+        return {
+            patient: digest(
+                [self.volumes.cases[i] for i in self.places([patient])],
+                self.channels,
+                self.regions,
+                named=False,
+            )
+            for patient in self.patients
+        }
+
+    def split(self, config: "RunConfig") -> Split:
+        if config.fold is None:
+            task = self.task
+            return split_patients(
+                self.patients, task.val_share, task.test_share, config.split_seed
+            )
+        strata = dict.fromkeys(self.patients, 0)
+        return split_folds(strata, config.folds, config.split_seed)[config.fold]
+
+    def feed(self, config: "RunConfig", patients: Sequence[str], seed: int) -> "PatchFeed":
+        return PatchFeed(self, config, self.places(patients), seed)
+
+    def validate(self, model: "Model", patients: Sequence[str]) -> dict[str, float]:
+        return scoring.validate(model, self, patients) if patients else {}
+
+    def evaluate(self, model: "Model", split: Split, folder: Path) -> dict[str, Any]:
+        return scoring.evaluate(model, self, split, folder)
+
+    def score(
+        self, model: "Model", patients: Sequence[str], threshold: float, folder: Path | None = None
+    ) -> dict[str, Any]:
+        return scoring.score(model, self, patients, threshold)
+
+    def prepare(self, patients: Sequence[str]) -> None:
+        self.volumes.prepare(self.places(patients))
+
+    def describe(self) -> list[str]:
+        scans = len(self.volumes)
+        return [
+            f"data: {len(self.patients)} patients, {scans} scans, channels "
+            f"{', '.join(self.channels)}; segmented: {', '.join(self.regions)}"
+        ]
+
+    def places(self, patients: Sequence[str]) -> list[int]:
+        """Places of the cases of these patients, by id."""
+        wanted = set(patients)
+        own = [i for i, patient in enumerate(self.volumes.patients) if patient in wanted]
+        return sorted(own, key=lambda i: self.volumes.cases[i].id)
+
+
+class PatchFeed(Feed):
+    """Random patches of the cases; one voxel thick for models of slices."""
+
+    def __init__(self, data: VolumeData, config: "RunConfig", places: Sequence[int], seed: int):
+        task = data.task
+        self.regions, self.loss = data.regions, config.loss
+        self.exclusive, self.flat = exclusive(config), task.spatial_dims == 2
+        self.steps, self.batch_size = task.steps, config.batch_size
+        self.sampler = PatchSampler(
+            data.volumes, places, task.window, config.batch_size, task.foreground, seed
+        )
+
+    def batches(self, epoch: int, first: int = 0) -> Iterator[Examples]:
+        before = (epoch - 1) * self.steps
+        steps = range(before + first, before + self.steps)
+        return ordered(self._batch, steps, self.sampler.workers, self.sampler.prefetch)
+
+    def _batch(self, step: int) -> Examples:
+        """The patches of a step, counted from the first epoch's."""
+        # The sampler's epochs take every case once; those here have as many steps as asked for.
+        images, targets = self.sampler.batch(*divmod(step, self.sampler.steps_per_epoch))
+        if self.exclusive and targets.sum(-1).max() > 1:
+            raise ValueError(
+                f"the regions {', '.join(self.regions)} overlap, but the loss {self.loss} is of "
+                "classes that exclude each other; take bce_dice, or regions that do not."
+            )
+        if self.flat:
+            images, targets = images[..., 0, :], targets[..., 0, :]
+        index = np.arange(self.batch_size, dtype=np.int32) + step * self.batch_size
+        return Examples(images, targets, index)
+
+
+def open_volumes(
+    task: "Volumes",
+    cases: Sequence[Case],
+    source: Source,
+    modalities: Sequence[str] | None = None,
+    regions: Sequence[str] | None = None,
+    *,
+    keep: bool = True,
+) -> VolumeSet:
+    """The arrays of cases; without modalities or regions the task's, or those of the first case.
+
+    With ``keep=False`` prepared volumes are kept only where the source names a cache.
+    """
+    table = tuple(cases[0].table) if regions is None and task.regions is None else ()
+    known = nifti.REGIONS if set(nifti.REGIONS) <= set(table) else table
+    return VolumeSet(
+        cases,
+        modalities or task.modalities or cases[0].modalities,
+        regions or task.regions or known,
+        task.spacing,
+        cache=source.cache if keep or source.cache else False,
+    )
+
+
+def save(path: Path, masks: np.ndarray, case: LoadedCase, *, overwrite: bool = False) -> None:
+    """Writes the masks (x, y, z, k) of a case as a label map, in the values of its own labels."""
+    labels = nifti.to_labels(masks, case.case.table, names=case.regions)
+    nifti.save_prediction(path, labels, case, overwrite=overwrite)
