@@ -133,7 +133,7 @@ class Run:
             ref=config.early_stopping == "ref",
         )
         plateau = Plateau(ref=config.schedule == "plateau_ref")
-        checkpoints = Checkpoints(folder.checkpoints)
+        checkpoints = Checkpoints(folder.checkpoints, asynchronous=False)
         train, val = places(cohort, split.train), places(cohort, split.val)
         return cls(
             name=folder.path.name,
