@@ -1,112 +1,266 @@
-"""Orbax checkpoints of a run: the last state, the best parameters and the bookkeeping, in one.
+"""Checkpoints of a run while it trains, and the best parameters that stay of it.
 
 A checkpoint is one folder that Orbax renames into place when it is complete, so a run that is
 killed at any moment finds either the old or the new one.
 """
 
 import contextlib
-from collections.abc import Iterator
+import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
-# The one before the last is kept: lanes of one group may be an epoch apart when killed.
-_KEPT = 2
+from fp4jax.files import replacing_folder
+from fp4jax.train import status
+from fp4jax.train.arrays import (
+    OutOfMemoryError as OutOfMemoryError,
+    flatten as flatten,
+    memory_errors as memory_errors,
+    read_arrays,
+    storage_errors,
+    write_arrays,
+)
+
+_CHECKPOINTS, _BEST = "checkpoints", "best"
 
 
 class Checkpoints:
-    """The checkpoints of one run, by the number of finished epochs.
+    """The checkpoints of one run, or of one group, by numbers that grow.
 
     Args:
-        folder: is created; only what this class wrote is ever deleted in it.
+        folder: is created; only what this class wrote is ever deleted in it. One process at a time
+            may have it, see :func:`fp4jax.train.lock.held`; others read with :func:`read_best`.
+        kept: how many of the newest stay.
+        asynchronous: the disk is written to while the training goes on.
+
+    Raises:
+        OSError: the disk is full or read-only; here and, for a checkpoint that was being written,
+            in the next call of any method.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, kept: int = 2, asynchronous: bool = True):
         self.folder = folder.absolute()
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=_KEPT, enable_async_checkpointing=False, cleanup_tmp_directories=True
+            max_to_keep=kept,
+            enable_async_checkpointing=asynchronous,
+            cleanup_tmp_directories=True,
         )
-        with _storage_errors(self.folder, "create"):
+        with storage_errors(self.folder, "create"):
             self._manager = ocp.CheckpointManager(
                 self.folder,
                 options=options,
                 item_names=("last", "best", "progress"),
             )
 
-    def epochs(self) -> list[int]:
-        """Numbers of finished epochs of which there is a checkpoint, ascending."""
+    def numbers(self) -> list[int]:
+        """Of the checkpoints that are there, ascending, with one that is being written."""
         return sorted(self._manager.all_steps())
 
-    def save(self, epoch: int, last: Any, best: Any, progress: dict[str, Any]) -> None:
-        """Writes a checkpoint; raises OSError that says what to do if the disk refuses."""
-        with _storage_errors(self.folder, "write"):
-            self._manager.save(
-                epoch,
-                args=ocp.args.Composite(
-                    last=ocp.args.StandardSave(flatten(last)),  # pyright: ignore
-                    best=ocp.args.StandardSave(flatten(best)),  # pyright: ignore
-                    progress=ocp.args.JsonSave(progress),  # pyright: ignore
-                ),
-            )
+    epochs = numbers
 
-    def restore(self, epoch: int, last: Any, best: Any) -> tuple[Any, Any, dict[str, Any]]:
-        """(last, best, progress) of that epoch; the arguments give structure, shapes and dtypes."""
-        with _storage_errors(self.folder, "read"):
-            items: Any = self._manager.restore(
-                epoch,
-                args=ocp.args.Composite(
-                    last=ocp.args.StandardRestore(_like(last)),  # pyright: ignore
-                    best=ocp.args.StandardRestore(_like(best)),  # pyright: ignore
-                    progress=ocp.args.JsonRestore(),  # pyright: ignore
-                ),
-            )
-        return _unflatten(last, items.last), _unflatten(best, items.best), items.progress
+    def save(self, number: int, last: Any, best: Any, progress: dict[str, Any]) -> None:
+        """Writes a checkpoint; one of the same number that is there already stays.
 
-    def forget_after(self, epoch: int) -> None:
-        """Deletes the checkpoints of later epochs."""
-        for later in self.epochs():
-            if later > epoch:
-                self._manager.delete(later)
+        Args:
+            number: larger than those that are there.
+            last: the state. Like ``best`` it is copied before this returns, so that the next step
+                may have its buffers.
+            best: parameters and statistics of the best epoch.
+            progress: the bookkeeping, as JSON.
+
+        Raises:
+            ValueError: a number that is smaller than one that is there.
+            OutOfMemoryError: the device had no room for the step whose state this is.
+            OSError: a disk that is full or read-only.
+        """
+        self.wait()
+        newest = max(self.numbers(), default=-1)
+        if number < newest:
+            raise ValueError(
+                f"checkpoint {number} cannot follow {newest} in {self.folder}; call "
+                f"forget_after({number - 1}) first, where a run goes on from an older one."
+            )
+        if number == newest:
+            return
+        args = ocp.args.Composite(
+            last=ocp.args.StandardSave(flatten(last)),  # pyright: ignore[reportCallIssue]
+            best=ocp.args.StandardSave(flatten(best)),  # pyright: ignore[reportCallIssue]
+            progress=ocp.args.JsonSave(progress),  # pyright: ignore[reportCallIssue]
+        )
+        with memory_errors(), storage_errors(self.folder, "write"):
+            self._manager.save(number, args=args)
+
+    def restore(self, number: int, last: Any, best: Any) -> tuple[Any, Any, dict[str, Any]]:
+        """(last, best, progress) of that number; the arguments give structure, shapes and dtypes.
+
+        Raises:
+            ValueError: the checkpoint is of another model or configuration.
+            OSError: it is damaged.
+        """
+        self.wait()
+        folder = self.folder / str(number)
+        progress = _read_json(folder / "progress")
+        return (
+            read_arrays(folder / "last", last),
+            read_arrays(folder / _BEST, best),
+            progress,
+        )
+
+    def newest(self, last: Any, best: Any) -> tuple[int, Any, Any, dict[str, Any]] | None:
+        """(number, last, best, progress) of the newest checkpoint that can be read, or None.
+
+        A damaged one is deleted, with a warning, if one before it can be read.
+
+        Raises:
+            ValueError: the checkpoints are of another model or configuration.
+            OSError: all are damaged.
+        """
+        errors: dict[int, OSError] = {}
+        for number in reversed(self.numbers()):
+            try:
+                found = self.restore(number, last, best)
+            except OSError as error:
+                errors[number] = error
+                continue
+            for damaged, error in errors.items():
+                warnings.warn(
+                    f"the checkpoint {self.folder / str(damaged)} is damaged and deleted; the run "
+                    f"goes on from the one before it, {number}. ({error.__cause__ or error})",
+                    stacklevel=2,
+                )
+            self.forget_after(number)
+            return number, *found
+        if errors:
+            raise OSError(
+                f"all checkpoints in {self.folder} are damaged ({', '.join(map(str, errors))}): "
+                f"{next(iter(errors.values()))} Or delete that folder and repeat the command: the "
+                "run then starts again."
+            )
+        return None
+
+    def forget_after(self, number: int) -> None:
+        """Deletes the checkpoints with larger numbers."""
+        self.wait()
+        with storage_errors(self.folder, "delete"):
+            for later in self.numbers():
+                if later > number:
+                    self._manager.delete(later)
+
+    def wait(self) -> None:
+        """Returns when all is written; raises OSError if that failed."""
+        with memory_errors(), storage_errors(self.folder, "write"):
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        self._manager.close()
+        """Waits, and ends the threads; raises OSError if a checkpoint could not be written."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def delete(self) -> None:
+        """Closes, and deletes the folder with all checkpoints."""
+        with contextlib.suppress(OSError, OutOfMemoryError):
+            self.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def flatten(tree: Any) -> dict[str, np.ndarray]:
-    """Arrays by their path, ``params/encoders/0/kernel``: what lies on disk names itself."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
-        for path, leaf in leaves
-    }
+def write_best(folder: Path, tree: Any) -> None:
+    """Writes the best parameters and statistics of a run into ``<folder>/best``, as a whole.
+
+    Args:
+        folder: of the run.
+        tree: ``{"params": ..., "stats": ...}`` or ``(params, stats)``.
+
+    Raises:
+        OSError: a disk that is full or read-only.
+    """
+    with replacing_folder(folder / _BEST) as temporary:
+        write_arrays(temporary.absolute(), tree)
 
 
-def _like(tree: Any) -> dict[str, np.ndarray]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): np.zeros(leaf.shape, leaf.dtype)
-        for path, leaf in leaves
-    }
+def read_best(
+    folder: Path, like: Any, *, checkpoints: Path | None = None, lane: int | None = None
+) -> Any:
+    """The best parameters and statistics of a run so far, without a lock.
+
+    Read from ``<folder>/best``; where that is not there, from the newest checkpoint of the run, or
+    of the group that it is trained in: an unfinished run, or one of an earlier version.
+
+    Args:
+        folder: of the run.
+        like: ``{"params": ..., "stats": ...}`` or ``(params, stats)`` with shapes and dtypes.
+        checkpoints: the folder of checkpoints; default: that which the run's status.json names,
+            or its own.
+        lane: place of the run in the checkpoints of a group; default: as status.json says.
+
+    Raises:
+        ValueError: there is nothing yet, or it is of another model or configuration.
+        OSError: it is damaged.
+    """
+    if (folder / _BEST).is_dir():
+        return read_arrays((folder / _BEST).absolute(), like, same=_part)
+    if checkpoints is None:
+        checkpoints, lane = _checkpoints_of(folder)
+    error: OSError | None = None
+    # Twice, for a run that deletes old checkpoints, writes new ones, or ends in the meantime.
+    for _ in range(2):
+        for number in reversed(_complete(checkpoints)):
+            path = (checkpoints / str(number) / _BEST).absolute()
+            try:
+                return read_arrays(path, like, lane=lane, same=_part)
+            except OSError as caught:
+                error = error or caught
+        if (folder / _BEST).is_dir():
+            return read_arrays((folder / _BEST).absolute(), like, same=_part)
+    raise error or ValueError(
+        f"{folder} has no parameters: neither {_BEST}/ nor a checkpoint. Train the run, at least "
+        "until its first checkpoint."
+    )
 
 
-def _unflatten(like: Any, arrays: dict[str, Any]) -> Any:
-    leaves, structure = jax.tree_util.tree_flatten_with_path(like)
-    names = (jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves)
-    return jax.tree.unflatten(structure, [jax.numpy.asarray(arrays[name]) for name in names])
+def finish(folder: Path) -> None:
+    """Deletes the checkpoints of a finished run, whose best parameters stay.
+
+    Raises:
+        ValueError: the run has no summary.json or no best/.
+    """
+    missing = [name for name in ("summary.json", _BEST) if not (folder / name).exists()]
+    if missing:
+        raise ValueError(f"{folder} is not finished: it has no {' and no '.join(missing)}.")
+    # Also what a process left that was killed while it wrote.
+    for path in (folder / _CHECKPOINTS, *folder.glob(f".{_BEST}.*")):
+        shutil.rmtree(path, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def _storage_errors(folder: Path, verb: str) -> Iterator[None]:
-    """Orbax and TensorStore raise many types for a full or read-only disk; one is enough."""
+def _checkpoints_of(folder: Path) -> tuple[Path, int | None]:
+    """(folder of checkpoints, lane) of a run."""
+    record = status.read(folder)
+    group = status.group(folder, record)
+    if group is None or (folder / _CHECKPOINTS).is_dir():
+        return folder / _CHECKPOINTS, None
+    return group / _CHECKPOINTS, (record or {}).get("lane")
+
+
+def _complete(checkpoints: Path) -> list[int]:
+    """Numbers of the checkpoints in a folder, ascending; others have a suffix until complete."""
+    if not checkpoints.is_dir():
+        return []
+    return sorted(int(path.name) for path in checkpoints.iterdir() if path.name.isdigit())
+
+
+def _part(name: str) -> str:
+    """Names in a pair (params, stats) are those in {"params": params, "stats": stats}."""
+    first, slash, rest = name.partition("/")
+    return {"0": "params", "1": "stats"}.get(first, first) + slash + rest
+
+
+def _read_json(folder: Path) -> dict[str, Any]:
+    checkpointer = ocp.Checkpointer(ocp.JsonCheckpointHandler())
     try:
-        yield
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise OSError(
-            f"cannot {verb} a checkpoint in {folder}: {reason} "
-            "Free some space or choose another folder, then repeat the command: the run goes on "
-            "from its last complete checkpoint."
-        ) from error
+        with storage_errors(folder, "read"):
+            return checkpointer.restore(folder)
+    finally:
+        checkpointer.close()

@@ -60,7 +60,7 @@ def train(
     # What does not fit fails before there is a folder.
     program = program_of(config, len(data.modalities), len(data.regions))
     folder.open(identity)
-    checkpoints = Checkpoints(folder.checkpoints)
+    checkpoints = Checkpoints(folder.checkpoints, asynchronous=False)
     try:
         done = max(checkpoints.epochs(), default=0)
         name = f"{config.arch} {config.scale} {config.recipe}"

@@ -1,0 +1,136 @@
+"""How far a run is and who trains it: status.json, which its trainer renews like a heartbeat."""
+
+import dataclasses
+import functools
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from fp4jax.files import read_json
+
+FILE = "status.json"
+#: Seconds without a heartbeat after which a process on another host is taken for dead.
+STALE = 60.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Owner:
+    """The process that trains a run.
+
+    Attributes:
+        host: name of its host.
+        pid: its number there.
+        since: when it began, ISO 8601 in UTC.
+    """
+
+    host: str
+    pid: int
+    since: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host} since {self.since}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """How far a run is; ``str(status)`` is a phrase such as "epoch 7 of 20, not finished".
+
+    Attributes:
+        state: ``interrupted`` is a run that began and that no process trains.
+        epoch: the number of epochs that are done.
+        epochs: the number of epochs that the run may take; None where it is not known.
+        owner: of a running one.
+        group: folder of the group whose checkpoint the run has a part of; None for its own.
+        lane: its place in that.
+    """
+
+    state: Literal["new", "running", "interrupted", "finished", "failed"]
+    epoch: int = 0
+    epochs: int | None = None
+    owner: Owner | None = None
+    group: Path | None = None
+    lane: int | None = None
+
+    def __str__(self) -> str:
+        if self.state == "new":
+            return "not begun"
+        of = "" if self.epochs is None else f" of {self.epochs}"
+        what = {
+            "running": f"running as {self.owner}",
+            "interrupted": "not finished",
+            "finished": "finished",
+            "failed": "failed",
+        }
+        return f"epoch {self.epoch}{of}, {what[self.state]}"
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """The status of a run's folder as it was written last; None without any."""
+    try:
+        return read_json(folder / FILE)
+    except FileNotFoundError:  # deleted since it was seen
+        return None
+
+
+def owner(record: dict[str, Any] | None) -> Owner | None:
+    """Who wrote a record, unless it was let go."""
+    if record is None or record.get("heartbeat") is None:
+        return None
+    return Owner(record["host"], record["pid"], record["started"])
+
+
+def group(folder: Path, record: dict[str, Any] | None) -> Path | None:
+    """Folder of the group that a record names, relative to the run's so that both may move."""
+    relative = (record or {}).get("group")
+    return None if relative is None else Path(os.path.normpath(folder / relative))
+
+
+def here() -> dict[str, Any]:
+    """What tells this machine from others, and from those of the same name."""
+    return {"host": platform.node(), "boot": _boot()}
+
+
+def is_here(record: dict[str, Any]) -> bool:
+    """Whether a record was written on this machine."""
+    return record["host"] == platform.node() and record.get("boot") in (None, _boot())
+
+
+def age(folder: Path, now: float | None = None) -> float:
+    """Seconds since the heartbeat, by the times of files; ``now``: default, this host's clock."""
+    try:
+        return (time.time() if now is None else now) - (folder / FILE).stat().st_mtime
+    except FileNotFoundError:
+        return float("inf")
+
+
+def is_alive(record: dict[str, Any], seconds: float, stale: float = STALE) -> bool:
+    """Whether the process that wrote a record lives, as far as one sees without its lock.
+
+    Args:
+        record: of status.json.
+        seconds: since its heartbeat.
+        stale: seconds after which a heartbeat counts no more.
+    """
+    if record.get("heartbeat") is None or seconds > stale:
+        return False
+    return not is_here(record) or _is_process(record["pid"])
+
+
+def _is_process(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@functools.cache
+def _boot() -> str | None:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
