@@ -54,6 +54,7 @@ _SUBPACKAGES = (
     "data",
     "export",
     "files",
+    "inference",
     "kernels",
     "linen",
     "losses",

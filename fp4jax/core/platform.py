@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 
@@ -42,3 +43,22 @@ def by_platform(*args: Any, cpu: Callable[..., Any], default: Callable[..., Any]
         return chosen(*primals), jax.jvp(cpu, primals, tangents)[1]
 
     return chosen(*args)
+
+
+def platform_of(arrays: Any) -> str:
+    """The platform, such as "cpu", on which a program called with these arrays runs.
+
+    For decisions of the host, which program to call; not for what is traced.
+
+    Args:
+        arrays: a pytree; of no arrays of a device, it is the default device's platform.
+
+    Example:
+        >>> import jax
+        >>> cpu, *_ = jax.devices("cpu")
+        >>> platform_of({"kernel": jax.device_put(1.0, cpu)})
+        'cpu'
+    """
+    placed = [leaf for leaf in jax.tree.leaves(arrays) if isinstance(leaf, jax.Array)]
+    device, *_ = (placed or [jnp.zeros(())])[0].devices()
+    return device.platform

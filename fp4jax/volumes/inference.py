@@ -1,14 +1,14 @@
 """Segmenter: whole volumes by a trained network, window by window."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
 
-from fp4jax.core.typing import Array, Float, UInt8
-from fp4jax.data.nifti.prepare import bounding_box
+from fp4jax.core.typing import Float, UInt8
+from fp4jax.inference import segment_volume
 from fp4jax.volumes.program import Program
-from fp4jax.volumes.sliding import sliding_window
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,30 +34,11 @@ class Segmenter:
 
     def __call__(self, image: Float[np.ndarray, "x y z c"]) -> UInt8[np.ndarray, "x y z k"]:
         """The regions of an image, 0 and 1."""
-        masks = np.zeros((*image.shape[:3], len(self.regions)), np.uint8)
-        box = bounding_box(np.asarray(image.any(axis=-1)))
-        masks[box] = self.program.masks(self.logits(image[box]))
-        return masks
-
-    def logits(self, image: Float[np.ndarray, "x y z c"]) -> Float[np.ndarray, "x y z k"]:
-        """What the network says about an image or a part of it, averaged over windows."""
         config = self.program.config
-        flat = config.spatial_dims == 2
-
-        def predict(windows: Array) -> Array:
-            if not flat:
-                return self.program.predict(self.params, self.stats, windows)
-            slices = self.program.predict(self.params, self.stats, windows[:, :, :, 0])
-            return slices[:, :, :, None]
-
-        window = (*config.patch_size, 1) if flat else config.patch_size
-        return np.asarray(
-            sliding_window(
-                predict,
-                image,
-                window,
-                overlap=(config.overlap, config.overlap, 0.0) if flat else config.overlap,
-                weighting="gaussian",
-                batch=config.windows,
-            )
-        )
+        return segment_volume(
+            functools.partial(self.program.alone.each, (self.params, self.stats)),
+            image,
+            config.patch_size,
+            overlap=config.overlap,
+            exclusive=self.program.exclusive,
+        ).masks

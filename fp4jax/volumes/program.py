@@ -20,6 +20,7 @@ from flax import nnx
 from fp4jax import losses, models, nnx as fp4nnx
 from fp4jax.core.typing import Array
 from fp4jax.data import augment, augment_volumes
+from fp4jax.inference import Alone
 from fp4jax.models import registry
 from fp4jax.train import optimizer as optimizers
 from fp4jax.train.state import Batch, TrainState
@@ -100,7 +101,7 @@ class Program:
         model.eval()
         self._eval_graph, *_ = _split(model)
         self.step = jax.jit(self.train_step, donate_argnums=0)
-        self.predict = jax.jit(self._predict)
+        self.alone = Alone(self._predict)
 
     def init(self, seed: Array) -> TrainState:
         """The state before the first step, from the checkpoint that the configuration names."""
@@ -162,22 +163,12 @@ class Program:
         norm = optax.tree.norm(grads)
         return new, {"loss": loss, **parts, "grad_norm": norm, "learning_rate": rate}
 
-    def _predict(self, params: Any, stats: Any, images: Array) -> Array:
+    def _predict(self, variables: tuple[Any, Any], images: Array) -> Array:
         """Logits (n, *space, k) of windows, in evaluation mode."""
-        model = _merge(self._eval_graph, params, stats, self._rest)
+        model = _merge(self._eval_graph, *variables, self._rest)
         # The forward pass rounds to nearest, but stochastic operations want some key.
         fp4nnx.refresh_keys(model, 0, 0)
         return model(images)
-
-    def masks(self, logits: np.ndarray) -> np.ndarray:
-        """The regions (*space, regions) that logits (*space, k) stand for, uint8 0 and 1.
-
-        A voxel belongs to a region whose probability is above 1/2; of classes to the most probable.
-        """
-        if not self.exclusive:
-            return (logits > 0).astype(np.uint8)
-        classes = np.argmax(logits, axis=-1)
-        return (classes[..., None] == np.arange(1, self.regions + 1)).astype(np.uint8)
 
 
 def program_of(config: VolumeRun, channels: int, regions: int) -> Program:

@@ -1,9 +1,11 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fp4jax.volumes.sliding import sliding_window, window_starts, window_weights
+from fp4jax.inference import Alone, sliding_window, window_starts, window_weights
 from tests.checks import assert_same_sums
 
 WINDOW = (8, 8, 4)
@@ -23,6 +25,11 @@ def network():
         return jnp.tanh(z)
 
     return predict
+
+
+def each(predict):
+    """As ``sliding_window`` takes it."""
+    return functools.partial(Alone(lambda _, x: predict(x)).each, None)
 
 
 def image_of(*shape, seed=0):
@@ -47,60 +54,40 @@ def by_hand(predict, image, window, step, weights):
 def test_one_window_is_plain_inference(network):
     image = image_of(*WINDOW)
     expected = np.asarray(network(jnp.asarray(image[None])))[0]
-    for batch in (1, 4):
-        assert_same_sums(sliding_window(network, image, WINDOW, batch=batch), expected)
+    assert_same_sums(sliding_window(each(network), image, WINDOW), expected)
     # Smaller than the window: zeros around it, and the odd one behind.
     small = image[:5, :7, :1]
     padded = np.pad(small, ((1, 2), (0, 1), (1, 2), (0, 0)))
     expected = np.asarray(network(jnp.asarray(padded[None])))[0][1:6, :7, 1:2]
-    assert_same_sums(sliding_window(network, small, WINDOW), expected)
+    assert_same_sums(sliding_window(each(network), small, WINDOW), expected)
 
 
 @pytest.mark.parametrize("weighting", ["gaussian", "constant"])
 def test_windows_are_averaged(network, weighting):
     image = image_of(13, 10, 4)
     weights = window_weights(WINDOW, weighting).astype(np.float64)
-    found = sliding_window(network, image, WINDOW, weighting=weighting)
+    found = sliding_window(each(network), image, WINDOW, weighting=weighting)
     assert found.dtype == np.float32
     # The last axis has one window.
     np.testing.assert_allclose(found, by_hand(network, image, WINDOW, 4, weights), atol=1e-5)
 
 
-def test_batches_change_nothing_and_compile_once(network):
-    traced = []
+def test_images_of_all_sizes_compile_once(network):
+    traced, seen = [], []
 
-    @jax.jit
-    def predict(x):
+    def forward(_, x):
         traced.append(x.shape)
         return network(x)
 
-    seen = []
+    predict = functools.partial(Alone(forward).each, None)
     found = [
-        sliding_window(
-            predict, image_of(*shape), WINDOW, batch=4, progress=lambda *at: seen.append(at)
-        )
-        for shape in ((13, 10, 7), (17, 8, 4), (13, 10, 7))
+        sliding_window(predict, image_of(*shape), WINDOW, progress=lambda *at: seen.append(at))
+        for shape in ((13, 10, 7), (17, 8, 4), (8, 8, 4), (13, 10, 7))
     ]
-    assert traced == [(4, *WINDOW, 2)]
-    # 3 x 2 x 3 windows, then 4 x 1 x 1.
-    assert seen[:6] == [(4, 18), (8, 18), (12, 18), (16, 18), (18, 18), (4, 4)]
-    np.testing.assert_array_equal(found[0], found[2])
-    alone = sliding_window(network, image_of(13, 10, 7), WINDOW)
-    np.testing.assert_allclose(found[0], alone, atol=1e-6)
-
-
-def test_a_batch_is_filled_up_with_its_own_windows():
-    """What a quantizer takes the largest value of must not change with windows of zeros."""
-    least = []
-
-    def predict(x):
-        least.append(float(np.abs(x).min()))
-        return x[..., :1]
-
-    image = np.ones((9, 4, 1), np.float32)
-    found = sliding_window(predict, image, (4, 4), overlap=0.0, batch=2)
-    assert least == [1.0, 1.0]
-    np.testing.assert_array_equal(found, 1.0)
+    assert traced == [(1, *WINDOW, 2)]
+    # 3 x 2 x 3 windows, then 4 x 1 x 1, then 1.
+    assert seen[:23] == [*((n, 18) for n in range(1, 19)), *((n, 4) for n in range(1, 5)), (1, 1)]
+    np.testing.assert_array_equal(found[0], found[3])
 
 
 def test_images_of_rank_2_and_overlap_of_each_axis():
@@ -112,7 +99,7 @@ def test_images_of_rank_2_and_overlap_of_each_axis():
     calls = []
     slices = image_of(9, 9, 6)
     options = {"overlap": (0.5, 0.5, 0.0), "progress": lambda *at: calls.append(at)}
-    found = sliding_window(predict, slices, (6, 6, 1), batch=6, **options)
+    found = sliding_window(predict, slices, (6, 6, 1), **options)
     np.testing.assert_allclose(found, slices, rtol=1e-5)
     assert calls[-1] == (24, 24)
     nan = sliding_window(predict, np.where(image > 2, np.nan, image), (4, 4))
@@ -146,7 +133,7 @@ def test_sliding_windows_are_monais(network):
                 sigma_scale=scale,
             )
             found = sliding_window(
-                network, image, WINDOW, overlap=overlap, weighting=mode, sigma_scale=scale, batch=4
+                each(network), image, WINDOW, overlap=overlap, weighting=mode, sigma_scale=scale
             )
             expected = expected[0].numpy().transpose(1, 2, 3, 0)
             np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
@@ -169,10 +156,11 @@ def test_refusals():
         ((image, (8, 8, 4)), {"overlap": (0.5, 0.5)}, "one for each axis"),
         ((image, (8, 8, 4)), {"weighting": "hann"}, "gaussian, constant"),
         ((image, (8, 8, 4)), {"sigma_scale": 0.0}, "sigma_scale is 0.0"),
-        ((image, (8, 8, 4)), {"batch": 0}, "batch is 0"),
     ]
     for arguments, options, message in cases:
         with pytest.raises(ValueError, match=message):
             sliding_window(lambda x: x, *arguments, **options)
-    with pytest.raises(ValueError, match=r"returned an array of shape \(1, 8, 8, 4\)"):
-        sliding_window(lambda x: x[..., 0], image, (8, 8, 4))
+    with pytest.raises(ValueError, match=r"returned an array of shape \(8, 8, 4\)"):
+        sliding_window(lambda windows: (x[..., 0] for x in windows), image, (8, 8, 4))
+    with pytest.raises(ValueError, match="shorter"):
+        sliding_window(lambda windows: list(windows)[1:], image, (4, 8, 4))

@@ -12,47 +12,44 @@ its centre with a standard deviation of ``sigma_scale`` of its edge along each a
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
-import jax.numpy as jnp
 import numpy as np
 
 from fp4jax.core.typing import Array
+from fp4jax.inference.alone import Predict
 
 WEIGHTINGS = ("gaussian", "constant")
 _LEAST = 1e-3
 
 
 def sliding_window(
-    predict: Callable[[Array], Array],
+    predict: Predict,
     image: np.ndarray | Array,
     window: Sequence[int],
     *,
     overlap: float | Sequence[float] = 0.5,
     weighting: str = "gaussian",
     sigma_scale: float = 0.125,
-    batch: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """The logits of an image, larger or smaller than the window, from its windows.
 
-    ``predict`` sees arrays of one shape only and so is compiled once, for images of all sizes; the
+    All windows have one shape, so that a network is compiled once for images of all sizes; the
     next windows are under way while the host adds up the last. If one window covers the image, the
     result is ``predict``'s, bit for bit.
 
-    A last batch that is not full is filled up with its last window, which changes no scale that a
-    quantized model takes over the batch. With ``batch=1`` windows do not depend on each other.
-
     Args:
-        predict: (b, *window, c) -> logits (b, *window, k); best jitted.
+        predict: windows (*window, c), one after the other -> the logits (*window, k) of each. With
+            ``functools.partial(alone.each, variables)`` of an :class:`~fp4jax.inference.Alone`
+            windows do not depend on each other.
         image: (x, y, z, c) or (h, w, c), with channels last, as ``predict`` takes it.
         window: edges in voxels.
         overlap: share of a window that its neighbour covers too, 0 to below 1; one for all axes
             or one for each.
         weighting: "gaussian" or "constant".
         sigma_scale: standard deviation of the Gaussian, of the window's edge.
-        batch: windows that are computed together, at most.
-        progress: is called with the windows done and the number of all, after each batch.
+        progress: is called with the windows done and the number of all, after each window.
 
     Returns:
         float32 logits (*space, k) on the host.
@@ -61,48 +58,39 @@ def sliding_window(
         ValueError: if an argument is out of range, or the shapes do not fit.
 
     Example:
-        >>> import jax, numpy as np
-        >>> predict = jax.jit(lambda x: 2 * x[..., :1])
+        >>> import functools, numpy as np
+        >>> from fp4jax.inference import Alone
+        >>> predict = functools.partial(Alone(lambda factor, x: factor * x[..., :1]).each, 2.0)
         >>> image = np.arange(7 * 5 * 3 * 2, dtype=np.float32).reshape(7, 5, 3, 2)
-        >>> logits = sliding_window(predict, image, (4, 4, 4), batch=2)
+        >>> logits = sliding_window(predict, image, (4, 4, 4))
         >>> logits.shape, bool(np.allclose(logits, 2 * image[..., :1]))
         ((7, 5, 3, 1), True)
     """
     image, window = np.asarray(image), tuple(window)
     shares = tuple(overlap) if isinstance(overlap, Sequence) else (float(overlap),) * len(window)
-    _check(image, window, shares, batch)
+    _check(image, window, shares)
     importance = window_weights(window, weighting, sigma_scale)
     space = image.shape[:-1]
     missing = [max(w - s, 0) for s, w in zip(space, window, strict=True)]
     padding = [(m // 2, m - m // 2) for m in missing]
     padded = np.pad(image, [*padding, (0, 0)])
-    starts = [
-        window_starts(s, w, share)
-        for s, w, share in zip(padded.shape[:-1], window, shares, strict=True)
-    ]
-    places = [
-        tuple(slice(a, a + w) for a, w in zip(corner, window, strict=True))
-        for corner in itertools.product(*starts)
-    ]
     cropped = tuple(
         slice(before, before + s) for (before, _), s in zip(padding, space, strict=True)
     )
-    results = _results(predict, padded, places, min(batch, len(places)))
+    places = _places(padded.shape[:-1], window, shares)
+    results = predict(padded[place] for place in places)
     total = weight = np.zeros(0, np.float32)
-    done = 0
-    for result in results:
-        logits = _read(result, window)[: len(places) - done]
+    for done, (place, result) in enumerate(zip(places, results, strict=True), start=1):
+        logits = _checked(result, window)
         if len(places) == 1:
             # Not multiplied and divided by its weight: these are predict's own bits.
-            total, weight = logits[0], np.ones((), np.float32)
-        elif done == 0:
-            total = np.zeros((*padded.shape[:-1], logits.shape[-1]), np.float32)
-            weight = np.zeros((*padded.shape[:-1], 1), np.float32)
-        if len(places) > 1:
-            for place, z in zip(places[done : done + len(logits)], logits, strict=True):
-                total[place] += z * importance
-                weight[place] += importance
-        done += len(logits)
+            total, weight = logits, np.ones((), np.float32)
+        else:
+            if done == 1:
+                total = np.zeros((*padded.shape[:-1], logits.shape[-1]), np.float32)
+                weight = np.zeros((*padded.shape[:-1], 1), np.float32)
+            total[place] += logits * importance
+            weight[place] += importance
         if progress is not None:
             progress(done, len(places))
     return (total / weight)[cropped]
@@ -147,39 +135,29 @@ def window_weights(
     return np.maximum(weights, _LEAST).astype(np.float32)[..., None]
 
 
-def _results(
-    predict: Callable[[Array], Array],
-    image: np.ndarray,
-    places: list[tuple[slice, ...]],
-    batch: int,
-) -> Iterator[Array]:
-    """What ``predict`` makes of each batch; the next one is dispatched before this one is read."""
-    waiting = None
-    for start in range(0, len(places), batch):
-        part = places[start : start + batch]
-        part = part + part[-1:] * (batch - len(part))
-        result = predict(jnp.asarray(np.stack([image[place] for place in part])))
-        if waiting is not None:
-            yield waiting
-        waiting = result
-    if waiting is not None:
-        yield waiting
+def _places(
+    space: tuple[int, ...], window: tuple[int, ...], overlap: tuple[float, ...]
+) -> list[tuple[slice, ...]]:
+    """Where the windows lie, the last axis changing fastest."""
+    starts = map(window_starts, space, window, overlap)
+    return [
+        tuple(slice(a, a + w) for a, w in zip(corner, window, strict=True))
+        for corner in itertools.product(*starts)
+    ]
 
 
-def _read(result: Array, window: tuple[int, ...]) -> np.ndarray:
+def _checked(result: np.ndarray | Array, window: tuple[int, ...]) -> np.ndarray:
     """Logits on the host, float32; a ValueError unless they have the window's shape."""
-    logits = np.asarray(result).astype(np.float32)
-    if logits.ndim != len(window) + 2 or logits.shape[1:-1] != window:
+    logits = np.asarray(result).astype(np.float32, copy=False)
+    if logits.ndim != len(window) + 1 or logits.shape[:-1] != window:
         raise ValueError(
-            f"predict returned an array of shape {logits.shape} for windows of {window}; it must "
-            f"return logits (b, {', '.join(map(str, window))}, k)."
+            f"predict returned an array of shape {logits.shape} for a window of {window}; it must "
+            f"return logits ({', '.join(map(str, window))}, k) of each."
         )
     return logits
 
 
-def _check(
-    image: np.ndarray, window: tuple[int, ...], overlap: tuple[float, ...], batch: int
-) -> None:
+def _check(image: np.ndarray, window: tuple[int, ...], overlap: tuple[float, ...]) -> None:
     if image.ndim not in (3, 4) or not image.size:
         raise ValueError(
             f"an image of shape {image.shape}; give (x, y, z, c) or (h, w, c), one image without "
@@ -195,5 +173,3 @@ def _check(
             f"overlap is {overlap} for windows of {window}; give a share of the window, 0 to below "
             "1, or one for each axis."
         )
-    if batch < 1:
-        raise ValueError(f"batch is {batch!r}; give the number of windows at a time, at least 1.")
