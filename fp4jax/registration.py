@@ -1,4 +1,4 @@
-"""Registry: what has a name and may come from a user's own module; models, losses, data, recipes."""
+"""Registry: models, losses, data sets and recipes by name, the package's own and users'."""
 
 import re
 from collections.abc import Iterator

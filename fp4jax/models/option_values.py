@@ -12,7 +12,7 @@ _SEQUENCES = (tuple, list, collections.abc.Sequence, collections.abc.Iterable)
 _WORDS = {"true": True, "false": False}
 
 
-class Unfit(Exception):
+class UnfitError(Exception):
     """A value that is no value of an annotation."""
 
 
@@ -25,7 +25,7 @@ def convert(value: Any, annotation: Any) -> Any:
     wanted. What has no annotation is taken as the text looks like.
 
     Raises:
-        Unfit: the value does not fit.
+        UnfitError: the value does not fit.
 
     Example:
         >>> convert("4,8", tuple[int, ...]), convert("2", tuple[int, ...])
@@ -55,9 +55,9 @@ def _of_union(value: Any, parts: tuple) -> Any:
     for part in members(parts):
         try:
             return convert(value, part)
-        except Unfit:
+        except UnfitError:
             continue
-    raise Unfit
+    raise UnfitError
 
 
 def members(parts: tuple) -> list[Any]:
@@ -77,14 +77,14 @@ def _of_literal(value: Any, allowed: tuple) -> Any:
     for one in allowed:
         if (type(value) is type(one) and value == one) or value == str(one):
             return one
-    raise Unfit
+    raise UnfitError
 
 
 def _sequence(value: Any, parts: tuple) -> tuple:
     values = _elements(value)
     if parts[1:] and parts[1] is not ...:  # of so many
         if len(values) != len(parts):
-            raise Unfit
+            raise UnfitError
         return tuple(map(convert, values, parts))
     kind = parts[0] if parts else Any
     return tuple(convert(one, kind) for one in values)
@@ -101,7 +101,7 @@ def _elements(value: Any) -> list[Any]:
         try:
             return list(json.loads(text))
         except (ValueError, TypeError):
-            raise Unfit from None
+            raise UnfitError from None
     return [part.strip() for part in text.removesuffix(",").split(",")]
 
 
@@ -116,14 +116,14 @@ def _scalar(value: Any, kind: Any) -> Any:
         if text is not None and text.lower() in _WORDS:
             return _WORDS[text.lower()]
     elif kind in (int, float):
-        accepted = numbers.Integral if kind is int else numbers.Real
+        accepted: Any = numbers.Integral if kind is int else numbers.Real
         if isinstance(value, accepted) and not isinstance(value, bool):
             return kind(value)
         if text is not None:
             try:
                 return kind(text)
             except ValueError:
-                raise Unfit from None
+                raise UnfitError from None
     elif kind is str:
         if text is not None:
             return value
@@ -132,7 +132,7 @@ def _scalar(value: Any, kind: Any) -> Any:
             return value
     elif text is None:  # a type that is not known here: left to the model
         return value
-    raise Unfit
+    raise UnfitError
 
 
 def _as_it_looks(value: Any) -> Any:
@@ -146,7 +146,7 @@ def _as_it_looks(value: Any) -> Any:
     for kind in kinds:
         try:
             return convert(value, kind)
-        except Unfit:
+        except UnfitError:
             continue
     return value
 

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from fp4jax.models.option_values import Unfit, convert, described, placeholder
+from fp4jax.models.option_values import UnfitError, convert, described, placeholder
 
 #: Arguments that :func:`fp4jax.models.create` has itself: no options.
 GIVEN = ("in_channels", "num_classes", "image_size", "rngs", "dtype", "spatial_dims")
@@ -58,7 +58,7 @@ class Option:
         """
         try:
             return convert(value, self.type)
-        except Unfit:
+        except UnfitError:
             raise ValueError(f"{self.name} is {value!r}; allowed: {self.allowed}.") from None
 
 

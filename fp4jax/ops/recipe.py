@@ -21,7 +21,7 @@ Operands = tuple[TensorSpec | None, TensorSpec | None]
 Residuals = Literal["original", "quantized"]
 
 _HIGH_PRECISION: Operands = (None, None)
-_PRODUCTS = {"fprop", "dgrad", "wgrad"}
+_PRODUCTS = ("fprop", "dgrad", "wgrad")
 
 #: The six operands in the order in which they draw random keys.
 ROLES = ("fprop.x", "fprop.w", "dgrad.g", "dgrad.w", "wgrad.x", "wgrad.g")
@@ -128,13 +128,8 @@ class Recipe:
             >>> get_recipe("forward_only").to_json()["fprop"][0]["rounding"]
             'nearest'
         """
-        specs = {
-            product: [
-                None if spec is None else _spec_record(spec) for spec in getattr(self, product)
-            ]
-            for product in _PRODUCTS
-        }
-        return {"name": self.name, **specs, "residuals": self.residuals}
+        products = {name: list(map(_spec_record, getattr(self, name))) for name in _PRODUCTS}
+        return {"name": self.name, **products, "residuals": self.residuals}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "Recipe":
@@ -153,22 +148,22 @@ class Recipe:
         if "name" not in record:
             raise ValueError(f"a recipe has no name: {shown(dict(record))}.")
         values = dict(record)
-        for product in _PRODUCTS & set(record):
-            pair = record[product]
-            if isinstance(pair, list | tuple):  # else the recipe itself says what is wrong
-                values[product] = tuple(
-                    _spec(one) if isinstance(one, Mapping) else one for one in pair
-                )
+        for name in set(_PRODUCTS) & set(record):
+            if isinstance(pair := record[name], list | tuple):  # else Recipe says what is wrong
+                values[name] = tuple(map(_spec, pair))
         return cls(**values)
 
 
-def _spec_record(spec: TensorSpec) -> dict[str, Any]:
-    return {**dataclasses.asdict(spec), "block": list(spec.block)}
+def _spec_record(spec: TensorSpec | None) -> dict[str, Any] | None:
+    return None if spec is None else {**dataclasses.asdict(spec), "block": list(spec.block)}
 
 
-def _spec(record: Mapping[str, Any]) -> TensorSpec:
+def _spec(record: Any) -> Any:
+    if not isinstance(record, Mapping):
+        return record
     _only({field.name for field in dataclasses.fields(TensorSpec)}, record, "a TensorSpec")
-    return TensorSpec(**record)
+    block: Any = tuple(record.get("block", (1, 16)))
+    return TensorSpec(**{**record, "block": block})
 
 
 def _only(known: set[str], record: Mapping[str, Any], what: str) -> None:
