@@ -10,7 +10,7 @@ from fp4jax.core.quantizer import fake_quantize, quantize
 from fp4jax.core.spec import TensorSpec
 from fp4jax.ops.convolution.quantized import conv_general_dilated, conv_transpose
 from fp4jax.ops.dot import dot_general
-from fp4jax.ops.recipe import Recipe, get_recipe, recipes
+from fp4jax.ops.recipe import Recipe, get_recipe, recipes, register_recipe
 from fp4jax.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ __all__ = [
     "quantize",
     "random_hadamard",
     "recipes",
+    "register_recipe",
 ]
 
 _SUBPACKAGES = (

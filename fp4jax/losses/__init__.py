@@ -45,4 +45,5 @@ from fp4jax.losses.distillation import (
     divergence as divergence,
 )
 from fp4jax.losses.masks import COMPONENTS as COMPONENTS, Loss as Loss
-from fp4jax.losses.named import get_loss as get_loss, losses as losses
+from fp4jax.losses.named import get_loss as get_loss, losses as losses, register as register
+from fp4jax.losses.own import FunctionLoss as FunctionLoss, SegmentationLoss as SegmentationLoss

@@ -1,6 +1,7 @@
 """Losses of classes that exclude each other: softmax cross-entropy, Tversky and Dice."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,9 @@ class ClassLoss:
         >>> {name: round(float(part), 4) for name, part in parts.items()}
         {'ce': 1.0986, 'tversky': 0.6633, 'dice': 0.6571}
     """
+
+    #: Classes exclude each other, a softmax.
+    exclusive: ClassVar[bool] = True
 
     name: str
     ce_weight: float = 0.0

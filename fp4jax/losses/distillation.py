@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from fp4jax.core.typing import Array, Float, Shaped
-from fp4jax.losses.classes import ClassLoss, class_divergence
-from fp4jax.losses.masks import Loss
+from fp4jax.losses.classes import class_divergence
 from fp4jax.losses.named import get_loss
+from fp4jax.losses.own import SegmentationLoss
 from fp4jax.losses.terms import clamp, flatten, mean, require_nonnegative, require_positive
 
 _DEFAULT = get_loss("bce_tversky")
@@ -60,12 +60,12 @@ def divergence(
 class Distillation:
     """``task_weight * task + weight * T^2 * divergence``: the loss of a student with a teacher.
 
-    The divergence is :func:`class_divergence` if the task is a :class:`ClassLoss`, else
-    :func:`divergence`. The reference's is
+    The divergence is :func:`class_divergence` if the task is of classes that exclude each other,
+    else :func:`divergence`. The reference's is
     ``Distillation(task=get_loss("bce_tversky_ref"), ref=True)``.
     """
 
-    task: Loss | ClassLoss = _DEFAULT
+    task: SegmentationLoss = _DEFAULT
     task_weight: float = 1.0
     weight: float = 1.0
     temperature: float = 2.0
@@ -77,7 +77,7 @@ class Distillation:
         require_nonnegative("Distillation.task_weight", self.task_weight)
         require_nonnegative("Distillation.weight", self.weight)
         require_positive("Distillation.temperature", self.temperature)
-        if self.ref and isinstance(self.task, ClassLoss):
+        if self.ref and self.task.exclusive:
             raise ValueError(
                 f"Distillation.ref is the reference's cross-entropy of masks, the task "
                 f"{self.task.name!r} is one of classes; leave ref out."
@@ -108,7 +108,7 @@ class Distillation:
         """
         weight = self.weight if weight is None else weight
         task, parts = self.task.with_components(logits, mask, weights)
-        if isinstance(self.task, ClassLoss):
+        if self.task.exclusive:
             kl = class_divergence(logits, teacher_logits, weights, temperature=self.temperature)
         else:
             kl = divergence(

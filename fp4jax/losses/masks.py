@@ -1,6 +1,7 @@
 """Losses of masks, one or several labels: weighted sums of BCE, Tversky and Dice."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -43,6 +44,9 @@ class Loss:
         >>> brats(jnp.zeros((2, 4, 4, 4, 3)), jnp.zeros((2, 4, 4, 4, 3), jnp.uint8)).shape
         ()
     """
+
+    #: Labels are masks of their own, which may overlap.
+    exclusive: ClassVar[bool] = False
 
     name: str
     bce_weight: float = 0.0

@@ -1,6 +1,7 @@
 """U-Net with max pooling, equal to MONAI 1.6's ``BasicUNet``, in two and three dimensions."""
 
 import itertools
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fp4jax.core.typing import Array, DTypeLike, Float, Shaped
-from fp4jax.models.conv_unit import ConvUnit
+from fp4jax.models.conv_unit import Activation, ConvUnit, Norm
 from fp4jax.models.convolutions import conv, pointwise, upsample
 from fp4jax.models.dropout import Seeds
 from fp4jax.models.layers import checked_dims, checked_images
@@ -120,9 +121,9 @@ class BasicUNet(nnx.Module):
         num_classes: int = 1,
         image_size: int | tuple[int, ...] = 256,
         spatial_dims: int = 2,
-        features: tuple[int, ...] = (32, 32, 64, 128, 256, 32),
-        norm: str = "instance",
-        act: str = "leakyrelu",
+        features: Sequence[int] = (32, 32, 64, 128, 256, 32),
+        norm: Norm = "instance",
+        act: Activation = "leakyrelu",
         dropout: float | int = 0.0,
         dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,

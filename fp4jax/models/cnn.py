@@ -1,6 +1,6 @@
 """The convolutional encoder-decoder: strided convolutions down, transposed ones up, skips."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +65,7 @@ class CNN(nnx.Module):
         image_size: int = 256,
         dropout: float | int = 0.5,
         skip_dropout_once: bool = False,
-        init: str = "fixed",
+        init: Literal["fixed", "ref"] = "fixed",
         prior: float = 0.01,
         dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,

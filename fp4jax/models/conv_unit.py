@@ -1,6 +1,6 @@
 """Convolution, norm, dropout, activation: the unit that U-Nets are made of."""
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 from flax import nnx
 
@@ -8,8 +8,8 @@ from fp4jax.core.typing import Array, DTypeLike, Float
 from fp4jax.models.dropout import Dropout, Seeds
 from fp4jax.models.norms import PRELU, RELU, BatchNorm, InstanceNorm, PReLU, leaky_relu
 
-NORMS = ("instance", "batch")
-ACTIVATIONS = ("prelu", "relu", "leakyrelu")
+Norm = Literal["instance", "batch"]
+Activation = Literal["prelu", "relu", "leakyrelu"]
 
 
 class ConvUnit(nnx.Module):
@@ -52,10 +52,9 @@ class ConvUnit(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.conv = layer
-        if norm not in NORMS:
-            raise ValueError(f"norm is {norm!r}; allowed: {', '.join(NORMS)}.")
-        if act not in ACTIVATIONS:
-            raise ValueError(f"act is {act!r}; allowed: {', '.join(ACTIVATIONS)}.")
+        for name, value, known in (("norm", norm, Norm), ("act", act, Activation)):
+            if value not in (allowed := get_args(known)):
+                raise ValueError(f"{name} is {value!r}; allowed: {', '.join(map(repr, allowed))}.")
         self.norm: Any = (
             BatchNorm(features, dtype=dtype, rngs=rngs)
             if norm == "batch"

@@ -106,7 +106,14 @@ class Swin(nnx.Module):
             False, as in the Swin paper: no shift, every block is global.
         matched_init: changes nothing here: Linear weights are N(0, 0.02**2) with zero bias in any
             case. It exists so that the same options make a ViT comparable.
-        dim, depth, heads, ..., rngs: as for :class:`fp4jax.models.vit.ViT`.
+        dim, depth, heads: channels of the embedding, number of blocks, attention heads.
+        hidden: channels inside the MLPs.
+        patch: pixels per side of a patch, a power of two.
+        dropout: rate after the embedding, in attention and in MLPs.
+        drop_path: rate of stochastic depth in the last block, growing from 0 in the first.
+        prior: expected share of positive pixels, which the last layer's bias starts from; None:
+            torch's default, as in the reference.
+        in_channels, num_classes, image_size, dtype, rngs: as for :class:`fp4jax.models.vit.ViT`.
 
     Source: Liu et al., arXiv 2103.14030, for windows, shifts and relative position bias.
 

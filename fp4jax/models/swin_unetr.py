@@ -3,7 +3,8 @@
 Equal to MONAI 1.6's ``SwinUNETR``, weights included, in two and three dimensions.
 """
 
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,8 @@ from fp4jax.models.windows import WindowAttention
 MULTIPLE = 32
 
 # Offsets of the 2**d neighbours that patch merging concatenates, along (d,) h and w.
+Merging = Literal["merging", "mergingv2"]
+
 _ORDERS: dict[tuple[str, int], tuple[tuple[int, ...], ...]] = {
     **dict.fromkeys((("merging", 2), ("mergingv2", 2)), ((0, 0), (1, 0), (0, 1), (1, 1))),
     ("merging", 3): (
@@ -282,9 +285,9 @@ class SwinUNETR(nnx.Module):
         image_size: int | tuple[int, ...] = 256,
         spatial_dims: int = 2,
         feature_size: int = 24,
-        depths: tuple[int, ...] = (2, 2, 2, 2),
-        num_heads: tuple[int, ...] | None = None,
-        window_size: int | tuple[int, ...] = 7,
+        depths: Sequence[int] = (2, 2, 2, 2),
+        num_heads: Sequence[int] | None = None,
+        window_size: int | Sequence[int] = 7,
         mlp_ratio: float | int = 4,
         qkv_bias: bool = True,
         dropout: float | int = 0.0,
@@ -292,7 +295,7 @@ class SwinUNETR(nnx.Module):
         drop_path: float | int = 0.0,
         normalize: bool = True,
         use_v2: bool = False,
-        patch_merging: str = "merging",
+        patch_merging: Merging = "merging",
         dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
@@ -380,7 +383,6 @@ def _window(size: Any, spatial_dims: int) -> tuple[int, ...]:
 
 
 def _merging(name: str) -> str:
-    allowed = sorted({order for order, _ in _ORDERS})
-    if name not in allowed:
-        raise ValueError(f"patch_merging is {name!r}; allowed: {', '.join(allowed)}.")
+    if name not in (allowed := get_args(Merging)):
+        raise ValueError(f"patch_merging is {name!r}; allowed: {', '.join(map(repr, allowed))}.")
     return name

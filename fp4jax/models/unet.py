@@ -4,6 +4,7 @@ Equal to MONAI 1.6's ``UNet``, weights included, in two and three dimensions.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fp4jax.core.typing import Array, DTypeLike, Float, Shaped
-from fp4jax.models.conv_unit import ConvUnit
+from fp4jax.models.conv_unit import Activation, ConvUnit, Norm
 from fp4jax.models.convolutions import conv, pointwise, transposed
 from fp4jax.models.dropout import Seeds
 from fp4jax.models.layers import checked_dims, checked_images, checked_size
@@ -115,11 +116,11 @@ class UNet(nnx.Module):
         num_classes: int = 1,
         image_size: int | tuple[int, ...] = 256,
         spatial_dims: int = 2,
-        channels: tuple[int, ...] = (16, 32, 64, 128, 256),
-        strides: tuple[int | Strides, ...] = (2, 2, 2, 2),
+        channels: Sequence[int] = (16, 32, 64, 128, 256),
+        strides: Sequence[int | Sequence[int]] = (2, 2, 2, 2),
         num_res_units: int = 0,
-        norm: str = "instance",
-        act: str = "prelu",
+        norm: Norm = "instance",
+        act: Activation = "prelu",
         dropout: float | int = 0.0,
         dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,

@@ -11,14 +11,17 @@ Blocks always run along the contracted axis, so a tensor is quantized once per G
 
 import dataclasses
 import numbers
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 from fp4jax.core.spec import TensorSpec, shown
+from fp4jax.registration import Registry
 
 Operands = tuple[TensorSpec | None, TensorSpec | None]
 Residuals = Literal["original", "quantized"]
 
 _HIGH_PRECISION: Operands = (None, None)
+_PRODUCTS = ("fprop", "dgrad", "wgrad")
 
 #: The six operands in the order in which they draw random keys.
 ROLES = ("fprop.x", "fprop.w", "dgrad.g", "dgrad.w", "wgrad.x", "wgrad.g")
@@ -118,6 +121,58 @@ class Recipe:
         """The recipe for a backward pass that gets w quantized already."""
         return dataclasses.replace(self, dgrad=(self.dgrad[0], None))
 
+    def to_json(self) -> dict[str, Any]:
+        """The recipe as JSON holds it, for a run whose recipe has no registered name.
+
+        Example:
+            >>> get_recipe("forward_only").to_json()["fprop"][0]["rounding"]
+            'nearest'
+        """
+        products = {name: list(map(_spec_record, getattr(self, name))) for name in _PRODUCTS}
+        return {"name": self.name, **products, "residuals": self.residuals}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> "Recipe":
+        """The recipe that :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: fields that a recipe or a TensorSpec does not have, or their values.
+
+        Example:
+            >>> recipe = get_recipe("2d+rht+sr")
+            >>> Recipe.from_json(recipe.to_json()) == recipe
+            True
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        _only(known, record, "a recipe")
+        if "name" not in record:
+            raise ValueError(f"a recipe has no name: {shown(dict(record))}.")
+        values = dict(record)
+        for name in set(_PRODUCTS) & set(record):
+            if isinstance(pair := record[name], list | tuple):  # else Recipe says what is wrong
+                values[name] = tuple(map(_spec, pair))
+        return cls(**values)
+
+
+def _spec_record(spec: TensorSpec | None) -> dict[str, Any] | None:
+    return None if spec is None else {**dataclasses.asdict(spec), "block": list(spec.block)}
+
+
+def _spec(record: Any) -> Any:
+    if not isinstance(record, Mapping):
+        return record
+    _only({field.name for field in dataclasses.fields(TensorSpec)}, record, "a TensorSpec")
+    block: Any = tuple(record.get("block", (1, 16)))
+    return TensorSpec(**{**record, "block": block})
+
+
+def _only(known: set[str], record: Mapping[str, Any], what: str) -> None:
+    if unknown := sorted(set(record) - known):
+        raise ValueError(
+            f"{what} has no {', '.join(unknown)}; it has {', '.join(sorted(known))}. It may have "
+            "been written by a newer version of fp4jax."
+        )
+
 
 _R = TensorSpec()
 _TILE = TensorSpec(block=(16, 16))
@@ -172,11 +227,45 @@ _FURTHER = (
     ),
 )
 
-_BY_NAME = {recipe.name: recipe for recipe in _PAPER + _FURTHER}
+_RECIPES: Registry[Recipe] = Registry("recipe")
+
+
+def register_recipe(recipe: Recipe) -> None:
+    """Makes a recipe known by its name to :func:`get_recipe`, and with it to every command.
+
+    Also ``recipes.register``. A registered recipe has no id.
+
+    Args:
+        recipe: its name has letters, digits and ``_ . + -``, and is not a number. Registering an
+            equal recipe again does nothing.
+
+    Raises:
+        ValueError: the name is taken by another recipe, or cannot be one.
+
+    Example:
+        >>> import dataclasses
+        >>> half = dataclasses.replace(get_recipe("2d+rht+sr"), name="no_wgrad", wgrad=(None, None))
+        >>> register_recipe(half)
+        >>> get_recipe("no_wgrad").wgrad, recipes()[-1]
+        ((None, None), 'no_wgrad')
+        >>> _RECIPES.remove("no_wgrad")
+    """
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"what was to be registered is {shown(recipe)}; give a Recipe.")
+    if recipe.name.isdecimal():
+        raise ValueError(
+            f"the name of a recipe is {recipe.name!r}, which is taken for an id; give it a name "
+            "with a letter."
+        )
+    _RECIPES.add(recipe.name, recipe)
+
+
+for _recipe in _PAPER + _FURTHER:
+    register_recipe(_recipe)
 
 
 def recipes() -> tuple[str, ...]:
-    """Names of all recipes: the paper's eight in the order of their ids, then further ones.
+    """Names of all recipes: the paper's eight in the order of their ids, further ones, users' own.
 
     Recipe 7 exists in three readings. As the paper words it, RHT on the unquantized operands of
     wgrad, it is recipe 2, since the rotation cancels: ``forward_only+rht_literal``. The flags in
@@ -187,27 +276,34 @@ def recipes() -> tuple[str, ...]:
         >>> recipes()[:3]
         ('baseline', 'full', 'forward_only')
     """
-    return tuple(_BY_NAME)
+    return tuple(_RECIPES)
 
 
-def get_recipe(recipe: str | int | Recipe) -> Recipe:
+# As models, losses and data have it.
+recipes.register = register_recipe  # type: ignore[attr-defined]
+
+
+def get_recipe(recipe: str | int | Recipe | Mapping[str, Any]) -> Recipe:
     """A recipe by name or by the paper's id (0 to 7); a Recipe is returned as it is.
 
-    The id may be a string, as a command line passes it.
+    The id may be a string, as a command line passes it. A mapping is a recipe as JSON has it
+    (:meth:`Recipe.to_json`).
 
     Raises:
         ValueError: for an unknown name or id; the message lists the known ones.
     """
     if isinstance(recipe, Recipe):
         return recipe
+    if isinstance(recipe, Mapping):
+        return Recipe.from_json(recipe)
     if isinstance(recipe, str) and recipe.isdecimal():
         recipe = int(recipe)
     is_id = isinstance(recipe, numbers.Integral) and not isinstance(recipe, bool)
     if is_id and 0 <= int(recipe) < len(_PAPER):
         return _PAPER[int(recipe)]
-    if isinstance(recipe, str) and recipe in _BY_NAME:
-        return _BY_NAME[recipe]
+    if isinstance(recipe, str) and recipe in _RECIPES:
+        return _RECIPES.find(recipe)
     raise ValueError(
-        f"no recipe {shown(recipe)}; known names: {', '.join(_BY_NAME)}; "
+        f"no recipe {shown(recipe)}; known names: {', '.join(_RECIPES)}; "
         f"ids 0 to {len(_PAPER) - 1}."
     )

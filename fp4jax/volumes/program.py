@@ -6,7 +6,6 @@ model, the loss, the optimizer. The seed lies in the state, so one compilation s
 
 import dataclasses
 import functools
-import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,6 @@ from flax import nnx
 from fp4jax import losses, models, nnx as fp4nnx
 from fp4jax.core.typing import Array
 from fp4jax.data import augment, augment_volumes
-from fp4jax.inference import Alone
-from fp4jax.models import registry
 from fp4jax.train import optimizer as optimizers
 from fp4jax.train.state import Batch, TrainState
 from fp4jax.volumes.config import MONAI, VolumeRun, from_json
@@ -46,6 +43,7 @@ def build(config: VolumeRun, channels: int, regions: int, seed: int | Array) -> 
         ValueError: options or a patch that the model does not take.
     """
     config, size = config.resolved(), config.patch_size
+    options: dict[str, Any] = dict(config.model_options)
     model: Any = models.create(
         config.arch,
         None if config.scale == MONAI else config.scale,
@@ -55,7 +53,7 @@ def build(config: VolumeRun, channels: int, regions: int, seed: int | Array) -> 
         rngs=nnx.Rngs(jax.random.key(seed)),
         dtype=None if config.dtype == "float32" else jnp.dtype(config.dtype),
         **dims(config),
-        **{name: _option(value) for name, value in config.model_options.items()},
+        **options,
     )
     keep = model.high_precision if config.keep is None else config.keep
     model = fp4nnx.apply_recipe(model, config.recipe, keep=keep, verbose=False)
@@ -101,7 +99,7 @@ class Program:
         model.eval()
         self._eval_graph, *_ = _split(model)
         self.step = jax.jit(self.train_step, donate_argnums=0)
-        self.alone = Alone(self._predict)
+        self.predict = jax.jit(self._predict)
 
     def init(self, seed: Array) -> TrainState:
         """The state before the first step, from the checkpoint that the configuration names."""
@@ -163,12 +161,22 @@ class Program:
         norm = optax.tree.norm(grads)
         return new, {"loss": loss, **parts, "grad_norm": norm, "learning_rate": rate}
 
-    def _predict(self, variables: tuple[Any, Any], images: Array) -> Array:
+    def _predict(self, params: Any, stats: Any, images: Array) -> Array:
         """Logits (n, *space, k) of windows, in evaluation mode."""
-        model = _merge(self._eval_graph, *variables, self._rest)
+        model = _merge(self._eval_graph, params, stats, self._rest)
         # The forward pass rounds to nearest, but stochastic operations want some key.
         fp4nnx.refresh_keys(model, 0, 0)
         return model(images)
+
+    def masks(self, logits: np.ndarray) -> np.ndarray:
+        """The regions (*space, regions) that logits (*space, k) stand for, uint8 0 and 1.
+
+        A voxel belongs to a region whose probability is above 1/2; of classes to the most probable.
+        """
+        if not self.exclusive:
+            return (logits > 0).astype(np.uint8)
+        classes = np.argmax(logits, axis=-1)
+        return (classes[..., None] == np.arange(1, self.regions + 1)).astype(np.uint8)
 
 
 def program_of(config: VolumeRun, channels: int, regions: int) -> Program:
@@ -186,19 +194,7 @@ def _program(key: str, weights: Path | None, channels: int, regions: int) -> Pro
 
 def exclusive(config: VolumeRun) -> bool:
     """Whether the loss of a run is of classes that exclude each other."""
-    return isinstance(losses.get_loss(config.loss), losses.ClassLoss)
-
-
-def _option(value: Any) -> Any:
-    """Numbers with commas between them, as a command line has them, become a tuple."""
-    if not (isinstance(value, str) and "," in value):
-        return value
-    try:
-        return tuple(int(part) for part in value.split(",") if part)
-    except ValueError as error:
-        raise ValueError(
-            f"{value!r} is no option of a model; give integers with commas, such as 16,32,64."
-        ) from error
+    return losses.get_loss(config.loss).exclusive
 
 
 def dims(config: VolumeRun) -> dict[str, int]:
@@ -207,8 +203,7 @@ def dims(config: VolumeRun) -> dict[str, int]:
     Raises:
         ValueError: volumes for a model of images.
     """
-    known = inspect.signature(registry._model(config.arch).__init__).parameters
-    if "spatial_dims" in known:
+    if 3 in models.spatial_dims(config.arch):
         return {"spatial_dims": config.spatial_dims}
     if config.spatial_dims == 3:
         raise ValueError(f"{config.arch} is a model of images; use --spatial-dims 2.")

@@ -98,7 +98,7 @@ def test_options(folder):
 
 
 def test_load_refuses(tmp_path):
-    with pytest.raises(ValueError, match="No data set 'acdc'; available are lgg, phantom"):
+    with pytest.raises(ValueError, match="no data set 'acdc'; known names: lgg, phantom"):
         data.load("acdc")
     with pytest.raises(ValueError, match="pass root"):
         data.load("lgg")

@@ -45,7 +45,7 @@ FEW = ["--patients", "12", "--slices", "4"]
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--arch", "resnet"], "the models are: cnn, vit, swin"),
+        (["--arch", "resnet"], "known names: cnn, vit, swin"),
         (["--scale", "1b"], "its scales are: 500k, 4m, 15m"),
         (["--recipe", "fp5"], "known"),
         (["--data", "lgg"], "pass root"),

@@ -134,7 +134,7 @@ def test_bfloat16(name):
 
 def test_bad_arguments():
     rngs = nnx.Rngs(0)
-    with pytest.raises(ValueError, match="the models are: cnn, vit, swin"):
+    with pytest.raises(ValueError, match="known names: cnn, vit, swin"):
         models.create("resnet", rngs=rngs)
     with pytest.raises(ValueError, match="its scales are: 500k, 4m, 15m"):
         models.create("vit", "3m", rngs=rngs)

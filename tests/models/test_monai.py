@@ -273,7 +273,7 @@ def test_errors():
         create("swin_unetr", image_size=48)
     with pytest.raises(ValueError, match=r"3 heads do not divide the 16 channels of stage 0"):
         create("swin_unetr", feature_size=16, num_heads=(3, 6, 12, 24))
-    with pytest.raises(ValueError, match="allowed: merging, mergingv2"):
+    with pytest.raises(ValueError, match="allowed: 'merging', 'mergingv2'"):
         create("swin_unetr", patch_merging="v2")
     with pytest.raises(ValueError, match="spatial_dims is 4"):
         create("swin_unetr", spatial_dims=4)
@@ -285,9 +285,9 @@ def test_errors():
         create("unet", strides=(2, 2))
     with pytest.raises(ValueError, match="multiples of 16"):
         create("unet", image_size=40)
-    with pytest.raises(ValueError, match="instance, batch"):
+    with pytest.raises(ValueError, match="'instance', 'batch'"):
         create("unet", norm="group")
-    with pytest.raises(ValueError, match="prelu, relu, leakyrelu"):
+    with pytest.raises(ValueError, match="'prelu', 'relu', 'leakyrelu'"):
         create("unet", act="gelu")
     with pytest.raises(ValueError, match="six numbers"):
         create("basic_unet", features=(8, 8))

@@ -258,7 +258,7 @@ def test_a_loss_that_is_not_finite_is_one_line_and_exit_code_1(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--arch", "resnet"], "the models are:"),
+        (["--arch", "resnet"], "known names: cnn"),
         (["--scale", "1b"], "its scales are:"),
         (["--recipe", "fp5"], "known"),
         (["--patch-size", "32", "32"], "give 3 positive numbers"),
@@ -275,7 +275,7 @@ def test_a_loss_that_is_not_finite_is_one_line_and_exit_code_1(
         (["--root", ".", "--labels", "brats2013"], "--patterns"),
         (["--arch", "cnn", "--patch-size", "32", "32", "32", "--root", "DATA"], "dims 2"),
         (["--root", "DATA", "--regions", "oedema"], "oedema"),
-        (["--root", "DATA", "--model-options", "channels", "8,x"], "with commas"),
+        (["--root", "DATA", "--model-options", "num_heads", "8,x"], "a list of integers"),
         (["--root", "DATA", "--val-share", "0.5", "--test-share", "0.45"], "leave none"),
         (["--root", "NEW"], "no case"),
         (["--root", "DATA", "--weights", "nothing.pt"], "no file nothing.pt"),
