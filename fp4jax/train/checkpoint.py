@@ -207,7 +207,7 @@ def read_best(
     error: OSError | None = None
     # Twice, for a run that deletes old checkpoints, writes new ones, or ends in the meantime.
     for _ in range(2):
-        for number in reversed(_complete(checkpoints)):
+        for number in reversed(complete(checkpoints)):
             path = (checkpoints / str(number) / _BEST).absolute()
             try:
                 return read_arrays(path, like, lane=lane, same=_part)
@@ -244,11 +244,20 @@ def _checkpoints_of(folder: Path) -> tuple[Path, int | None]:
     return group / _CHECKPOINTS, (record or {}).get("lane")
 
 
-def _complete(checkpoints: Path) -> list[int]:
+def complete(checkpoints: Path) -> list[int]:
     """Numbers of the checkpoints in a folder, ascending; others have a suffix until complete."""
     if not checkpoints.is_dir():
         return []
     return sorted(int(path.name) for path in checkpoints.iterdir() if path.name.isdigit())
+
+
+def read_progress(folder: Path) -> dict[str, Any]:
+    """The bookkeeping in a checkpoint.
+
+    Raises:
+        OSError: it is damaged.
+    """
+    return _read_json(folder / "progress")
 
 
 def _part(name: str) -> str:

@@ -1,7 +1,6 @@
 """Volumes: what a run sees of NIfTI cases, and what their files and labels are called."""
 
 import dataclasses
-import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -158,12 +157,10 @@ class Volumes(Task):
     def model_arguments(self, config: "RunConfig") -> dict[str, Any]:
         size = self.patch_size
         arguments: dict[str, Any] = {"image_size": size[0] if len(set(size)) == 1 else size}
-        known = inspect.signature(models.get_model(config.arch).__init__).parameters
-        if "spatial_dims" in known:
-            return arguments | {"spatial_dims": self.spatial_dims}
-        if self.spatial_dims == 3:
+        known = models.spatial_dims(config.arch)
+        if self.spatial_dims not in known:
             raise ValueError(f"{config.arch} is a model of images; use --spatial-dims 2.")
-        return arguments
+        return arguments | ({"spatial_dims": self.spatial_dims} if len(known) > 1 else {})
 
     def batch(self, config: "RunConfig", channels: int, regions: int) -> tuple[Any, Any]:
         shape = (config.batch_size, *self.patch_size)
