@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import jax
 import numpy as np
 
 from fp4jax.data import Split
@@ -73,7 +74,7 @@ class Lane:
         rate = schedule(constants.schedule, constants.learning_rate, config.epochs * steps)
         first = self.epoch * steps
         places = np.arange(first + self.steps_done, first + steps, dtype=np.int32)
-        return np.asarray(rate(places), np.float32) * np.float32(self.plateau.scale)
+        return np.asarray(jax.vmap(rate)(places)) * np.float32(self.plateau.scale)
 
     def took(self, values: dict[str, np.ndarray]) -> None:
         """Keeps the values of further steps; the run fails if one of them is not finite."""
