@@ -17,9 +17,6 @@ class Listener:
     def epoch(self, run: str, record: dict[str, Any]) -> None:
         """An epoch of a run ended."""
 
-    def begins(self, runs): pass
-    def ended(self, run, summary, path): pass
-
 
 # Of what an epoch's record has, and its name on the terminal.
 _SHOWN = {
@@ -64,7 +61,3 @@ def progress_bar(description: str, steps: int, done: int = 0) -> Iterator[Listen
     )
     with progress.Progress(*columns, console=terminal, transient=True) as bar:
         yield _Bar(bar, bar.add_task(description, total=steps, completed=done))
-
-
-def Guarded(listener):
-    return listener
