@@ -11,14 +11,9 @@ import numpy as np
 import pytest
 
 from fp4jax.train import arrays
-from fp4jax.train.checkpoint import (
-    Checkpoints,
-    OutOfMemoryError,
-    finish,
-    memory_errors,
-    read_best,
-    write_best,
-)
+from fp4jax.train.arrays import OutOfMemoryError, memory_errors
+from fp4jax.train.best import finish, read_best, write_best
+from fp4jax.train.checkpoint import Checkpoints
 from fp4jax.train.folder import RunFolder
 from fp4jax.train.lock import held
 
@@ -96,6 +91,12 @@ def test_buffers_may_be_donated_at_once(checkpoints):
         number, last, _, _ = checkpoints.newest(tree(0, 512), best(0))
         assert number == n
         assert_same(last, tree(n, 512))
+    # No views of buffers, as NumPy makes them of arrays on the CPU.
+    host = np.zeros(3)
+    found = arrays.flatten({"device": jnp.zeros(3), "host": host})
+    host += 1
+    assert not found["host"].any()
+    assert found["device"].flags.owndata
 
 
 @pytest.mark.parametrize("part", ["last", "best", "progress"])
