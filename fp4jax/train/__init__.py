@@ -2,6 +2,11 @@
 
 from fp4jax.train.config import RunConfig as RunConfig
 from fp4jax.train.evaluation import evaluate_folder as evaluate_folder
+from fp4jax.train.listeners import (
+    Guarded as Guarded,
+    Listener as Listener,
+    Listeners as Listeners,
+)
 from fp4jax.train.loop import DivergedError as DivergedError
 from fp4jax.train.parts import split_of as split_of
 from fp4jax.train.program import Program as Program
