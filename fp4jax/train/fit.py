@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fp4jax.train.checkpoint import Checkpoints
-from fp4jax.train.console import Listener
 from fp4jax.train.lane import DivergedError, Lane
+from fp4jax.train.listeners import Listener
 from fp4jax.train.model import Model
 from fp4jax.train.program import Program
 from fp4jax.train.signals import Terminated, Termination

@@ -14,12 +14,13 @@ from fp4jax.data import Cohort, Split
 from fp4jax.train.best import finish, read_best, write_best
 from fp4jax.train.checkpoint import Checkpoints
 from fp4jax.train.config import RunConfig, id_of
-from fp4jax.train.console import Guarded, Listener, progress_bar
+from fp4jax.train.console import progress_bar
 from fp4jax.train.distilling import teachers_of
 from fp4jax.train.environment import environment
 from fp4jax.train.fit import Fit, Saving, Start
 from fp4jax.train.folder import RunFolder
 from fp4jax.train.lane import DivergedError, Lane
+from fp4jax.train.listeners import Guarded, Listener
 from fp4jax.train.lock import BusyError, Held, held
 from fp4jax.train.model import Model
 from fp4jax.train.program import Program, key_of, parameters, program_of
