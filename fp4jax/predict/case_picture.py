@@ -1,4 +1,4 @@
-"""picture_of_case: a case in three planes through its lesion, with truth and prediction outlined."""
+"""picture_of_case: three planes through a case's lesion, with truth and prediction outlined."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -69,7 +69,7 @@ def draw_run(folder: Path, summary: dict[str, Any]) -> Path | None:
 
 
 def draw_cases(folder: Path, task: Volumes, source: Source) -> None:
-    """Writes ``pictures/CASE.png`` of the test cases of a finished run, on the grid of their files."""
+    """Writes ``pictures/CASE.png`` of the test cases of a finished run, on their own grids."""
     written = {path.name.removesuffix(".nii.gz"): path for path in _maps(folder)}
     missing = {name for name in written if not (folder / CASES / f"{name}.png").exists()}
     if not missing:

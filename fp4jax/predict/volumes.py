@@ -1,4 +1,4 @@
-"""segment_volumes(network, source, out): label maps of NIfTI cases, scores where they have labels."""
+"""segment_volumes(network, source, out): label maps of NIfTI cases, and scores with labels."""
 
 import dataclasses
 import os
@@ -133,7 +133,7 @@ def _open(network: Network, source: Source) -> VolumeSet:
 
 
 def _with_table(case: Case, task: Volumes, regions: Sequence[str]) -> Case:
-    """A case with label values for its results, also in a layout of one's own without label maps."""
+    """A case with label values for its results, also where its folder has no label maps."""
     if case.labels is not None or case.layout in LABELS:
         return case
     table: Any = LABELS[task.layout if task.layout in LABELS else "brats2023"]
