@@ -70,7 +70,12 @@ def with_options(arguments: type, run: str, arch: str) -> type:
         arguments.__name__,
         [("model", options, dataclasses.field(default_factory=options))],
         bases=(arguments,),
-        namespace={"__post_init__": merge, "__doc__": arguments.__doc__},
+        namespace={
+            "__post_init__": merge,
+            "__doc__": arguments.__doc__,
+            # Where tyro reads what its fields mean.
+            "__module__": arguments.__module__,
+        },
         frozen=True,
     )
 
