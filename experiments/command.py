@@ -1,9 +1,9 @@
 """What all commands share: where images come from, plug-ins, exit codes, errors in one line."""
 
-import contextlib
 import dataclasses
 import inspect
 import os
+import select
 import sys
 import traceback
 from collections.abc import Callable
@@ -136,10 +136,13 @@ def _ending(error: BaseException, arguments: Any) -> tuple[int | None, str]:
 def _nobody_reads() -> bool:
     """Whether standard output is a pipe that was closed; it is then no longer written to."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
+        pipe = sys.stdout.fileno()
+        state = select.poll()
+        state.register(pipe, 0)
+        closed = any(event & select.POLLERR for _, event in state.poll(0))
+    except (AttributeError, OSError, ValueError):  # Windows has no poll, a notebook no file
+        return False
+    if closed:
         # What is left in its buffer would fail once more at the end of the process.
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+        os.dup2(os.open(os.devnull, os.O_WRONLY), pipe)
+    return closed

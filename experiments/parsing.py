@@ -96,6 +96,8 @@ def _as(kind: Any, value: Any) -> Any:
     return kind(**{name: getattr(value, name) for name in fields})
 
 
+# In Unicode or, where the output has none, in ASCII.
+_FRAME = re.compile(r"[╭╮╰╯│─]+|-{3,}|^[|+]|[|+]$", re.MULTILINE)
 _NO_NUMBER = {
     r"invalid literal for int\(\) with base 10: (.*)": r"\1 is no integer",
     r"could not convert string to float: (.*)": r"\1 is no number",
@@ -104,7 +106,7 @@ _NO_NUMBER = {
 
 def _refusal(stop: SystemExit, box: str) -> ValueError:
     """The error behind the box that tyro printed."""
-    words = " ".join(re.sub("[╭╮╰╯│─]+", " ", box).split())
+    words = " ".join(_FRAME.sub(" ", box).split())
     words = re.split(r" For full helptext| Argument helptext:", words)[0]
     said = re.search(r"Error parsing (\S*): (.*)", words)
     if said is None:
@@ -158,7 +160,9 @@ def in_flags(message: str, arguments: Any) -> str:
 def _flags(kind: Any) -> Iterator[tuple[str, str]]:
     """(name, flag) of the arguments in a dataclass, in those within it, and in subcommands."""
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
+        hints: dict[str, Any] = {}
+        with contextlib.suppress(NameError):  # annotations that exist for type checkers only
+            hints = typing.get_type_hints(kind)
         for field in dataclasses.fields(kind):
             usual = "--" + field.name.replace("_", "-")
             yield from list(_flags(hints.get(field.name))) or [
