@@ -35,8 +35,9 @@ class Slices(Task):
     target: str | None = None
     # of brats and msd: the channels, in this order; default: all that there are
     modalities: tuple[str, ...] = ()
-    # patients of the phantom cohort (60), and slices of each (30)
+    # patients of the phantom cohort (60)
     patients: int | None = None
+    # slices of each of its patients (30)
     slices: int | None = None
     # flips, brightness and contrast, shifts, scales and rotations
     augment: bool = True
