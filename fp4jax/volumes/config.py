@@ -98,8 +98,7 @@ class VolumeRun:
 
     # share of a window that its neighbour covers too, in inference
     overlap: float = 0.5
-    # windows that are computed together in inference. They share the scales of activations in
-    # FP4, so that with more than one they depend, slightly, on each other
+    # of older runs, without effect: windows are computed as if alone, however many at a time
     windows: int = 1
 
     def __post_init__(self):
