@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fp4jax.train.arrays import memory_errors
 from fp4jax.train.checkpoint import Checkpoints
 from fp4jax.train.lane import DivergedError, Lane
 from fp4jax.train.listeners import Listener
@@ -115,7 +116,8 @@ class Fit:
                 self._end(lane)
         while active := [lane for lane in self.lanes if not lane.ended]:
             began = time.perf_counter()
-            waited = self._train()
+            with memory_errors():
+                waited = self._train()
             going = [lane for lane in active if not lane.failed]
             for lane in going:
                 self._end_epoch(lane, began, waited)
@@ -126,6 +128,8 @@ class Fit:
             if going and (over or self._due()):
                 self.save()
             for lane in over:
+                # A disk that is full shows before the run counts as finished.
+                self.checkpoints.wait()
                 self._end(lane)
             if self.termination.asked:
                 self._terminate()
