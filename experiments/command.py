@@ -13,7 +13,7 @@ from typing import Any, Literal
 from experiments import compilation_cache
 from experiments.parsing import COMMON, in_flags, parse, read_config, take_flag, take_values
 from fp4jax import plugins as loaded_plugins
-from fp4jax.data import Cohort, load
+from fp4jax.data import Cohort, load, options
 from fp4jax.data.phantom.cache import default_folder
 from fp4jax.train import DivergedError
 
@@ -38,10 +38,10 @@ class Source:
     modalities: tuple[str, ...] = ()
 
     def load(self, name: str, image_size: int) -> Cohort:
-        """The cohort with that name; an option that it does not have is refused."""
-        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(Source)}
-        options = {name: value for name, value in given.items() if value not in (None, ())}
-        return load(name, options.pop("root", None), image_size=image_size, **options)
+        """The cohort with that name; options that it does not have play no part."""
+        given = {option: getattr(self, option, None) for option in options(name)}
+        chosen = {option: value for option, value in given.items() if value not in (None, ())}
+        return load(name, self.root, **{**chosen, "image_size": image_size})
 
 
 @dataclasses.dataclass(frozen=True)
