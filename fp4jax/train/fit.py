@@ -41,7 +41,7 @@ class Saving:
     seconds: float = 60.0
 
     def __post_init__(self):
-        if self.epochs is not None and self.epochs < 1 or not self.seconds >= 0:
+        if (self.epochs is not None and self.epochs < 1) or not self.seconds >= 0:
             raise ValueError(
                 f"a checkpoint every {self.epochs} epochs or {self.seconds} seconds; give at least "
                 "1 epoch and 0 seconds."
