@@ -1,48 +1,47 @@
-"""What all commands share: typed arguments by tyro, and one line instead of a traceback."""
+"""What all commands share: where images come from, plug-ins, exit codes, errors in one line."""
 
 import contextlib
 import dataclasses
-import io
-import re
+import inspect
+import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
-
 from experiments import compilation_cache
+from experiments.parsing import COMMON, in_flags, parse, read_config, take_flag, take_values
+from fp4jax import plugins as loaded_plugins
 from fp4jax.data import Cohort, load
 from fp4jax.data.phantom.cache import default_folder
 from fp4jax.train import DivergedError
 
+# What a shell says of a command whose output nobody reads: 128 + SIGPIPE.
+_PIPE = 141
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where images come from, beside the name of the cohort."""
+    """Where images come from, beside the name of the cohort; None: the data set's default."""
 
     # folder of the data set: kaggle_3m of LGG, the folder of cases of BraTS or the Decathlon
     root: Path | None = None
-    # patients of the phantom cohort, and slices of each
-    patients: int = 60
-    slices: int = 30
+    # patients of the phantom cohort (60), and slices of each (30)
+    patients: int | None = None
+    slices: int | None = None
     # order of the channels: rgb as stored; ref_bgr as the reference reads them
-    channel_order: Literal["rgb", "ref_bgr"] = "rgb"
+    channel_order: Literal["rgb", "ref_bgr"] | None = None
     # of brats and msd: the region to segment (whole_tumour, tumour_core, enhancing)
-    target: str = "whole_tumour"
+    target: str | None = None
     # of brats and msd: the channels, in this order; default: all that there are
     modalities: tuple[str, ...] = ()
 
     def load(self, name: str, image_size: int) -> Cohort:
-        """The cohort with that name."""
-        options: dict[str, Any] = {"image_size": image_size}
-        if name in ("brats", "msd"):
-            options |= {"target": self.target, "modalities": self.modalities or None}
-        else:
-            options["channel_order"] = self.channel_order
-        if name == "phantom":
-            options |= {"patients": self.patients, "slices": self.slices}
-        return load(name, self.root, **options)
+        """The cohort with that name; an option that it does not have is refused."""
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(Source)}
+        options = {name: value for name, value in given.items() if value not in (None, ())}
+        return load(name, options.pop("root", None), image_size=image_size, **options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +49,9 @@ class Images(Source):
     """A cohort by name."""
 
     # phantom: the embedded synthetic cohort; lgg: the LGG MRI segmentation data set; brats, msd:
-    # slices of the NIfTI volumes of BraTS and of the Medical Segmentation Decathlon
-    data: Literal["phantom", "lgg", "brats", "msd"] = "phantom"
+    # slices of the NIfTI volumes of BraTS and of the Medical Segmentation Decathlon; or the name
+    # that a plug-in registered
+    data: str = "phantom"
     # side of the images in pixels
     image_size: int = 256
 
@@ -59,33 +59,87 @@ class Images(Source):
         return self.load(self.data, self.image_size)
 
 
-def main(command: Callable[[Any], None], arguments: type, description: str | None) -> None:
-    """Parses the command line and runs ``command``; exit code 2 if what was asked is wrong."""
+def main(
+    command: Callable[[Any], None],
+    arguments: Any,
+    description: str | None,
+    *,
+    config: Callable[[Path], Any] | None = None,
+) -> None:
+    """Imports the plug-ins, parses the command line, runs ``command``.
+
+    Exit codes: 2 if what was asked is wrong, 1 for a run that diverged, 130 after Ctrl-C, 141 if
+    nobody reads the output, and that of an error's ``exit_code`` where it has one.
+
+    Args:
+        command: is called with the parsed arguments.
+        arguments: their type, a dataclass or subcommands of tyro's; or a function of the command
+            line and the default arguments (or None) that returns it, which is called when the
+            plug-ins are imported, such as :func:`experiments.model_options.typed`.
+        description: for ``--help``.
+        config: the arguments for a file, to which the command line changes something: the command
+            then takes ``--config FILE``.
+    """
     compilation_cache.use(default_folder() / "xla")
+    debug, argv = take_flag(sys.argv[1:], "--debug")
+    kind: Any = arguments
     try:
-        command(_parse(arguments, description))
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        _fail(error, 2)
-    except DivergedError as error:
-        _fail(error, 1)
-    except KeyboardInterrupt:
-        _fail("interrupted; repeat the command to go on.", 130)
-
-
-def _parse(arguments: type, description: str | None) -> Any:
-    """tyro frames what it refuses in a box of many lines; here it is one."""
-    refused = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(refused):
-            return tyro.cli(arguments, description=description, config=(tyro.conf.OmitArgPrefixes,))
-    except SystemExit as stop:
-        if not stop.code:
+        try:
+            modules, argv = take_values(argv, "--plugin")
+            loaded_plugins.load(modules)
+            default = None
+            if config is not None:
+                path, argv = read_config(argv)
+                default = path and config(path)
+            if inspect.isfunction(arguments):
+                kind = arguments(argv, default)
+            command(parse(kind, argv, _described(description, config), default))
+        finally:
+            # Else the interpreter does it, after the last of the handlers below.
+            sys.stdout.flush()
+    except BaseException as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            sys.exit(_PIPE)
+        code, said = _ending(error, kind)
+        if code is None:
             raise
-        frame = "[╭╮╰╯│─]+|Parsing error|Error parsing run:"
-        words = " ".join(re.sub(frame, " ", refused.getvalue()).split())
-        raise ValueError(words.split(" For full helptext")[0] + " See --help.") from None
+        if debug:
+            traceback.print_exception(error)
+        print(f"error: {said}", file=sys.stderr)
+        sys.exit(code)
 
 
-def _fail(error: object, code: int) -> None:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(code)
+def plugins() -> tuple[str, ...]:
+    """The modules that ``--plugin`` named, for a run to record."""
+    return loaded_plugins.names()
+
+
+def _described(description: str | None, config: Any) -> str:
+    """What ``--help`` says first: of the command, and of what every command takes."""
+    text = (description or "").strip() + COMMON
+    return text if config is None else f"{text}--config FILE starts from the config.json of a run."
+
+
+def _ending(error: BaseException, arguments: Any) -> tuple[int | None, str]:
+    """Exit code and message for an error; no code for one that is a mistake of the program."""
+    match error:
+        case KeyboardInterrupt():
+            return 130, "interrupted; repeat the command to go on."
+        case DivergedError():
+            return 1, str(error)
+        case ValueError() | OSError() | ModuleNotFoundError():
+            return 2, in_flags(str(error), arguments)
+        case _:
+            return getattr(error, "exit_code", None), str(error)
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe that was closed; it is then no longer written to."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is left in its buffer would fail once more at the end of the process.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False

@@ -33,7 +33,9 @@ class Args:
 def command(args: Args) -> None:
     images = args.images
     if args.nifti:
-        phantom.write_nifti(args.nifti, images.patients, images.slices, images.image_size)
+        phantom.write_nifti(
+            args.nifti, images.patients or 60, images.slices or 30, images.image_size
+        )
         return
     for path in (args.fingerprint, args.picture):
         if path is not None and path.exists():

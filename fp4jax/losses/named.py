@@ -81,23 +81,24 @@ def register(name: str, loss: Any, *, exclusive: bool = False) -> None:
 
 
 def _checked(name: str, loss: Any, exclusive: bool) -> SegmentationLoss | _Factory:
-    if isinstance(loss, SegmentationLoss) and not inspect.isclass(loss):
+    if not inspect.isclass(loss) and isinstance(loss, SegmentationLoss):
         if loss.name != name:
             raise ValueError(
                 f"loss {name!r} cannot be registered: its own name is {loss.name!r}; the two must "
                 "be equal."
             )
         return loss
-    arguments = _positional(loss)
+    function: Any = loss
+    arguments = _positional(function)
     if arguments[:1] == ["labels"]:
-        return _Factory(loss)
+        return _Factory(function)
     if len(arguments) < 3:
         raise ValueError(
             f"loss {name!r} cannot be registered: {loss!r} is neither an object with name, "
             "exclusive, __call__ and with_components, nor a function of (logits, masks, weights), "
             "nor a factory whose first argument is labels."
         )
-    return FunctionLoss(name, loss, exclusive)
+    return FunctionLoss(name, function, exclusive)
 
 
 def _positional(function: Any) -> list[str]:

@@ -22,6 +22,7 @@ class Option:
         type: its annotation; Any if it has none.
         default: its default; ``inspect.Parameter.empty`` if it has none, because scales set it.
         help: what the class's docstring says of it.
+        scaled: whether scales set it.
 
     Example:
         >>> from fp4jax import models
@@ -34,6 +35,7 @@ class Option:
     type: Any
     default: Any = inspect.Parameter.empty
     help: str = ""
+    scaled: bool = False
 
     @property
     def required(self) -> bool:
@@ -62,21 +64,28 @@ class Option:
             raise ValueError(f"{self.name} is {value!r}; allowed: {self.allowed}.") from None
 
 
-def of_class(model: type) -> dict[str, Option]:
+def of_class(model: Any) -> dict[str, Option]:
     """The options of a model's class, by name and in the order of the constructor's arguments."""
     try:
         hints = typing.get_type_hints(model.__init__, include_extras=True)
     except Exception:  # names in annotations that exist for type checkers only
         hints = {}
     texts = _texts(inspect.getdoc(model) or "")
+    scaled = {name for values in model.scales.values() for name in values}
     return {
-        name: Option(name, hints.get(name, _annotated(one)), one.default, texts.get(name, ""))
+        name: Option(
+            name=name,
+            type=hints.get(name, _annotated(one)),
+            default=one.default,
+            help=texts.get(name, ""),
+            scaled=name in scaled,
+        )
         for name, one in parameters(model).items()
         if name not in GIVEN
     }
 
 
-def parameters(model: type) -> Mapping[str, inspect.Parameter]:
+def parameters(model: Any) -> Mapping[str, inspect.Parameter]:
     """The named arguments of a class's constructor."""
     every = list(inspect.signature(model.__init__).parameters.values())[1:]
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import traceback
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ from fp4jax.files import read_json, write_json
 from fp4jax.study.lanes import lanes
 from fp4jax.study.plan import Study
 from fp4jax.train.config import RunConfig
-from fp4jax.train.console import Listener
 from fp4jax.train.folder import RunFolder
+from fp4jax.train.listeners import Listener
 from fp4jax.train.run import train_together
 
 _FAILED = "failed.json"
@@ -36,23 +35,13 @@ class Outcome:
     changed: bool
 
 
-class Watcher(Listener):
-    """Whom a study tells what it does; this one keeps it to itself."""
-
-    def begins(self, runs: Sequence[RunConfig]) -> None:
-        """These runs are trained next."""
-
-    def ended(self, run: RunConfig, summary: dict[str, Any] | None) -> None:
-        """A run is finished, or failed if there is no summary."""
-
-
 def execute(
     study: Study,
     cohort: Cohort,
     out: Path,
     *,
     retry: bool = False,
-    watcher: Watcher | None = None,
+    watcher: Listener | None = None,
 ) -> Outcome:
     """Trains and evaluates all runs of a study that are not finished.
 
@@ -68,7 +57,7 @@ def execute(
         OSError: a disk that is full or read-only. Whatever else goes wrong in a run is recorded
             in its folder (``failed.json``, with the traceback), and the study goes on.
     """
-    watcher = watcher or Watcher()
+    watcher = watcher or Listener()
     runs = out / "runs"
     runs.mkdir(parents=True, exist_ok=True)
     print_of = fingerprint(cohort)

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fp4jax.extras import Extra
-from fp4jax.study.execution import Watcher
 from fp4jax.study.plan import Study
 from fp4jax.train.config import RunConfig
+from fp4jax.train.listeners import Listener
 
 Kind = tuple[str, str, str, str]
 
@@ -17,7 +17,7 @@ def _kind(run: RunConfig) -> Kind:
     return run.arch, run.scale, run.recipe, run.method
 
 
-class Table(Watcher):
+class Table(Listener):
     """A row per group of runs: how many are done, the running one's epoch, AUPRC so far.
 
     Args:
@@ -82,7 +82,7 @@ class Table(Watcher):
 
 
 @contextlib.contextmanager
-def watching(study: Study) -> Iterator[Watcher]:
+def watching(study: Study) -> Iterator[Listener]:
     """A watcher for :func:`fp4jax.study.execute`."""
     with Extra("study"):
         from rich.console import Console

@@ -30,10 +30,10 @@ def flatten(tree: Any) -> dict[str, np.ndarray]:
 def write_arrays(folder: Path, tree: Any) -> None:
     """Writes a tree into a folder that is there and empty."""
     arrays = flatten(tree)
-    handler = ocp.StandardCheckpointHandler()
+    handler: Any = ocp.StandardCheckpointHandler()
     try:
         with storage_errors(folder, "write"):
-            handler.save(folder, args=ocp.args.StandardSave(arrays))  # pyright: ignore
+            handler.save(folder, args=ocp.args.StandardSave(arrays))  # pyright: ignore[reportCallIssue]
             handler.finalize(folder)
     finally:
         handler.close()
@@ -59,7 +59,7 @@ def read_arrays(
         OSError: the folder is damaged or cannot be read.
         OutOfMemoryError: no room for the arrays.
     """
-    handler = ocp.StandardCheckpointHandler()
+    handler: Any = ocp.StandardCheckpointHandler()
     try:
         with storage_errors(folder, "read"):
             stored = _stored(handler, folder)
@@ -127,11 +127,9 @@ def _named(tree: Any) -> list[tuple[str, Any]]:
     return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
 
 
-def _stored(
-    handler: ocp.StandardCheckpointHandler, folder: Path
-) -> dict[str, tuple[tuple[int, ...], Any]]:
+def _stored(handler: Any, folder: Path) -> dict[str, tuple[tuple[int, ...], Any]]:
     """(shape, dtype) of the arrays in a folder."""
-    tree: Any = handler.metadata(folder).tree  # pyright: ignore[reportArgumentType]
+    tree = handler.metadata(folder).tree
     return {name: (tuple(array.shape), np.dtype(array.dtype)) for name, array in tree.items()}
 
 

@@ -1,27 +1,14 @@
-"""What people see of a run on a terminal: a progress bar with the time left, a line per epoch.
-
-Nothing is drawn where standard error is no terminal; the lines are then left out too.
-"""
+"""What people see of a run: a progress bar on a terminal, elsewhere a line of text per epoch."""
 
 import contextlib
+import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
+from fp4jax.train.listeners import Listener
 
-class Listener:
-    """Whom the training loop tells what it does; this one keeps it to itself."""
-
-    def steps(self, done: int) -> None:
-        """So many steps were taken."""
-
-    def epoch(self, run: str, record: dict[str, Any]) -> None:
-        """An epoch of a run ended."""
-
-    def begins(self, runs): pass
-    def ended(self, run, summary, path): pass
-
-
-# Of what an epoch's record has, and its name on the terminal.
+# Of what an epoch's record has, and its name for people.
 _SHOWN = {
     "train_loss": "loss",
     "val_loss": "validation",
@@ -30,30 +17,67 @@ _SHOWN = {
 }
 
 
+def epoch_line(run: str, record: dict[str, Any], epochs: int | None = None) -> str:
+    """An epoch in one line.
+
+    Example:
+        >>> epoch_line("cnn_4m", {"epoch": 3, "train_loss": 0.4124, "val_auprc": 0.71}, epochs=20)
+        'cnn_4m: epoch 3/20, loss 0.412, AUPRC 0.710'
+    """
+    of = f"/{epochs}" if epochs else ""
+    values = [f"{name} {record[key]:.3f}" for key, name in _SHOWN.items() if key in record]
+    return ", ".join([f"{run}: epoch {record['epoch']}{of}", *values])
+
+
+class Lines(Listener):
+    """Prints a line for each epoch to standard error: for logs of jobs without a terminal.
+
+    Args:
+        epochs: of the runs, if it is to be shown.
+    """
+
+    def __init__(self, epochs: int | None = None):
+        self._epochs, self._began = epochs, time.monotonic()
+
+    def epoch(self, run: str, record: dict[str, Any]) -> None:
+        """Prints it, with the seconds since the last line."""
+        now = time.monotonic()
+        seconds, self._began = record.get("seconds", now - self._began), now
+        line = epoch_line(run, record, self._epochs)
+        print(f"{line}, {seconds:.0f} s", file=sys.stderr, flush=True)
+
+
 class _Bar(Listener):
-    def __init__(self, progress, task):
-        self._progress, self._task = progress, task
+    def __init__(self, progress, task, epochs: int | None):
+        self._progress, self._task, self._epochs = progress, task, epochs
 
     def steps(self, done: int) -> None:
         self._progress.advance(self._task, done)
 
     def epoch(self, run: str, record: dict[str, Any]) -> None:
-        values = [f"{name} {record[key]:.3f}" for key, name in _SHOWN.items() if key in record]
-        description = f"{run}: epoch {record['epoch']}, {', '.join(values)}"
-        self._progress.update(self._task, description=description)
+        self._progress.update(self._task, description=epoch_line(run, record, self._epochs))
 
 
 @contextlib.contextmanager
-def progress_bar(description: str, steps: int, done: int = 0) -> Iterator[Listener]:
-    """A listener for ``fp4jax.train.loop.Fit`` that draws ``done`` of ``steps`` steps."""
+def progress_bar(
+    description: str, steps: int, done: int = 0, epochs: int | None = None
+) -> Iterator[Listener]:
+    """A listener that draws ``done`` of ``steps`` steps; :class:`Lines` where it cannot draw.
+
+    Args:
+        description: what is shown before the first epoch ends.
+        steps: that there will be.
+        done: of them, by an earlier call.
+        epochs: of the run, to be shown beside the epoch's number.
+    """
     try:
         from rich import console, progress
     except ImportError:
-        yield Listener()
+        yield Lines(epochs)
         return
     terminal = console.Console(stderr=True)
     if not terminal.is_terminal:
-        yield Listener()
+        yield Lines(epochs)
         return
     columns = (
         progress.TextColumn("{task.description}"),
@@ -63,8 +87,4 @@ def progress_bar(description: str, steps: int, done: int = 0) -> Iterator[Listen
         progress.TimeRemainingColumn(),
     )
     with progress.Progress(*columns, console=terminal, transient=True) as bar:
-        yield _Bar(bar, bar.add_task(description, total=steps, completed=done))
-
-
-def Guarded(listener):
-    return listener
+        yield _Bar(bar, bar.add_task(description, total=steps, completed=done), epochs)

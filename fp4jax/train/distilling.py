@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fp4jax import losses
-from fp4jax.train.checkpoint import read_best
+from fp4jax.train.best import read_best
 from fp4jax.train.folder import RunFolder
 from fp4jax.train.lane import Lane
 from fp4jax.train.program import Program, program_of

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fp4jax.train.checkpoint import Checkpoints
-from fp4jax.train.console import Listener
 from fp4jax.train.lane import DivergedError, Lane
+from fp4jax.train.listeners import Listener
 from fp4jax.train.model import Model
 from fp4jax.train.program import Program
 from fp4jax.train.signals import Terminated, Termination
@@ -124,7 +124,7 @@ class Fit:
                     lane.folder.write_failure(DivergedError(lane.ended))
             over = [lane for lane in going if lane.ended and not lane.failed]
             if going and (over or self._due()):
-                self._save()
+                self.save()
             for lane in over:
                 self._end(lane)
             if self.termination.asked:
@@ -249,7 +249,8 @@ class Fit:
         by_epochs = self.saving.epochs and epoch - self._saved_epoch >= self.saving.epochs
         return bool(by_epochs) or time.monotonic() - self._saved >= self.saving.seconds
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Writes a checkpoint of all lanes."""
         self._number += 1
         progress = {"lanes": [lane.progress() for lane in self.lanes]}
         self.checkpoints.save(self._number, self.state, self.best, progress)
@@ -257,7 +258,7 @@ class Fit:
         self._saved_epoch = max(lane.epoch for lane in self.lanes)
 
     def _terminate(self) -> None:
-        self._save()
+        self.save()
         self.checkpoints.wait()
         raise Terminated
 

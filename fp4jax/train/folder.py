@@ -38,7 +38,7 @@ class RunFolder:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as root:
         ...     run = RunFolder(Path(root) / "cnn_small")
-        ...     run.create({"arch": "cnn", "epochs": 20}, {"train": ["a"], "val": [], "test": []}, {})
+        ...     run.create({"arch": "cnn", "epochs": 20}, {"train": ["a"], "test": ["b"]}, {})
         ...     run.append({"epoch": 1, "val_loss": 0.7})
         ...     print(run.split()["train"], "|", run.status())
         ['a'] | epoch 1 of 20, not finished

@@ -124,6 +124,9 @@ class Held:
 
     def take(self, folder: Path) -> None:
         """Signs a folder that nobody else holds."""
+        # What a process left that was killed while it wrote.
+        for path in folder.glob(f".{status.FILE}.*"):
+            path.unlink(missing_ok=True)
         with self._writing:
             self._put(folder, time_of=now())
 

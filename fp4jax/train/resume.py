@@ -5,7 +5,8 @@ from pathlib import Path
 
 from fp4jax.files import read_json, write_json
 from fp4jax.train.arrays import read_arrays
-from fp4jax.train.checkpoint import complete, read_progress
+from fp4jax.train.best import complete
+from fp4jax.train.checkpoint import read_progress
 from fp4jax.train.fit import Start
 from fp4jax.train.folder import RunFolder
 from fp4jax.train.lane import Lane

@@ -11,14 +11,16 @@ from typing import Any
 import jax
 
 from fp4jax.data import Cohort, Split
-from fp4jax.train.checkpoint import Checkpoints, finish, read_best, write_best
+from fp4jax.train.best import finish, read_best, write_best
+from fp4jax.train.checkpoint import Checkpoints
 from fp4jax.train.config import RunConfig, id_of
-from fp4jax.train.console import Guarded, Listener, progress_bar
+from fp4jax.train.console import progress_bar
 from fp4jax.train.distilling import teachers_of
 from fp4jax.train.environment import environment
 from fp4jax.train.fit import Fit, Saving, Start
 from fp4jax.train.folder import RunFolder
 from fp4jax.train.lane import DivergedError, Lane
+from fp4jax.train.listeners import Guarded, Listener
 from fp4jax.train.lock import BusyError, Held, held
 from fp4jax.train.model import Model
 from fp4jax.train.program import Program, key_of, parameters, program_of
@@ -256,8 +258,6 @@ class _Group:
         where, group = self._place(out)
         checkpoints = Checkpoints(where)
         try:
-            for i, lane in enumerate(lanes):
-                self._report(lane, group, i)
             fit = Fit(
                 self.program,
                 data,
@@ -271,6 +271,12 @@ class _Group:
                 reached=lambda lane: self._report(lane, group, lanes.index(lane)),
                 teachers=teachers,
             )
+            if before != {where}:
+                # Before status.json names the new place, what the lanes go on from is there.
+                fit.save()
+                checkpoints.wait()
+            for i, lane in enumerate(lanes):
+                self._report(lane, group, i)
             fit()
         finally:
             checkpoints.close()

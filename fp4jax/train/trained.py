@@ -8,7 +8,7 @@ from typing import Any
 from fp4jax.data import Split
 from fp4jax.files import read_json
 from fp4jax.ops.recipe import Recipe
-from fp4jax.train.checkpoint import read_best
+from fp4jax.train.best import read_best
 from fp4jax.train.config import RunConfig
 from fp4jax.train.folder import RunFolder
 from fp4jax.train.model import Model
