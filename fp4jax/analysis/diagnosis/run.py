@@ -4,7 +4,7 @@ import contextlib
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -19,7 +19,8 @@ from fp4jax.train.evaluation import check_names, split_of
 from fp4jax.train.program import program_of
 from fp4jax.train.run import bound
 
-State = Literal["init", "best"]
+#: New parameters, and those of the best epoch.
+STATES = ("init", "best")
 
 #: What a baseline run is diagnosed under: "full" and "2d+rht+sr".
 DEFAULT_RECIPES = (1, 5)
@@ -36,7 +37,7 @@ def diagnose_run(
     data: Data | Cohort,
     recipes: Sequence[str | int | Recipe] = (),
     *,
-    states: Sequence[State] = ("init", "best"),
+    states: Sequence[str] = STATES,
     batches: int = 2,
     draws: int = 8,
 ) -> list[Row]:
@@ -123,14 +124,14 @@ def _check(states: Sequence[str], batches: int, draws: int) -> None:
     for name, number in (("batches", batches), ("draws", draws), ("states", len(states))):
         if number < 1:
             raise ValueError(f"{name} is {number}; at least 1 is needed.")
-    if unknown := sorted(set(states) - set(get_args(State))):
+    if unknown := sorted(set(states) - set(STATES)):
         raise ValueError(
-            f"states has {', '.join(unknown)}; allowed: init, best. Of its training a run keeps "
-            "the best epoch alone."
+            f"states has {', '.join(unknown)}; allowed: {', '.join(STATES)}. Of its "
+            "training a run keeps the best epoch alone."
         )
 
 
-def _state(run: Trained, name: State) -> tuple[Any, Any]:
+def _state(run: Trained, name: str) -> tuple[Any, Any]:
     """Parameters and statistics."""
     if name == "best":
         model = run.model()
