@@ -438,7 +438,7 @@ def test_a_run_of_volumes_is_diagnosed(volumes, tmp_path):
     path = finished(tmp_path, volume_config(volumes, recipe="full"), volumes)
     rows = diagnose_run(path, volumes, states=["best"], batches=1)
     assert (path / "diagnosis.png").read_bytes()[:4] == b"\x89PNG"
-    assert {row["recipe"] for row in rows} == {"baseline", "full"}
+    assert {row["recipe"] for row in rows} == {"full"}
     layers = {row["layer"] for row in rows} - {"total"}
     assert layers
     assert len(values(rows, quantity="sqnr_db")) == 6 * len(layers)
