@@ -47,7 +47,7 @@ def command(args: Args) -> None:
         return
     data = config.data.open(args.source)
     options = Options(
-        listener=Pictures(always=args.pictures),
+        listener=Pictures(args.pictures, args.source if args.pictures else None),
         saving=args.saving.saving(),
         wait=None if args.wait else 0.0,
     )
