@@ -41,10 +41,11 @@ class Args:
 
 def command(args: Args) -> None:
     config = args.run.config()
-    data = config.data.open(args.source)
     if args.dry_run:
-        print(dry_run(config, data))
+        absent = args.source.root is None and config.data.needs_root
+        print(dry_run(config, None if absent else config.data.open(args.source)))
         return
+    data = config.data.open(args.source)
     options = Options(
         listener=Listeners([Pictures(always=args.pictures)]),
         saving=args.saving.saving(),

@@ -149,3 +149,16 @@ def load(name: str, root: str | os.PathLike | None = None, **options: Any) -> Co
             f"the loader of {name!r} returned {type(cohort).__name__}; it must return a Cohort."
         )
     return cohort
+
+
+def needs_root(name: str) -> bool:
+    """Whether a data set is read from files, in a folder that users name.
+
+    Raises:
+        ValueError: an unknown name.
+
+    Example:
+        >>> needs_root("lgg"), needs_root("phantom")
+        (True, False)
+    """
+    return _LOADERS.find(name).needs_root

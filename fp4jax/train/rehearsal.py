@@ -16,12 +16,13 @@ from fp4jax.train.task import Data
 _MB = 1e6
 
 
-def dry_run(config: RunConfig, data: Data | Cohort) -> str:
+def dry_run(config: RunConfig, data: Data | Cohort | None = None) -> str:
     """A text about a run; compiles its training step and computes nothing.
 
     Args:
         config: of the run; its checkpoint is not read.
-        data: what it would be trained on; files are looked at, and the split is made.
+        data: what it would be trained on; files are looked at, and the split is made. Without any
+            the task says what is usual.
 
     Raises:
         ValueError: data, a model or options that do not fit.
@@ -37,9 +38,8 @@ def dry_run(config: RunConfig, data: Data | Cohort) -> str:
         training: adamax, learning rate 0.0005, plateau, batch 2, at most 100 epochs of 32 steps, float32
     """
     config = config.resolved()
-    data = bound(config, data)
-    split = data.split(config)
-    channels, regions = len(data.channels), len(data.regions)
+    found, steps, names = _of_data(config, data)
+    channels, regions = map(len, names)
     model = nnx.eval_shape(lambda: build(config, channels, regions, 0))
     size = config.data.model_arguments(config)["image_size"]
     macs = models.macs(model, size)
@@ -50,11 +50,8 @@ def dry_run(config: RunConfig, data: Data | Cohort) -> str:
     state = program.abstract()
     batch = _batch(config, channels, regions)
     memory = program.step.lower(state, batch).compile().memory_analysis()
-    steps = data.feed(config, split.train, config.seed).steps
-    parts = ((name, getattr(split, name)) for name in ("train", "val", "test"))
     lines = [
-        *data.describe(),
-        "patients: " + ", ".join(f"{len(patients)} {name}" for name, patients in parts),
+        *found,
         str(report),
         f"compute: {total / 1e9:.3f} GMAC per example forward "
         f"({6 * total * config.batch_size / 1e9:.1f} GFLOP per training step of "
@@ -66,10 +63,24 @@ def dry_run(config: RunConfig, data: Data | Cohort) -> str:
         lines.append(f"training step: {memory.temp_size_in_bytes / _MB:.0f} MB beside the state")
     lines.append(
         f"training: {config.optimizer}, learning rate {config.learning_rate:g}, "
-        f"{config.schedule}, batch {config.batch_size}, at most {config.epochs} epochs of {steps} "
-        f"steps, {config.dtype}"
+        f"{config.schedule}, batch {config.batch_size}, at most {config.epochs} epochs{steps}, "
+        f"{config.dtype}"
     )
     return "\n".join(lines)
+
+
+def _of_data(config: RunConfig, data: Data | Cohort | None):
+    """(lines about the data, text about the steps of an epoch, (channels, regions))."""
+    if data is None:
+        channels, regions = config.data.assumed()
+        names = f"channels {', '.join(channels)}; segmented: {', '.join(regions)}"
+        return [f"data: none were named; as if they had the {names}"], "", (channels, regions)
+    data = bound(config, data)
+    split = data.split(config)
+    steps = data.feed(config, split.train, config.seed).steps
+    parts = ((name, getattr(split, name)) for name in ("train", "val", "test"))
+    patients = "patients: " + ", ".join(f"{len(ids)} {name}" for name, ids in parts)
+    return [*data.describe(), patients], f" of {steps} steps", (data.channels, data.regions)
 
 
 def _batch(config: RunConfig, channels: int, regions: int) -> Batch:

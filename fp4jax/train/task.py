@@ -184,6 +184,15 @@ class Task(abc.ABC):
     def batch(self, config: "RunConfig", channels: int, regions: int) -> tuple[Any, Any]:
         """Shapes and dtypes of a batch's images and targets."""
 
+    @property
+    def needs_root(self) -> bool:
+        """Whether the data are files, whose folder a user has to name."""
+        return True
+
+    def assumed(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Names of channels and regions for a dry run without data; default: one of each."""
+        return ("image",), ("lesion",)
+
     def check(self, config: "RunConfig") -> None:
         """Raises ValueError if a run's options do not fit this kind of data."""
 
