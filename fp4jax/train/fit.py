@@ -111,7 +111,10 @@ class Fit:
         """
         for lane in self.lanes:
             lane.folder.start_history(lane.epoch)
-            if lane.ended and not lane.failed:
+            if lane.failed:
+                # Before the group was stopped: it stays what it was.
+                lane.folder.write_failure(DivergedError(lane.ended))
+            elif lane.ended:
                 # Stopped between its last checkpoint and its summary.
                 self._end(lane)
         while active := [lane for lane in self.lanes if not lane.ended]:
