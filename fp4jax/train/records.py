@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from fp4jax import plugins
 from fp4jax.ops.recipe import Recipe
 from fp4jax.train.config import RunConfig
 from fp4jax.train.slices import Slices
@@ -30,6 +31,8 @@ def from_json(record: Mapping[str, Any]) -> RunConfig:
         'lgg'
     """
     values = dict(record.get("config", record))
+    # What the run's own modules registered may be what it names.
+    plugins.load(values.get("plugins", ()))
     if "arch" not in values:
         raise ValueError("this is no configuration of a run: it names no architecture.")
     if not isinstance(values.get("data"), Mapping):
