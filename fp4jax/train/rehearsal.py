@@ -48,7 +48,7 @@ def dry_run(config: RunConfig, data: Data | Cohort) -> str:
     total = sum(macs.values())
     program = Program(config, channels, regions)
     state = program.abstract()
-    batch = _batch(config, channels, regions)
+    batch = batch_of(config, channels, regions)
     memory = program.step.lower(state, batch).compile().memory_analysis()
     steps = data.feed(config, split.train, config.seed).steps
     parts = ((name, getattr(split, name)) for name in ("train", "val", "test"))
@@ -72,7 +72,7 @@ def dry_run(config: RunConfig, data: Data | Cohort) -> str:
     return "\n".join(lines)
 
 
-def _batch(config: RunConfig, channels: int, regions: int) -> Batch:
+def batch_of(config: RunConfig, channels: int, regions: int) -> Batch:
     """Shapes and dtypes of what a step sees."""
     images, targets = config.data.batch(config, channels, regions)
     return Batch(
