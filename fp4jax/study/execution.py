@@ -122,7 +122,7 @@ class _Execution:
         busy = [part for part in parts if not self._part(part)]
         if busy:
             count = sum(self._is_open(run) for part in busy for run in part)
-            _LOG.warning("%d runs are trained by other processes; waiting for them.", count)
+            _LOG.warning("Waiting for other processes, which train what is left (%d runs).", count)
         while busy:
             time.sleep(_POLL)
             busy = [part for part in busy if not self._part(part)]
