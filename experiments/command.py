@@ -1,8 +1,8 @@
 """What all commands share: plug-ins, exit codes, errors in one line."""
 
-import contextlib
 import inspect
 import os
+import select
 import sys
 import traceback
 from collections.abc import Callable
@@ -13,7 +13,9 @@ from experiments import compilation_cache
 from experiments.parsing import COMMON, in_flags, parse, read_config, take_flag, take_values
 from fp4jax import plugins as loaded_plugins
 from fp4jax.data.phantom.cache import default_folder
-from fp4jax.train import DivergedError
+from fp4jax.train import BusyError, DivergedError, Terminated
+from fp4jax.train.arrays import OutOfMemoryError
+from fp4jax.train.signals import TERMINATED
 
 # What a shell says of a command whose output nobody reads: 128 + SIGPIPE.
 _PIPE = 141
@@ -87,6 +89,10 @@ def _ending(error: BaseException, arguments: Any) -> tuple[int | None, str]:
             return 130, "interrupted; repeat the command to go on."
         case DivergedError():
             return 1, str(error)
+        case BusyError() | OutOfMemoryError():
+            return 2, str(error)
+        case Terminated():
+            return TERMINATED, "asked to end; all is saved. Repeat the command to go on."
         case ValueError() | OSError() | ModuleNotFoundError():
             return 2, in_flags(str(error), arguments)
         case _:
@@ -96,10 +102,13 @@ def _ending(error: BaseException, arguments: Any) -> tuple[int | None, str]:
 def _nobody_reads() -> bool:
     """Whether standard output is a pipe that was closed; it is then no longer written to."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
+        pipe = sys.stdout.fileno()
+        state = select.poll()
+        state.register(pipe, 0)
+        closed = any(event & select.POLLERR for _, event in state.poll(0))
+    except (AttributeError, OSError, ValueError):  # Windows has no poll, a notebook no file
+        return False
+    if closed:
         # What is left in its buffer would fail once more at the end of the process.
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+        os.dup2(os.open(os.devnull, os.O_WRONLY), pipe)
+    return closed

@@ -41,7 +41,7 @@ class Saving:
     seconds: float = 60.0
 
     def __post_init__(self):
-        if self.epochs is not None and self.epochs < 1 or not self.seconds >= 0:
+        if (self.epochs is not None and self.epochs < 1) or not self.seconds >= 0:
             raise ValueError(
                 f"a checkpoint every {self.epochs} epochs or {self.seconds} seconds; give at least "
                 "1 epoch and 0 seconds."
@@ -111,7 +111,10 @@ class Fit:
         """
         for lane in self.lanes:
             lane.folder.start_history(lane.epoch)
-            if lane.ended and not lane.failed:
+            if lane.failed:
+                # Before the group was stopped: it stays what it was.
+                lane.folder.write_failure(DivergedError(lane.ended))
+            elif lane.ended:
                 # Stopped between its last checkpoint and its summary.
                 self._end(lane)
         while active := [lane for lane in self.lanes if not lane.ended]:

@@ -1,4 +1,4 @@
-"""Trained: a run in its folder, as evaluation, diagnosis, prediction, export and analysis read it."""
+"""Trained: a run in its folder, as evaluation, diagnosis, prediction and analysis read it."""
 
 import dataclasses
 import logging
@@ -18,7 +18,6 @@ from fp4jax.train.records import from_json, is_earlier
 from fp4jax.train.volumes import Volumes
 
 _LOG = logging.getLogger(__name__)
-_PARTS = ("train", "val", "test", "name")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,11 +97,16 @@ def read_trained(path: Path, *, finished: bool = False) -> Trained:
         config=config,
         channels=channels,
         regions=regions,
-        split=None if split is None else Split(**{k: split[k] for k in _PARTS}),
+        split=None if split is None else _split(split),
         contents=dict((split or {}).get("contents", {})),
         digest=record["digest"],
         summary=_earlier_summary(summary) if is_earlier(record) else summary,
     )
+
+
+def _split(record: dict[str, Any]) -> Split:
+    train, val, test = (tuple(record[part]) for part in ("train", "val", "test"))
+    return Split(train, val, test, record["name"])
 
 
 def _names(

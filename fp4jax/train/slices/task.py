@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fp4jax.core.typing import Array
-from fp4jax.data import Cohort, augment, load
+from fp4jax.data import Cohort, augment, load, needs_root
 from fp4jax.train.slices.data import SliceData
 from fp4jax.train.task import Defaults, Monitor, Source, Task, exclusive
 
@@ -35,8 +35,9 @@ class Slices(Task):
     target: str | None = None
     # of brats and msd: the channels, in this order; default: all that there are
     modalities: tuple[str, ...] = ()
-    # patients of the phantom cohort (60), and slices of each (30)
+    # patients of the phantom cohort (60)
     patients: int | None = None
+    # slices of each of its patients (30)
     slices: int | None = None
     # flips, brightness and contrast, shifts, scales and rotations
     augment: bool = True
@@ -61,6 +62,13 @@ class Slices(Task):
     @property
     def name(self) -> str:
         return self.cohort
+
+    @property
+    def needs_root(self) -> bool:
+        return needs_root(self.cohort)
+
+    def assumed(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        return self.modalities or ("red", "green", "blue"), ("lesion",)
 
     def open(self, source: Source) -> SliceData:
         names = ("channel_order", "target", "modalities", "patients", "slices")
