@@ -10,7 +10,7 @@ from fp4jax.data import Cohort
 from fp4jax.study.expectations import Expectation
 from fp4jax.study.lanes import lanes
 from fp4jax.study.plan import Study
-from fp4jax.study.record import write_record
+from fp4jax.study.record import described, write_record
 from fp4jax.train.config import RunConfig
 from fp4jax.train.fit import Saving
 from fp4jax.train.folder import FinishedError, RunFolder
@@ -52,6 +52,7 @@ def execute(
     retry: bool = False,
     saving: Saving | None = None,
     listener: Listener | None = None,
+    synthetic: bool = False,
 ) -> Outcome:
     """Trains and evaluates all runs of a study that are not finished.
 
@@ -69,6 +70,7 @@ def execute(
         saving: when checkpoints are written.
         listener: is told what happens, and of every run once when it has ended; of those that
             were finished before at the start.
+        synthetic: the data are no patients': reports may show them.
 
     Raises:
         ValueError: data that do not fit.
@@ -94,7 +96,8 @@ def execute(
     options = Options(listener=listener or Listener(), saving=saving or Saving())
     execution = _Execution(runs, data, out / "runs", retry, options)
     names = [execution.folder(run).path.name for run in runs]
-    write_record(study, data, out, names=names, name=name, expected=expected)
+    about = {**described(data), "synthetic": synthetic}
+    write_record(study, about, out, names=names, name=name, expected=expected)
     parts = [part for group in study.groups() for part in lanes(group, data, study.max_lanes)]
     execution(parts)
     return execution.outcome()

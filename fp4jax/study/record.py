@@ -47,7 +47,7 @@ class StudyRecord:
 
 def write_record(
     study: Study,
-    data: Data,
+    data: dict[str, Any],
     out: Path,
     *,
     names: Sequence[str],
@@ -58,7 +58,7 @@ def write_record(
 
     Args:
         study: which.
-        data: its data.
+        data: what they are, see :func:`described`.
         out: folder of the runs' folder.
         names: ids of its runs.
         name: of the study.
@@ -71,7 +71,7 @@ def write_record(
         "schema": _SCHEMA,
         "name": name,
         "study": study.to_json(),
-        "data": described(data),
+        "data": data,
         "expected": [dataclasses.asdict(one) for one in expected],
         "runs": list(names),
     }
