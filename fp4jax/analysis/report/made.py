@@ -44,7 +44,11 @@ def summary(runs: "Sequence[RunResult]") -> str:
     made = made_with(runs)
     if not made:
         return f"trained on {devices}"
-    packages = {name: v for run in runs for name, v in (run.environment or {"packages": {}})["packages"].items()}
+    packages = {
+        name: v
+        for run in runs
+        for name, v in (run.environment or {"packages": {}})["packages"].items()
+    }
     dates = made["dates of the runs (UTC)"]
     return (
         f"trained on {devices} ({made['processor']}) with fp4jax {made['fp4jax']} and jax "

@@ -60,7 +60,11 @@ def report_folder(folder: Path, *, pictures: bool = False, resamples: int = 2000
 
     root = folder / "runs" if (folder / "runs").is_dir() else folder
     records = read_records(folder)
-    names = {path.parent.name for pattern in ("config", "failed") for path in root.glob(f"*/{pattern}.json")}
+    names = {
+        path.parent.name
+        for pattern in ("config", "failed")
+        for path in root.glob(f"*/{pattern}.json")
+    }
     names |= {name for record in records for name in record.runs}
     if not names:
         raise ValueError(f"{folder} holds no runs; name the folder that a study was written to.")

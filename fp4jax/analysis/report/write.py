@@ -232,4 +232,3 @@ def _runs(runs: "pd.DataFrame") -> str:
         "run": ("folder", Cell),
     }
     return html.details(f"All {len(runs)} runs", html.frame_table(runs, columns))
-
