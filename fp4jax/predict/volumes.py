@@ -124,6 +124,11 @@ def path_of_picture(path: Path) -> Path:
 def _open(network: Network, source: Source) -> VolumeSet:
     """The cases, with the network's channels and regions; prepared volumes are not kept."""
     task, about = volumes_task(network), network.about
+    if task.modalities is not None and len(task.modalities) != about.in_channels:
+        raise ValueError(
+            f"modalities are {task.modalities}; the network has {about.in_channels} channels "
+            f"({', '.join(about.channels)}), name the files of each."
+        )
     wanted = task.modalities or (None if task.patterns else about.channels)
     cases = dataclasses.replace(task, modalities=wanted).cases(source)
     cases = [_with_table(case, task, about.regions) for case in cases]
