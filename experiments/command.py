@@ -1,62 +1,24 @@
-"""What all commands share: where images come from, plug-ins, exit codes, errors in one line."""
+"""What all commands share: plug-ins, exit codes, errors in one line."""
 
-import contextlib
-import dataclasses
 import inspect
 import os
+import select
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from experiments import compilation_cache
 from experiments.parsing import COMMON, in_flags, parse, read_config, take_flag, take_values
 from fp4jax import plugins as loaded_plugins
-from fp4jax.data import Cohort, load
 from fp4jax.data.phantom.cache import default_folder
-from fp4jax.train import DivergedError
+from fp4jax.train import BusyError, DivergedError, Terminated
+from fp4jax.train.arrays import OutOfMemoryError
+from fp4jax.train.signals import TERMINATED
 
 # What a shell says of a command whose output nobody reads: 128 + SIGPIPE.
 _PIPE = 141
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """Where images come from, beside the name of the cohort; None: the data set's default."""
-
-    # folder of the data set: kaggle_3m of LGG, the folder of cases of BraTS or the Decathlon
-    root: Path | None = None
-    # patients of the phantom cohort (60), and slices of each (30)
-    patients: int | None = None
-    slices: int | None = None
-    # order of the channels: rgb as stored; ref_bgr as the reference reads them
-    channel_order: Literal["rgb", "ref_bgr"] | None = None
-    # of brats and msd: the region to segment (whole_tumour, tumour_core, enhancing)
-    target: str | None = None
-    # of brats and msd: the channels, in this order; default: all that there are
-    modalities: tuple[str, ...] = ()
-
-    def load(self, name: str, image_size: int) -> Cohort:
-        """The cohort with that name; an option that it does not have is refused."""
-        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(Source)}
-        options = {name: value for name, value in given.items() if value not in (None, ())}
-        return load(name, options.pop("root", None), image_size=image_size, **options)
-
-
-@dataclasses.dataclass(frozen=True)
-class Images(Source):
-    """A cohort by name."""
-
-    # phantom: the embedded synthetic cohort; lgg: the LGG MRI segmentation data set; brats, msd:
-    # slices of the NIfTI volumes of BraTS and of the Medical Segmentation Decathlon; or the name
-    # that a plug-in registered
-    data: str = "phantom"
-    # side of the images in pixels
-    image_size: int = 256
-
-    def cohort(self) -> Cohort:
-        return self.load(self.data, self.image_size)
 
 
 def main(
@@ -127,6 +89,10 @@ def _ending(error: BaseException, arguments: Any) -> tuple[int | None, str]:
             return 130, "interrupted; repeat the command to go on."
         case DivergedError():
             return 1, str(error)
+        case BusyError() | OutOfMemoryError():
+            return 2, str(error)
+        case Terminated():
+            return TERMINATED, "asked to end; all is saved. Repeat the command to go on."
         case ValueError() | OSError() | ModuleNotFoundError():
             return 2, in_flags(str(error), arguments)
         case _:
@@ -136,10 +102,13 @@ def _ending(error: BaseException, arguments: Any) -> tuple[int | None, str]:
 def _nobody_reads() -> bool:
     """Whether standard output is a pipe that was closed; it is then no longer written to."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
+        pipe = sys.stdout.fileno()
+        state = select.poll()
+        state.register(pipe, 0)
+        closed = any(event & select.POLLERR for _, event in state.poll(0))
+    except (AttributeError, OSError, ValueError):  # Windows has no poll, a notebook no file
+        return False
+    if closed:
         # What is left in its buffer would fail once more at the end of the process.
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+        os.dup2(os.open(os.devnull, os.O_WRONLY), pipe)
+    return closed

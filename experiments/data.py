@@ -8,15 +8,18 @@ import dataclasses
 import json
 from pathlib import Path
 
-from experiments.command import Images, main
+from experiments.command import main
+from experiments.options import SliceOptions
 from fp4jax import data
 from fp4jax.data import phantom
 from fp4jax.files import read_json, write_json
+from fp4jax.train import Source
 
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    images: Images = dataclasses.field(default_factory=Images)
+    images: SliceOptions = dataclasses.field(default_factory=SliceOptions)
+    source: Source = dataclasses.field(default_factory=Source)
     # check that it is the whole LGG data set, or has the fingerprint in the file --expected
     verify: bool = False
     expected: Path | None = None
@@ -40,12 +43,12 @@ def command(args: Args) -> None:
     for path in (args.fingerprint, args.picture):
         if path is not None and path.exists():
             raise ValueError(f"{path} exists; name a new file, or delete it first.")
-    cohort = images.cohort()
+    cohort = images.open(args.source).cohort
     found = data.fingerprint(cohort)
     print(json.dumps({key: value for key, value in found.items() if key != "crc32"}, indent=2))
     if args.verify or args.expected:
         shape = [images.image_size, images.image_size, len(cohort.channels)]
-        known = {**(data.LGG_EXPECTED if images.data == "lgg" else {}), "shape": shape}
+        known = {**(data.LGG_EXPECTED if images.cohort == "lgg" else {}), "shape": shape}
         expected = read_json(args.expected) if args.expected else known
         if expected is None:
             raise ValueError(f"there is no file {args.expected}; write one with --fingerprint.")

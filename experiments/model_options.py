@@ -70,7 +70,12 @@ def with_options(arguments: type, run: str, arch: str) -> type:
         arguments.__name__,
         [("model", options, dataclasses.field(default_factory=options))],
         bases=(arguments,),
-        namespace={"__post_init__": merge, "__doc__": arguments.__doc__},
+        namespace={
+            "__post_init__": merge,
+            "__doc__": arguments.__doc__,
+            # Where tyro reads what its fields mean.
+            "__module__": arguments.__module__,
+        },
         frozen=True,
     )
 
@@ -79,13 +84,15 @@ def _flags(arch: str) -> type:
     """A dataclass of the words that are given for each option of a model; () for none."""
     fields = []
     for option in models.options(arch).values():
+        name = f"model.{option.name}".replace("_", "-")
         about = tyro.conf.arg(
-            name=f"model.{option.name}",
+            name=name,
             metavar=option.placeholder,
             help=option.help,
             help_behavior_hint=f"(default: {_default(option)})",
         )
-        fields.append((option.name, Annotated[tuple[str, ...], about], ()))
+        words = dataclasses.field(default=(), metadata={"flag": f"--{name}"})
+        fields.append((option.name, Annotated[tuple[str, ...], about], words))
     about = f"Options of {arch}."
     return dataclasses.make_dataclass(
         f"{arch}_options", fields, namespace={"__doc__": about}, frozen=True
@@ -93,13 +100,12 @@ def _flags(arch: str) -> type:
 
 
 def _default(option: models.Option) -> str:
-    if option.scaled:
+    if option.required:
         return "the scale's"
     values = option.default if isinstance(option.default, tuple) else (option.default,)
     # As they are written on the command line: none, true.
-    return " ".join(
-        str(one).lower() if one is None or isinstance(one, bool) else str(one) for one in values
-    )
+    words = [str(v).lower() if v is None or isinstance(v, bool) else str(v) for v in values]
+    return " ".join(words) + (", or the scale's" if option.scaled else "")
 
 
 def _text(words: Sequence[str]) -> str:

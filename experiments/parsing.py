@@ -96,19 +96,24 @@ def _as(kind: Any, value: Any) -> Any:
     return kind(**{name: getattr(value, name) for name in fields})
 
 
+# In Unicode or, where the output has none, in ASCII.
+_FRAME = re.compile(r"[╭╮╰╯│─]+|-{3,}|^[|+]|[|+]$", re.MULTILINE)
 _NO_NUMBER = {
     r"invalid literal for int\(\) with base 10: (.*)": r"\1 is no integer",
     r"could not convert string to float: (.*)": r"\1 is no number",
+    # Of an option that is None by default.
+    r"no type matching \{None\}\|(\S+) could be instantiated from \[(.*?)\]\..*": r"\2 is no \1",
 }
 
 
 def _refusal(stop: SystemExit, box: str) -> ValueError:
     """The error behind the box that tyro printed."""
-    words = " ".join(re.sub("[╭╮╰╯│─]+", " ", box).split())
+    words = " ".join(_FRAME.sub(" ", box).split())
     words = re.split(r" For full helptext| Argument helptext:", words)[0]
     said = re.search(r"Error parsing (\S*): (.*)", words)
     if said is None:
         words = re.sub(r"^(Parsing error|Missing argument|Unrecognized options) ", "", words)
+        words = re.sub(r" Perhaps you meant: (\S+).*", r"; perhaps you meant \1", words)
     elif said[1].startswith("-"):
         text = said[2]
         for pattern, clearer in _NO_NUMBER.items():
@@ -123,14 +128,12 @@ def _refusal(stop: SystemExit, box: str) -> ValueError:
     return ValueError(f"{words.rstrip('. ')}. See --help.")
 
 
-def _causes(error: BaseException) -> list[BaseException]:
-    """What led to an error, the first first."""
-    chain: list[BaseException] = []
-    cause: BaseException | None = error
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """What led to an error, the last first."""
+    cause = error.__cause__ or error.__context__
     while cause is not None:
-        chain.insert(0, cause)
+        yield cause
         cause = cause.__cause__ or cause.__context__
-    return chain
 
 
 def in_flags(message: str, arguments: Any) -> str:
@@ -147,8 +150,7 @@ def in_flags(message: str, arguments: Any) -> str:
         >>> in_flags("image_size is 0; pass root, the root of all", Args)
         '--image-size is 0; pass --root, the root of all'
     """
-    for name in sorted(set(_names(arguments)), key=len, reverse=True):
-        flag = "--" + name.replace("_", "-")
+    for name, flag in sorted(set(_flags(arguments)), key=lambda pair: -len(pair[0])):
         if "_" in name:
             message = re.sub(rf"(?<![\w.'\"/`-]){name}(?![\w.'\"/`(])", flag, message)
         else:
@@ -157,14 +159,17 @@ def in_flags(message: str, arguments: Any) -> str:
     return message
 
 
-def _names(kind: Any) -> Iterator[str]:
-    """Of the arguments in a dataclass, in those within it, and in subcommands."""
+def _flags(kind: Any) -> Iterator[tuple[str, str]]:
+    """(name, flag) of the arguments in a dataclass, in those within it, and in subcommands."""
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
+        hints: dict[str, Any] = {}
+        with contextlib.suppress(NameError):  # annotations that exist for type checkers only
+            hints = typing.get_type_hints(kind)
         for field in dataclasses.fields(kind):
-            hint = hints.get(field.name)
-            inner = list(_names(hint))
-            yield from inner or [field.name]
+            usual = "--" + field.name.replace("_", "-")
+            yield from list(_flags(hints.get(field.name))) or [
+                (field.name, field.metadata.get("flag", usual))
+            ]
     else:
         for part in typing.get_args(kind):
-            yield from _names(part)
+            yield from _flags(part)

@@ -2,41 +2,60 @@
 
     python -m experiments.train --arch swin --recipe 2d+rht+sr --image-size 128 --epochs 10
     python -m experiments.train --data lgg --root kaggle_3m --arch cnn --scale 4m --seeds 2026 2027
+    python -m experiments.train --task volumes --root BraTS2023 --recipe 2d+rht+sr
+    python -m experiments.train --config runs/RUN/config.json --recipe full
 
-Each run has a folder under --out, named by its configuration. Repeating a command goes on where
-it was interrupted, and does nothing for runs that are finished.
+Each run has a folder under --out, named by its configuration and its data. Repeating a command goes
+on where it was interrupted, and does nothing for runs that are finished.
 """
 
 import dataclasses
 from pathlib import Path
 
-from experiments.command import Source, main
+from experiments.command import main
+from experiments.options import RunOptions, SavingOptions, by_task, from_config
 from experiments.tables import print_runs
-from fp4jax.train import RunConfig, dry_run, train
+from fp4jax.predict.pictures import Pictures
+from fp4jax.train import Options, Source, dry_run, train
 
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    run: RunConfig = dataclasses.field(default_factory=RunConfig)
+    # slices, volumes, or a task that a plug-in registered
+    task: str = "slices"
+    run: RunOptions = dataclasses.field(default_factory=RunOptions)
     source: Source = dataclasses.field(default_factory=Source)
     # one run per seed, in one compilation; on GPUs side by side (default: --seed)
     seeds: tuple[int, ...] = ()
     # the runs' folders lie in here
     out: Path = Path("runs")
-    # print size, cost, precision of each layer and memory of the model, and train nothing
+    # draw what was found in the test patients; pictures of patients may not be passed on freely
+    # (of the synthetic cohort they are always drawn)
+    pictures: bool = False
+    saving: SavingOptions = dataclasses.field(default_factory=SavingOptions)
+    # wait for runs that another process trains; default: leave them alone
+    wait: bool = False
+    # look at the data, print size, cost, precision of each layer and memory, and train nothing
     dry_run: bool = False
 
 
 def command(args: Args) -> None:
+    config = args.run.config()
     if args.dry_run:
-        print(dry_run(args.run))
+        absent = args.source.root is None and config.data.needs_root
+        print(dry_run(config, None if absent else config.data.open(args.source)))
         return
-    cohort = args.source.load(args.run.data, args.run.image_size)
-    folders = train(args.run, cohort, args.out, args.seeds)
+    data = config.data.open(args.source)
+    options = Options(
+        listener=Pictures(args.pictures, args.source if args.pictures else None),
+        saving=args.saving.saving(),
+        wait=None if args.wait else 0.0,
+    )
+    folders = train(config, data, args.out, args.seeds, options=options)
     print_runs([folder.summary() or {} for folder in folders])
     for folder in folders:
         print(folder.path)
 
 
 if __name__ == "__main__":
-    main(command, Args, __doc__)
+    main(command, by_task(Args), __doc__, config=from_config(Args))

@@ -1,19 +1,23 @@
-"""A cohort small enough to train on in seconds, and a run that a test can kill."""
+"""A cohort small enough to train on in seconds, and a process that trains on it for tests that kill."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
 import numpy as np
 
 from fp4jax.data import Cohort
-from fp4jax.train import RunConfig
+from fp4jax.train import Options, RunConfig, Saving, Slices
 
 TINY = {"stages": 2, "channels": 16}
+#: A checkpoint after every epoch, which is seldom older than a kill.
+OFTEN = Options(saving=Saving(epochs=1))
+_OF_DATA = {field.name for field in dataclasses.fields(Slices)}
 
 
-def cohort(patients: int = 12, slices: int = 4, size: int = 32) -> Cohort:
+def cohort(patients: int = 12, slices: int = 4, size: int = 32, seed: int = 0) -> Cohort:
     """Noise with one bright disk in two of three slices, which is the lesion."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     n = patients * slices
     row, column = np.mgrid[:size, :size]
     images = rng.integers(0, 120, (n, size, size, 3), dtype=np.uint8)
@@ -34,30 +38,37 @@ def cohort(patients: int = 12, slices: int = 4, size: int = 32) -> Cohort:
 
 
 def config(**changes) -> RunConfig:
-    """A stochastic recipe on a tiny CNN; without augmentation, which takes long to compile."""
+    """A stochastic recipe on a tiny CNN; without augmentation, which takes long to compile.
+
+    ``changes`` are fields of RunConfig or of its Slices.
+    """
+    own = {name: changes.pop(name) for name in _OF_DATA & changes.keys()}
     return RunConfig(
         **{
+            "data": Slices(**{"cohort": "blobs", "image_size": 32, "augment": False, **own}),
             "arch": "cnn",
             "recipe": "2d+rht+sr",
             "model_options": TINY,
-            "data": "blobs",
-            "image_size": 32,
             "batch_size": 8,
             "epochs": 6,
             "learning_rate": 3e-3,
-            "augment": False,
             **changes,
         }
     )
 
 
-if __name__ == "__main__":
-    # python -m tests.blobs OUT CACHE: trains one run, for tests that kill the process
+def main(out: str, cache: str, *seeds: str) -> None:
+    """Trains a run per seed."""
     import jax
 
     from fp4jax.train import train
 
-    jax.config.update("jax_compilation_cache_dir", sys.argv[2])
+    jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     # All that must repeat bit for bit is in it.
-    train(config(augment=True), cohort(), Path(sys.argv[1]))
+    train(config(augment=True), cohort(), Path(out), [*map(int, seeds)] or None, options=OFTEN)
+
+
+if __name__ == "__main__":
+    # python -m tests.blobs OUT CACHE [SEED ...]
+    main(*sys.argv[1:])

@@ -37,6 +37,8 @@ CHUNK_PIXELS = 2**20
 class Alone:
     """A forward pass in which examples do not depend on each other, one compilation per shape.
 
+    Make one per network and keep it: what it compiled goes with it.
+
     Args:
         forward: pure, (variables, images (b, *space, c)) -> logits (b, *space, k). It is traced for
             b = 1.

@@ -7,6 +7,7 @@ For n axes there are 2^n flips f, the identity among them, and the logits of an 
 in float32, as nnU-Net takes them. It costs 2^n times as much.
 """
 
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -52,7 +53,7 @@ def mirrored(predict: Predict, axes: Sequence[int]) -> Predict:
     def each(images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         results = iter(predict(flipped(images)))
         while group := list(itertools.islice(results, len(flips))):
-            total = sum(np.flip(z, flip) for z, flip in zip(group, flips, strict=True))
-            yield total / np.float32(len(flips))
+            back = map(np.flip, group, flips)
+            yield functools.reduce(np.add, back) / np.float32(len(flips))
 
     return each

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fp4jax.train.arrays import memory_errors
 from fp4jax.train.checkpoint import Checkpoints
 from fp4jax.train.lane import DivergedError, Lane
 from fp4jax.train.listeners import Listener
@@ -40,7 +41,7 @@ class Saving:
     seconds: float = 60.0
 
     def __post_init__(self):
-        if self.epochs is not None and self.epochs < 1 or not self.seconds >= 0:
+        if (self.epochs is not None and self.epochs < 1) or not self.seconds >= 0:
             raise ValueError(
                 f"a checkpoint every {self.epochs} epochs or {self.seconds} seconds; give at least "
                 "1 epoch and 0 seconds."
@@ -95,7 +96,7 @@ class Fit:
         self.state = self._stacked([start.state for start in starts])
         self.best = self._stacked([start.best for start in starts])
         self.teacher = None if teachers is None else self._stacked(list(teachers))
-        self.resident = data.resident(_room()) if jax.default_backend() != "cpu" else None
+        self.resident = data.resident(room()) if jax.default_backend() != "cpu" else None
         self._number = max(checkpoints.numbers(), default=0)
         self._saved = time.monotonic()
         self._saved_epoch = max(lane.epoch for lane in self.lanes)
@@ -110,12 +111,16 @@ class Fit:
         """
         for lane in self.lanes:
             lane.folder.start_history(lane.epoch)
-            if lane.ended and not lane.failed:
+            if lane.failed:
+                # Before the group was stopped: it stays what it was.
+                lane.folder.write_failure(DivergedError(lane.ended))
+            elif lane.ended:
                 # Stopped between its last checkpoint and its summary.
                 self._end(lane)
         while active := [lane for lane in self.lanes if not lane.ended]:
             began = time.perf_counter()
-            waited = self._train()
+            with memory_errors():
+                waited = self._train()
             going = [lane for lane in active if not lane.failed]
             for lane in going:
                 self._end_epoch(lane, began, waited)
@@ -126,6 +131,8 @@ class Fit:
             if going and (over or self._due()):
                 self.save()
             for lane in over:
+                # A disk that is full shows before the run counts as finished.
+                self.checkpoints.wait()
                 self._end(lane)
             if self.termination.asked:
                 self._terminate()
@@ -308,7 +315,7 @@ class _Batches:
                 close()
 
 
-def _room() -> float:
+def room() -> float:
     """Bytes that data may take on the device, infinite where the device does not tell."""
     stats = jax.local_devices()[0].memory_stats() or {}
     return _DATA_SHARE * stats.get("bytes_limit", np.inf)

@@ -1,4 +1,4 @@
-"""Trained: a run in its folder, as evaluation, diagnosis, prediction, export and analysis read it."""
+"""Trained: a run in its folder, as evaluation, diagnosis, prediction and analysis read it."""
 
 import dataclasses
 import logging
@@ -18,7 +18,6 @@ from fp4jax.train.records import from_json, is_earlier
 from fp4jax.train.volumes import Volumes
 
 _LOG = logging.getLogger(__name__)
-_PARTS = ("train", "val", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +105,7 @@ def read_trained(path: Path, *, finished: bool = False) -> Trained:
 
 
 def _split(record: dict[str, Any]) -> Split:
-    train, val, test = (tuple(record[part]) for part in _PARTS)
+    train, val, test = (tuple(record[part]) for part in ("train", "val", "test"))
     return Split(train, val, test, record["name"])
 
 

@@ -48,7 +48,7 @@ FEW = ["--patients", "12", "--slices", "4"]
         (["--arch", "resnet"], "known names: cnn, vit, swin"),
         (["--scale", "1b"], "its scales are: 500k, 4m, 15m"),
         (["--recipe", "fp5"], "known"),
-        (["--data", "lgg"], "pass root"),
+        (["--data", "lgg"], "pass --root"),
         (["--data", "lgg", "--root", "nowhere"], "nowhere"),
         (["--data", "phantom", "--root", "."], "leave it out"),
         (["--split", "fold9"], "5 folds"),

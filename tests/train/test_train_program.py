@@ -12,15 +12,17 @@ from fp4jax.train import Batch, Program
 from tests import blobs
 
 COHORT = blobs.cohort()
+RATE = np.float32(3e-3)
 
 
-def batch(place: int = 0, n: int = 8) -> Batch:
+def batch(place: int = 0, n: int = 8, epoch: int = 1) -> Batch:
     index = np.arange(place, place + n, dtype=np.int32)
     return Batch(
         images=jnp.asarray(COHORT.images[index]),
-        masks=jnp.asarray(COHORT.masks[index]),
+        targets=jnp.asarray(COHORT.masks[index]),
         index=jnp.asarray(index),
-        epoch=jnp.asarray(1, jnp.int32),
+        epoch=jnp.asarray(epoch, jnp.int32),
+        rate=jnp.asarray(RATE),
     )
 
 
@@ -42,8 +44,8 @@ SLOW = [r for r in fp4.recipes() if r not in ("baseline", "2d+rht+sr")]
     [pytest.param(r, marks=[pytest.mark.slow] * (r in SLOW)) for r in fp4.recipes()],
 )
 def test_every_recipe_takes_steps_in_one_compilation(recipe):
-    program = Program(blobs.config(recipe=recipe), 3, steps=8)
-    state = program.init(jnp.uint32(1))
+    program = Program(blobs.config(recipe=recipe), channels=3)
+    state = program.start(1)
     losses = []
     for _ in range(6):
         state, values = program.step(state, batch())
@@ -52,11 +54,12 @@ def test_every_recipe_takes_steps_in_one_compilation(recipe):
     assert losses[-1] < losses[0]
     assert program.step._cache_size() == 1
     assert int(state.step) == 6
+    assert float(values["learning_rate"]) == RATE
 
 
 def test_step_is_pure_and_depends_on_the_seed_alone():
-    program = Program(blobs.config(augment=True), 3, steps=8)
-    one, again, other = (program.init(jnp.uint32(s)) for s in (1, 1, 2))
+    program = Program(blobs.config(augment=True), channels=3)
+    one, again, other = (program.start(seed) for seed in (1, 1, 2))
     assert equal(one, again)
     assert not equal(one.params, other.params)
     step = jax.jit(program.train_step)
@@ -65,58 +68,51 @@ def test_step_is_pure_and_depends_on_the_seed_alone():
     # same weights, another seed: other augmentation, dropout and rounding
     reseeded = dataclasses.replace(one, seed=jnp.uint32(7))
     assert not equal(step(reseeded, batch())[0].params, first[0].params)
+    # another epoch: other augmentation
+    assert not equal(step(one, batch(epoch=2))[0].params, first[0].params)
 
 
 def test_recipes_start_from_the_same_weights():
-    states = [
-        Program(blobs.config(recipe=r), 3, 1).init(jnp.uint32(3)) for r in ("baseline", "full")
-    ]
+    states = [Program(blobs.config(recipe=r), 3).start(3) for r in ("baseline", "full")]
     close(states[0].params, states[1].params, 1e-6)
 
 
+def test_abstract_says_what_start_makes():
+    program = Program(blobs.config(), 3)
+    made = jax.tree.map(lambda a: (a.shape, a.dtype), (program.abstract(), program.start(3)))
+    assert made[0] == made[1]
+
+
 def test_lanes_equal_single_runs():
-    seeds = [3, 4]
+    """One of three lanes takes a step less, and one none: what it is stays as it was."""
+    seeds, taken = (3, 4, 5), (2, 1, 0)
     config = blobs.config()
-    lanes, alone = Program(config, 3, 4, lanes=2), Program(config, 3, 4)
-    many = lanes.init(jnp.asarray(seeds, jnp.uint32))
-    order = jnp.arange(16, dtype=jnp.int32).reshape(2, 8)
-    images, masks = jnp.asarray(COHORT.images), jnp.asarray(COHORT.masks)
-    active = jnp.asarray([True, False])
-    before = jax.tree.map(lambda a: a[1], many)
-    after, values = lanes.epoch(
-        many, images, masks, jnp.stack([order, order]), jnp.asarray(1, jnp.int32), active
+    lanes, alone = Program(config, 3, lanes=3), Program(config, 3)
+    many = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(lanes.start, seeds))
+    before = jax.tree.map(lambda a: np.asarray(a[2]), many)
+    order = np.arange(16, dtype=np.int32).reshape(2, 8)
+    steps = (
+        jnp.asarray(np.stack([order] * 3)),
+        jnp.ones((3, 2), jnp.int32),
+        jnp.full((3, 2), RATE),
+        jnp.asarray(np.arange(2)[None] < np.array(taken)[:, None]),
     )
-    state, losses = alone.init(jnp.uint32(seeds[0])), []
-    for index in order:
-        state, value = alone.step(state, batch(int(index[0])))
-        losses.append(value["loss"])
-    # Batched convolutions add up in another order.
-    np.testing.assert_allclose(values["loss"][0], losses, rtol=1e-4)
-    close(jax.tree.map(lambda a: a[0], after.params), state.params, 5e-3)
-    # a lane that is not active stays as it was
-    assert equal(jax.tree.map(lambda a: a[1], after), before)
+    images, masks = jnp.asarray(COHORT.images), jnp.asarray(COHORT.masks)
+    after, values = lanes.epoch(many, images, masks, steps)
+    for lane, (seed, count) in enumerate(zip(seeds, taken, strict=True)):
+        state, losses = alone.start(seed), []
+        for index in order[:count]:
+            state, value = alone.step(state, batch(int(index[0])))
+            losses.append(value["loss"])
+        # Batched convolutions add up in another order.
+        np.testing.assert_allclose(values["loss"][lane, :count], losses, rtol=1e-4)
+        close(jax.tree.map(lambda a, lane=lane: a[lane], after.params), state.params, 5e-3)
+        assert int(after.step[lane]) == count
+    assert equal(jax.tree.map(lambda a: a[2], after), before)
 
 
 def test_bfloat16_keeps_float32_parameters():
-    program = Program(blobs.config(dtype="bfloat16"), 3, steps=4)
-    state, values = program.step(program.init(jnp.uint32(0)), batch())
+    program = Program(blobs.config(dtype="bfloat16"), 3)
+    state, values = program.step(program.start(0), batch())
     assert {p.dtype for p in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
     assert np.isfinite(float(values["loss"]))
-
-
-def test_padding_changes_no_metric():
-    program = Program(blobs.config(), 3, steps=4)
-    state = program.init(jnp.uint32(0))
-    part = batch(n=5)
-    sums = program.accumulate(
-        program.zero_sums(5), state.params, state.stats, part.images, part.masks, jnp.ones(5)
-    )
-    whole = batch(n=8)
-    weights = jnp.asarray([1.0] * 5 + [0.0] * 3)
-    padded = program.accumulate(
-        program.zero_sums(5), state.params, state.stats, whole.images, whole.masks, weights
-    )
-    ids = COHORT.patient_ids[:5]
-    a, b = sums.summarize(ids), padded.summarize(ids)
-    assert a.keys() == b.keys()
-    np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-5)

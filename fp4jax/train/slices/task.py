@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fp4jax.core.typing import Array
-from fp4jax.data import Cohort, augment, load
+from fp4jax.data import Cohort, augment, load, needs_root
 from fp4jax.train.slices.data import SliceData
 from fp4jax.train.task import Defaults, Monitor, Source, Task, exclusive
 
@@ -30,14 +30,15 @@ class Slices(Task):
     # side of the images in pixels
     image_size: int = 256
     # order of the channels: rgb as stored; ref_bgr as the reference reads them
-    channel_order: Literal["rgb", "ref_bgr"] = "rgb"
+    channel_order: Literal["rgb", "ref_bgr"] | None = None
     # of brats and msd: the region to segment (whole_tumour, tumour_core, enhancing)
-    target: str = "whole_tumour"
+    target: str | None = None
     # of brats and msd: the channels, in this order; default: all that there are
     modalities: tuple[str, ...] = ()
-    # patients of the phantom cohort, and slices of each
-    patients: int = 60
-    slices: int = 30
+    # patients of the phantom cohort (60)
+    patients: int | None = None
+    # slices of each of its patients (30)
+    slices: int | None = None
     # flips, brightness and contrast, shifts, scales and rotations
     augment: bool = True
 
@@ -54,22 +55,27 @@ class Slices(Task):
 
     def __post_init__(self):
         for name in ("image_size", "patients", "slices"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1.")
 
     @property
     def name(self) -> str:
         return self.cohort
 
+    @property
+    def needs_root(self) -> bool:
+        return needs_root(self.cohort)
+
+    def assumed(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        return self.modalities or ("red", "green", "blue"), ("lesion",)
+
     def open(self, source: Source) -> SliceData:
-        options: dict[str, Any] = {"image_size": self.image_size}
-        if self.cohort in ("brats", "msd"):
-            options |= {"target": self.target, "modalities": self.modalities or None}
-        elif self.cohort in ("phantom", "lgg"):
-            options["channel_order"] = self.channel_order
-        if self.cohort == "phantom":
-            options |= {"patients": self.patients, "slices": self.slices}
-        return self.bind(load(self.cohort, source.root, **options))
+        names = ("channel_order", "target", "modalities", "patients", "slices")
+        # An option that a data set does not have is refused by its loader.
+        given = {name: value for name in names if (value := getattr(self, name))}
+        cohort = load(self.cohort, source.root, image_size=self.image_size, **given)
+        return self.bind(cohort)
 
     def bind(self, cohort: Cohort) -> SliceData:
         """A cohort that is in memory already.

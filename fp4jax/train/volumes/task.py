@@ -11,6 +11,7 @@ from fp4jax import models
 from fp4jax.core.typing import Array
 from fp4jax.data import augment_volumes, nifti
 from fp4jax.data.nifti import Case
+from fp4jax.data.nifti.brats import MODALITIES
 from fp4jax.train.task import Defaults, Monitor, Source, Task
 
 if TYPE_CHECKING:
@@ -134,6 +135,9 @@ class Volumes(Task):
                 f"no case in {source.root} has a label map; there is nothing to learn."
             )
         return VolumeData(self, cases, source)
+
+    def assumed(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        return self.modalities or MODALITIES, self.regions or nifti.REGIONS
 
     def cases(self, source: Source) -> tuple[Case, ...]:
         """What is there, with labels or without, sorted by id.

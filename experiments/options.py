@@ -1,0 +1,110 @@
+"""The options of a run on the command line: its data, by task, and all else, with typed flags."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from experiments import command, model_options
+from experiments.parsing import take_values
+from fp4jax.files import read_json
+from fp4jax.train import RunConfig, Saving, Slices, Task, from_json, tasks
+from fp4jax.train.task import get_task
+
+
+@dataclasses.dataclass(frozen=True)
+class SliceOptions(Slices):
+    """Slices: a cohort by name."""
+
+    # phantom: the embedded synthetic cohort; lgg: the LGG MRI segmentation data set; brats, msd:
+    # slices of the NIfTI volumes of BraTS and of the Medical Segmentation Decathlon; or the name
+    # that a plug-in registered
+    cohort: Annotated[str, tyro.conf.arg(name="data")] = "phantom"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions(RunConfig):
+    """A run of which every field is an option; :meth:`config` is the run itself."""
+
+    data: Task = dataclasses.field(default_factory=SliceOptions)
+    recipe: str = "baseline"
+    # further options of the model, by name and value; typed ones are --model.NAME
+    model_options: dict[str, str] = dataclasses.field(default_factory=dict)
+    plugins: tyro.conf.Suppress[tuple[str, ...]] = ()
+
+    def __post_init__(self):
+        # Defaults of the task and the architecture are filled in when all options are known.
+        pass
+
+    def config(self) -> RunConfig:
+        """With the defaults, checked."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(RunConfig)}
+        return RunConfig(**{**fields, "data": plain(self.data), "plugins": command.plugins()})
+
+
+@dataclasses.dataclass(frozen=True)
+class SavingOptions:
+    """When a run is saved while it is trained; its numbers do not depend on it."""
+
+    # a checkpoint after every so many epochs; default: by time alone
+    checkpoint_epochs: int | None = None
+    # a checkpoint after an epoch that ends so many seconds after the last one
+    checkpoint_seconds: float = 60.0
+
+    def saving(self) -> Saving:
+        """As the trainer takes it."""
+        return Saving(self.checkpoint_epochs, self.checkpoint_seconds)
+
+
+def plain(task: Task) -> Task:
+    """The task that options of the command line stand for."""
+    return Slices(**vars(task)) if isinstance(task, SliceOptions) else task
+
+
+def by_task(arguments: type, task: str = "slices") -> Callable[[Sequence[str], Any], type]:
+    """For :func:`experiments.command.main`: arguments whose data options are those of ``--task``.
+
+    Args:
+        arguments: a dataclass with the fields ``run`` (:class:`RunOptions`) and ``task``.
+        task: where the command line names none.
+    """
+
+    def kind(argv: Sequence[str], default: Any = None) -> type:
+        named, _ = take_values(argv, "--task")
+        name = named[-1] if named else (default.run.data.kind if default else task)
+        chosen = get_task(name)
+        options: Any = SliceOptions if chosen is Slices else chosen
+        run = dataclasses.field(default_factory=lambda: RunOptions(data=options()))
+        of_task = dataclasses.make_dataclass(
+            arguments.__name__,
+            [
+                ("task", Literal[tasks()], dataclasses.field(default=name)),
+                ("run", RunOptions, run),
+            ],
+            bases=(arguments,),
+            namespace={"__doc__": arguments.__doc__, "__module__": arguments.__module__},
+            frozen=True,
+        )
+        return model_options.typed(of_task, "run", chosen.defaults.arch)(argv, default)
+
+    return kind
+
+
+def from_config(arguments: Callable[..., Any]) -> Callable[[Path], Any]:
+    """For ``--config``: arguments that start from the configuration of a run."""
+
+    def read(path: Path) -> Any:
+        config = from_json(read_json(path) or {})
+        fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+        if isinstance(config.data, Slices):
+            fields["data"] = SliceOptions(**vars(config.data))
+        fields["model_options"] = {k: _text(v) for k, v in config.model_options.items()}
+        return arguments(task=config.data.kind, run=RunOptions(**fields))
+
+    return read
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -1,0 +1,84 @@
+"""Listeners: several, failing ones, and lines where there is no terminal."""
+
+import warnings
+
+import pytest
+
+from fp4jax.train import Guarded, Listener, Listeners
+from fp4jax.train.console import Lines, progress_bar
+
+CALLS = [
+    ("begins", (["run"],)),
+    ("steps", (3,)),
+    ("epoch", ("cnn", {"epoch": 1})),
+    ("ended", ("run", None)),
+]
+
+
+class Recorder(Listener):
+    """Notes what it is told, then fails if it is told to."""
+
+    def __init__(self, error: BaseException | None = None):
+        self.calls, self.error = [], error
+
+    def _note(self, *call):
+        self.calls.append(call)
+        if self.error:
+            raise self.error
+
+    def begins(self, runs):
+        self._note("begins", (runs,))
+
+    def steps(self, done):
+        self._note("steps", (done,))
+
+    def epoch(self, run, record):
+        self._note("epoch", (run, dict(record)))
+        record["changed"] = True
+
+    def ended(self, run, summary):
+        self._note("ended", (run, summary))
+
+
+def test_a_failing_listener_stops_neither_run_nor_others():
+    failing, good = Recorder(OSError("no route")), Recorder()
+    listeners = Listeners([failing, good])
+    with pytest.warns(RuntimeWarning, match="Recorder failed and training goes on: OSError: no ro"):
+        listeners.begins(["run"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it warns once
+        for name, arguments in CALLS[1:]:
+            getattr(listeners, name)(*arguments)
+    assert failing.calls == good.calls == CALLS
+
+
+def test_interruptions_pass():
+    with pytest.raises(KeyboardInterrupt):
+        Guarded(Recorder(KeyboardInterrupt())).steps(1)
+
+
+def test_a_listener_cannot_change_the_record():
+    record = {"epoch": 1}
+    Guarded(Recorder()).epoch("cnn", record)
+    assert record == {"epoch": 1}
+
+
+def test_without_a_terminal_there_is_a_line_per_epoch(capsys):
+    with progress_bar("cnn 4m", steps=10, epochs=20) as listener:
+        assert isinstance(listener, Lines)
+        listener.steps(5)
+        record = {"epoch": 3, "train_loss": 0.41, "val_loss": 0.4, "val_auprc": 0.71}
+        listener.epoch("cnn_4m_full", record | {"seconds": 12.4})
+    out, err = capsys.readouterr()
+    expected = "cnn_4m_full: epoch 3/20, loss 0.410, validation 0.400, AUPRC 0.710, 12 s\n"
+    assert (out, err) == ("", expected)
+
+
+def test_on_a_terminal_there_is_a_bar(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    with progress_bar("cnn 4m", steps=10, done=2) as listener:
+        assert not isinstance(listener, Lines)
+        listener.steps(5)
+        listener.epoch("cnn_4m_full", {"epoch": 1, "train_loss": 0.5})
+    assert "epoch 1" in capsys.readouterr().err
