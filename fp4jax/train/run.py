@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from fp4jax.data import Cohort, Split
+from fp4jax.train.arrays import memory_errors
 from fp4jax.train.best import finish, read_best, write_best
 from fp4jax.train.checkpoint import Checkpoints
 from fp4jax.train.config import RunConfig, id_of
@@ -89,6 +90,7 @@ def train(
         fp4jax.train.DivergedError: a loss that is not finite; the other runs are finished.
         fp4jax.train.BusyError: another process trains one of the runs; the others are finished.
         fp4jax.train.Terminated: on SIGTERM, after a checkpoint.
+        fp4jax.train.OutOfMemoryError: of a device or of the host.
         OSError: a disk that is full or read-only.
 
     Example:
@@ -193,9 +195,12 @@ def _train_group(
     made = environment()
     for member in group:
         member.folder.create(
-            member.identity, {**dataclasses.asdict(member.split), "contents": dict(data.contents)}, made
+            member.identity,
+            {**dataclasses.asdict(member.split), "contents": dict(data.contents)},
+            made,
         )
-    with held(*(member.folder.path for member in group), wait=options.wait) as lock:
+    folders = [member.folder.path for member in group]
+    with held(*folders, wait=options.wait) as lock, memory_errors():
         # Another process may have finished them while this one waited.
         group = [member for member in group if not member.finished]
         if not group:
@@ -205,19 +210,21 @@ def _train_group(
                 _quantize_after(member, _teacher(member, data, out, split), data)
             return
         listener = options.listener
-        with Termination() as termination, _told(listener, group) as told:
+        with Termination() as termination, _told(listener, group, data) as told:
             told.begins([member.config for member in group])
             _Group(group, data, lock, termination, told, options.saving)(out, split)
 
 
 @contextlib.contextmanager
-def _told(listener: Listener | None, group: Sequence[_Member]):
+def _told(listener: Listener | None, group: Sequence[_Member], data: Data):
     if listener is not None:
         yield Guarded(listener)
         return
     config = group[0].config
     name = f"{config.arch} {config.scale} {config.recipe_name}"
-    with progress_bar(name, config.epochs) as bar:
+    steps = max(data.feed(m.config, m.split.train, m.config.seed).steps for m in group)
+    done = max(member.folder.status().epoch for member in group)
+    with progress_bar(name, config.epochs * steps, done * steps, config.epochs) as bar:
         yield Guarded(bar)
 
 
