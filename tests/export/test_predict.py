@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tifffile
-from fp4jax.export import slices
-from fp4jax.export.runs import run_model
-from fp4jax.export.segmentation import logits_of
 from PIL import Image
 
 from fp4jax import export
 from fp4jax.data import resize
+from fp4jax.export import slices
+from fp4jax.export.runs import run_model
+from fp4jax.export.segmentation import logits_of
 from fp4jax.train import train
 from tests import blobs
 from tests.experiments.test_experiments import run as run  # the fixture

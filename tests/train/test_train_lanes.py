@@ -88,7 +88,7 @@ def test_lanes_end_apart_and_leave_their_best(whole):
 
 def test_an_interrupted_group_ends_bit_equal(whole, tmp_path, monkeypatch):
     killed(monkeypatch, CONFIG, tmp_path, SEEDS, saves=2)
-    unfinished = [folder for folder in map(RunFolder, sorted(tmp_path.glob("cnn*")))]
+    unfinished = list(map(RunFolder, sorted(tmp_path.glob("cnn*"))))
     # What is there so far can be read: from the group's checkpoint.
     one = read_trained(unfinished[0].path)
     assert one.state.endswith("of 4, not finished")

@@ -50,7 +50,9 @@ class VolumeData(Data):
     def split(self, config: "RunConfig") -> Split:
         if config.fold is None:
             task = self.task
-            return split_patients(self.patients, task.val_share, task.test_share, config.split_seed)
+            return split_patients(
+                self.patients, task.val_share, task.test_share, config.split_seed
+            )
         strata = dict.fromkeys(self.patients, 0)
         return split_folds(strata, config.folds, config.split_seed)[config.fold]
 
