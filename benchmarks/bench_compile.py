@@ -2,7 +2,7 @@
 
     python -m benchmarks.bench_compile [--models cnn dot] [--recipes 0 5] [--rounds 2] [--json FILE]
 
-Programs are the gradient of a training loss of the 500k models, as the trainer takes it, and both
+Programs are the gradient of a training loss of 500k models, as the trainer takes it, and both
 gradients of one product and of one convolution. Seconds are the CPU's, in all threads, of the best
 of ``rounds``, with nothing kept from before. The ratio is over the baseline's seconds.
 """
@@ -28,7 +28,7 @@ from benchmarks.compiled_programs import PROGRAMS, Program
 class Args:
     """Benchmark of compiling."""
 
-    # what to compile: cnn, swin, swin_unetr, dot, conv
+    # what to compile: cnn, swin, swin_unetr, unet_3d, dot, conv
     models: tuple[str, ...] = tuple(PROGRAMS)
     # by name or by the paper's id; the baseline always comes first
     recipes: tuple[str, ...] = ("baseline", "2d+rht+sr")

@@ -22,7 +22,7 @@ from flax import nnx
 
 from benchmarks import plots, timing
 from benchmarks.timing import Result, Run
-from fp4jax import export, models, nnx as fp4nnx, packed
+from fp4jax import models, nnx as fp4nnx, packed
 from fp4jax.ops.recipe import get_recipe
 from fp4jax.packed import tensors
 
@@ -76,7 +76,7 @@ class Case:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "model.safetensors")
             if packed.size(model).layers:
-                export.save_packed(path, model)
+                fp4nnx.save_packed(path, model)
             else:
                 flat = nnx.to_flat_state(nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat)))
                 values = {

@@ -23,9 +23,8 @@ import numpy as np
 
 from benchmarks import timing, torch_peer
 from benchmarks.timing import Result, Run
-from fp4jax.train.state import Batch
-from fp4jax.volumes.config import MONAI, VolumeRun
-from fp4jax.volumes.program import Program
+from fp4jax.train import Batch, Program, RunConfig, Volumes
+from fp4jax.train.config import MONAI
 
 # Two pools of threads spin for some milliseconds after their work.
 _PAUSE = 0.02
@@ -43,16 +42,15 @@ class Problem:
     outputs: int
 
     def program(self, recipe: str, dtype: str) -> Program:
-        config = VolumeRun(
-            "swin_unetr",
+        patch = (self.side,) * self.dims
+        config = RunConfig(
+            Volumes(spatial_dims=self.dims, patch_size=patch, augment="none"),
+            arch="swin_unetr",
             scale=MONAI,
             recipe=recipe,
             model_options={"feature_size": self.features},
-            spatial_dims=self.dims,
-            patch_size=(self.side,) * self.dims,
             batch_size=self.batch,
             loss="bce_tversky",
-            augment="none",
             dtype=dtype,  # pyright: ignore
         )
         return Program(config, self.inputs, self.outputs)
@@ -103,18 +101,19 @@ def ours(problem: Problem, recipe: str, dtype: str) -> dict[str, Callable[[], An
     """Inference and training step of fp4jax."""
     program = problem.program(recipe, dtype)
     images, targets = (jnp.asarray(a) for a in problem.sample())
-    batch = Batch(images, targets, jnp.arange(len(images), dtype=jnp.int32), jnp.int32(1))
-    states = [program.init(jnp.uint32(0))]
+    index, rate = jnp.arange(len(images), dtype=jnp.int32), program.config.learning_rate
+    batch = Batch(images, targets, index, jnp.int32(1), jnp.float32(rate))
+    states = [program.start(0)]
     step = program.step.lower(states[0], batch).compile()
     # Of its own: steps donate their state.
-    params, stats = jax.tree.map(jnp.copy, (states[0].params, states[0].stats))
-    predict = program.predict.lower(params, stats, images).compile()
+    variables = jax.tree.map(jnp.copy, (states[0].params, states[0].stats))
+    predict = jax.jit(program.predict).lower(variables, images).compile()
 
     def train() -> Any:
         states[0], values = step(states[0], batch)
         return values["loss"], states[0].params
 
-    return {"inference": lambda: predict(params, stats, images), "training step": train}
+    return {"inference": lambda: predict(variables, images), "training step": train}
 
 
 def theirs(problem: Problem, images: np.ndarray, targets: np.ndarray) -> torch_peer.Calls:

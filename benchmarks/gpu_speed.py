@@ -17,7 +17,7 @@ from fp4jax.kernels.fused_quantizer.arg_specs import (
     NEAREST,
     ArgSpec,
 )
-from fp4jax.train import RunConfig
+from fp4jax.train import RunConfig, Slices
 
 #: What matters most comes first; then the other rows, and the project's own layers.
 _FIRST_ROWS = (1, 16, 64, 128, 256, 4096)
@@ -74,7 +74,7 @@ def training(job: Job) -> None:
     recipes = _RECIPES[-1:] if job.tiny else _RECIPES
     for arch in job.in_time(("cnn",) if job.tiny else _ARCHS, str):
         config = _config(job, arch, "4m")
-        batch = bench_train.sample(config.batch_size, config.image_size)
+        batch = bench_train.sample(config)
         programs, notes = {}, []
         for fused in (True, False):
             _switch(fused)
@@ -84,7 +84,9 @@ def training(job: Job) -> None:
                 changed = dataclasses.replace(config, recipe=recipe)
                 programs[name] = bench_train.Compiled(changed, batch, 2 if job.tiny else _STEPS)
                 # After tracing, which may have found a kernel wrong.
-                typical = explain_quantize(batch.masks.astype(jnp.float32), NEAREST, -1, "operand")
+                typical = explain_quantize(
+                    batch.targets.astype(jnp.float32), NEAREST, -1, "operand"
+                )
                 notes.append("" if recipe == "baseline" else typical)
         _switch(True)
         memory = timing.compile_all([lambda p=p: p.temporary / 1e6 for p in programs.values()])
@@ -94,10 +96,10 @@ def training(job: Job) -> None:
             for (name, program), note in zip(programs.items(), notes, strict=True)
         ]
         results = timing.alternate(runs, job.rounds)
-        shape = f"batch {config.batch_size}, {config.image_size} x {config.image_size}"
+        shape = bench_train.size_of(config)
         title = f"{arch} {config.scale}, training step, {shape}; ratio over the baseline"
         more = [
-            {"images/s": config.batch_size / r.median, "temp MB": mb}
+            {"images/s": len(batch.index) / r.median, "temp MB": mb}
             for r, mb in zip(results, memory, strict=True)
         ]
         done = [dataclasses.replace(r, more=m) for r, m in zip(results, more, strict=True)]
@@ -113,10 +115,9 @@ def _switch(fused: bool) -> None:
 
 def _config(job: Job, arch: str, scale: str) -> RunConfig:
     if job.tiny:
-        return RunConfig(
-            arch=arch, scale="500k", image_size=16, batch_size=2, model_options=_TINY_MODEL
-        )
-    return RunConfig(arch=arch, scale=scale, image_size=256, batch_size=32)
+        data = Slices(image_size=16)
+        return RunConfig(data, arch=arch, scale="500k", batch_size=2, model_options=_TINY_MODEL)
+    return RunConfig(Slices(image_size=256), arch=arch, scale=scale, batch_size=32)
 
 
 def seeds(job: Job) -> None:
@@ -124,7 +125,7 @@ def seeds(job: Job) -> None:
     many = 2 if job.tiny else 10
     for arch in job.in_time(("cnn",) if job.tiny else _ARCHS, str):
         config = _config(job, arch, "500k")
-        batch = bench_train.sample(config.batch_size, config.image_size)
+        batch = bench_train.sample(config)
         steps = 2 if job.tiny else _STEPS
         programs = [bench_train.Compiled(config, batch, steps, lanes) for lanes in (None, many)]
         timing.compile_all([lambda p=p: p.program for p in programs])

@@ -101,6 +101,8 @@ _FRAME = re.compile(r"[╭╮╰╯│─]+|-{3,}|^[|+]|[|+]$", re.MULTILINE)
 _NO_NUMBER = {
     r"invalid literal for int\(\) with base 10: (.*)": r"\1 is no integer",
     r"could not convert string to float: (.*)": r"\1 is no number",
+    # Of an option that is None by default.
+    r"no type matching \{None\}\|(\S+) could be instantiated from \[(.*?)\]\..*": r"\2 is no \1",
 }
 
 

@@ -16,7 +16,7 @@ from experiments.command import main
 from experiments.options import RunOptions, SavingOptions, by_task, from_config
 from experiments.tables import print_runs
 from fp4jax.predict.pictures import Pictures
-from fp4jax.train import Listeners, Options, Source, dry_run, train
+from fp4jax.train import Options, Source, dry_run, train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ def command(args: Args) -> None:
         return
     data = config.data.open(args.source)
     options = Options(
-        listener=Listeners([Pictures(always=args.pictures)]),
+        listener=Pictures(args.pictures, args.source if args.pictures else None),
         saving=args.saving.saving(),
         wait=None if args.wait else 0.0,
     )

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
         analysis as analysis,
         core as core,
         data as data,
-        export as export,
         files as files,
+        inference as inference,
         kernels as kernels,
         linen as linen,
         losses as losses,
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
         nnx as nnx,
         ops as ops,
         packed as packed,
+        predict as predict,
         study as study,
         train as train,
-        volumes as volumes,
     )
 
 __all__ = [
@@ -53,7 +53,6 @@ _SUBPACKAGES = (
     "analysis",
     "core",
     "data",
-    "export",
     "files",
     "inference",
     "kernels",
@@ -64,9 +63,9 @@ _SUBPACKAGES = (
     "nnx",
     "ops",
     "packed",
+    "predict",
     "study",
     "train",
-    "volumes",
 )
 
 

@@ -23,6 +23,7 @@ def load(modules: Iterable[str]) -> None:
         >>> load(["colorsys"])
         >>> names()
         ('colorsys',)
+        >>> _loaded.remove("colorsys")
         >>> load(["no_such_module"])  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...

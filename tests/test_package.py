@@ -237,7 +237,7 @@ fp4.data.patient_holdout(cohort)
         ("pandas", "pandas", "import fp4jax.analysis.stats"),
         ("statsmodels", "statsmodels", "import fp4jax.analysis.report"),
         ("matplotlib", "matplotlib", FIGURE),
-        ("safetensors", "safetensors", "fp4.export.describe('file')"),
+        ("safetensors", "safetensors", "fp4.packed.read_records('file')"),
         ("sklearn", "scikit-learn", HOLDOUT),
     ],
 )

@@ -41,7 +41,7 @@ def register(
         name: of letters, digits and ``_ . + -``, for it is part of the names of runs.
         loader: ``loader(root, *, image_size, ...) -> Cohort``; without ``root`` if ``needs_root``
             is False. ``image_size`` is the side in pixels that the slices must have, None for that
-            in which they are stored (:meth:`Cohort.resize` does it). Or where it is,
+            in which they are stored (:meth:`fp4jax.data.Cohort.resize` does it). Or where it is,
             ``"module:function"``: the module is then imported when it is needed. The patients' ids
             must be those of patients, not of examinations, for splits keep them together.
             Registering the same loader again does nothing.

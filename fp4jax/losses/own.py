@@ -9,7 +9,7 @@ from fp4jax.core.typing import Array
 
 @runtime_checkable
 class SegmentationLoss(Protocol):
-    """A loss of logits (n, *space, k) and targets; :class:`Loss` and :class:`ClassLoss` are two.
+    """A loss of logits (n, *space, k) and targets; :class:`fp4jax.losses.Loss` is one.
 
     Attributes:
         name: what runs and tables call it.

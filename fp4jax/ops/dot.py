@@ -22,12 +22,12 @@ from fp4jax.ops.recipe import Recipe, get_recipe
 from fp4jax.ops.role_keys import RoleKeys, role_keys
 
 # Tiles of W are (n, k) whichever axis is contracted: fprop and dgrad see the same codes.
-_X_FPROP = BlockAxes(contracted=-1, tile=(-2, -1))
-_X_WGRAD = BlockAxes(contracted=-2, tile=(-2, -1))
-_G_DGRAD = BlockAxes(contracted=-1, tile=(-2, -1))
-_G_WGRAD = BlockAxes(contracted=-2, tile=(-2, -1))
-_W_FPROP = BlockAxes(contracted=-2, tile=(-1, -2))
-_W_DGRAD = BlockAxes(contracted=-1, tile=(-1, -2))
+X_FPROP = BlockAxes(contracted=-1, tile=(-2, -1))
+X_WGRAD = BlockAxes(contracted=-2, tile=(-2, -1))
+G_DGRAD = BlockAxes(contracted=-1, tile=(-2, -1))
+G_WGRAD = BlockAxes(contracted=-2, tile=(-2, -1))
+W_FPROP = BlockAxes(contracted=-2, tile=(-1, -2))
+W_DGRAD = BlockAxes(contracted=-1, tile=(-1, -2))
 
 
 def dot_general(
@@ -96,7 +96,7 @@ def dot_general(
         keys = keys.of_data(lhs)
     lhs, rhs = sharding.varying_together(lhs, rhs, *jax.tree.leaves(keys))
     out = jax.eval_shape(product, lhs, rhs)
-    plan = _Plan.make(lhs.shape, rhs.shape, dimension_numbers, recipe, precision, out)
+    plan = DotPlan.make(lhs.shape, rhs.shape, dimension_numbers, recipe, precision, out)
     return _jitted(plan, lhs, rhs, keys)
 
 
@@ -119,7 +119,7 @@ def _high_precision(product, lhs: Array, rhs: Array, dimension_numbers: Any) -> 
 
 
 @dataclasses.dataclass(frozen=True)
-class _Plan:
+class DotPlan:
     """All that is static: how to flatten the operands, and how to quantize them."""
 
     recipe: Recipe
@@ -137,14 +137,14 @@ class _Plan:
     batch: tuple[int, ...]
 
     @staticmethod
-    def make(lhs_shape, rhs_shape, dimension_numbers, recipe, precision, out) -> "_Plan":
+    def make(lhs_shape, rhs_shape, dimension_numbers, recipe, precision, out) -> "DotPlan":
         (lhs_contract, rhs_contract), (lhs_batch, rhs_batch) = (
             tuple(tuple(int(d) for d in dims) for dims in both) for both in dimension_numbers
         )
         lhs_free = tuple(d for d in range(len(lhs_shape)) if d not in lhs_contract + lhs_batch)
         rhs_free = tuple(d for d in range(len(rhs_shape)) if d not in rhs_contract + rhs_batch)
         size = lambda shape, dims: math.prod(shape[d] for d in dims)  # noqa: E731
-        return _Plan(
+        return DotPlan(
             recipe=recipe,
             precision=tuple(precision) if isinstance(precision, list) else precision,
             out_dtype=out.dtype,
@@ -194,14 +194,14 @@ def _unflatten(flat: Array, shape: tuple[int, ...], order: tuple[int, ...]) -> A
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _dot(plan: _Plan, lhs: Array, rhs: Array, keys: RoleKeys | None) -> Array:
+def _dot(plan: DotPlan, lhs: Array, rhs: Array, keys: RoleKeys | None) -> Array:
     return _forward(plan, lhs, rhs, keys)[0]
 
 
-def _forward(plan: _Plan, lhs: Array, rhs: Array, keys: RoleKeys | None):
+def _forward(plan: DotPlan, lhs: Array, rhs: Array, keys: RoleKeys | None):
     @jax.named_scope("fp4_fprop")
     def fprop(lhs, rhs, keys):
-        x, w = (plan.x(lhs), _X_FPROP), (plan.w(rhs), _W_FPROP)
+        x, w = (plan.x(lhs), X_FPROP), (plan.w(rhs), W_FPROP)
         x, w = gemm.pair(plan.recipe, "fprop", x, w, keys)
         y = gemm.contract(x, w, plan.product(1, 0), plan.out_dtype, plan.precision)
         return y.reshape(plan.out_shape), w if plan.shares_w else None
@@ -211,22 +211,22 @@ def _forward(plan: _Plan, lhs: Array, rhs: Array, keys: RoleKeys | None):
     return y, (lhs, rhs, w, gemm.backward_keys(plan.recipe, keys, y))
 
 
-def _backward(plan: _Plan, saved, g):
+def _backward(plan: DotPlan, saved, g):
     lhs, rhs, w, keys = saved
 
     @jax.named_scope("fp4_dgrad")
     def dgrad(g, rhs, w, keys):
         recipe = plan.recipe if w is None else plan.recipe.without_dgrad_w
         if w is None:
-            w = gemm.residual(recipe, "fprop.w", plan.w(rhs), _W_FPROP, keys)
-        g, w = gemm.pair(recipe, "dgrad", (plan.g(g), _G_DGRAD), (w, _W_DGRAD), keys)
+            w = gemm.residual(recipe, "fprop.w", plan.w(rhs), W_FPROP, keys)
+        g, w = gemm.pair(recipe, "dgrad", (plan.g(g), G_DGRAD), (w, W_DGRAD), keys)
         dx = gemm.contract(g, w, plan.product(1, 1), lhs.dtype, plan.precision)
         return _unflatten(dx, plan.lhs_shape, plan.lhs_order)
 
     @jax.named_scope("fp4_wgrad")
     def wgrad(g, lhs, keys):
-        x = gemm.residual(plan.recipe, "fprop.x", plan.x(lhs), _X_FPROP, keys)
-        x, g = gemm.pair(plan.recipe, "wgrad", (x, _X_WGRAD), (plan.g(g), _G_WGRAD), keys)
+        x = gemm.residual(plan.recipe, "fprop.x", plan.x(lhs), X_FPROP, keys)
+        x, g = gemm.pair(plan.recipe, "wgrad", (x, X_WGRAD), (plan.g(g), G_WGRAD), keys)
         dw = gemm.contract(x, g, plan.product(0, 0), rhs.dtype, plan.precision)
         return _unflatten(dw, plan.rhs_shape, plan.rhs_order)
 

@@ -1,4 +1,4 @@
-"""picture: a case in three planes through its lesion, with truth and prediction outlined."""
+"""picture_of_case: three planes through a case's lesion, with truth and prediction outlined."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from fp4jax.core.typing import Float, UInt8
+from fp4jax.data.nifti import LoadedCase
 from fp4jax.extras import Extra
 from fp4jax.files import replacing
 
@@ -34,6 +35,26 @@ def centre_of(mask: np.ndarray) -> tuple[int, int, int]:
             for axis in range(3)
         )
     return x, y, z
+
+
+def need_matplotlib() -> None:
+    """Raises ModuleNotFoundError, with what to install, where nothing can be drawn."""
+    with Extra("study"):
+        import matplotlib.figure  # noqa: F401
+
+
+def picture_of_case(path: Path, case: LoadedCase, predicted: UInt8[np.ndarray, "x y z k"]) -> None:
+    """:func:`picture` of a case, with its labels if it has any."""
+    picture(
+        path,
+        case.image,
+        predicted,
+        case.target,
+        modalities=case.modalities,
+        regions=case.regions,
+        spacing=case.spacing,
+        title=case.id,
+    )
 
 
 def picture(
@@ -66,11 +87,10 @@ def picture(
     with Extra("study"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-        from matplotlib.lines import Line2D
 
-    shown = predicted if target is None else target
-    centre = centre_of(shown.max(-1))
+    centre = centre_of((predicted if target is None else target).max(-1))
     rows = image.shape[-1]
+    # A canvas of its own: whatever MPLBACKEND says, nothing is shown and no back end is loaded.
     figure = Figure(figsize=(9.6, 3.1 * rows + 0.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, 3, squeeze=False)
@@ -90,27 +110,36 @@ def picture(
                 origin="lower",
                 aspect=spacing[up] / spacing[right],
             )
-            for k in range(predicted.shape[-1]):
-                colour = _COLOURS[k % len(_COLOURS)]
-                _outline(axis, predicted[..., k].take(at, cut), colour, "solid")
-                if target is not None:
-                    _outline(axis, target[..., k].take(at, cut), colour, "dashed")
+            _outlines(axis, predicted.take(at, cut), "solid")
+            if target is not None:
+                _outlines(axis, target.take(at, cut), "dashed")
             axis.set_title(f"{modalities[channel]}, {name} {at}", fontsize=8)
             axis.set_axis_off()
-    lines = [
-        Line2D([], [], color=_COLOURS[k % len(_COLOURS)], label=region)
-        for k, region in enumerate(regions)
-    ]
-    lines.append(Line2D([], [], color="grey", label="prediction"))
-    if target is not None:
-        lines.append(Line2D([], [], color="grey", linestyle="dashed", label="truth"))
-    figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), fontsize=8)
+    _legend(figure, regions, target is not None)
     figure.suptitle(f"{title} (the patient's right is on the right)".strip(), fontsize=9)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
 
 
-def _outline(axis, mask: np.ndarray, colour: str, style: str) -> None:
-    # matplotlib warns about contours of nothing.
-    if mask.any() and not mask.all():
-        axis.contour(mask.T, [0.5], colors=colour, linewidths=0.9, linestyles=style)
+def _legend(figure, regions: Sequence[str], has_target: bool) -> None:
+    with Extra("study"):
+        from matplotlib.lines import Line2D
+
+    lines = [
+        Line2D([], [], color=_COLOURS[k % len(_COLOURS)], label=region)
+        for k, region in enumerate(regions)
+    ]
+    lines.append(Line2D([], [], color="grey", label="prediction"))
+    if has_target:
+        lines.append(Line2D([], [], color="grey", linestyle="dashed", label="truth"))
+    figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), fontsize=8)
+
+
+def _outlines(axis, masks: np.ndarray, style: str) -> None:
+    """The regions of a cut (right, up, k)."""
+    for k in range(masks.shape[-1]):
+        mask = masks[..., k]
+        # matplotlib warns about contours of nothing.
+        if mask.any() and not mask.all():
+            colour = _COLOURS[k % len(_COLOURS)]
+            axis.contour(mask.T, [0.5], colors=colour, linewidths=0.9, linestyles=style)

@@ -1,6 +1,6 @@
 """save_packed, load_packed and describe: files of packed models that say what makes the model.
 
-As :func:`fp4jax.nnx.save_packed` writes them, with an :class:`~fp4jax.export.About` beside the
+As :func:`fp4jax.nnx.save_packed` writes them, with an :class:`~fp4jax.predict.About` beside the
 layers, under "about".
 """
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from flax import nnx
 
 from fp4jax import nnx as fp4nnx
-from fp4jax.export.about import About
 from fp4jax.packed import read_records
+from fp4jax.predict.about import About
 
 
 def save_packed(path: str | Path, model: nnx.Module, about: About | None = None) -> Path:

@@ -1,19 +1,19 @@
 """Prediction pictures: input, truth, prediction and error of the best, median and worst patient."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from fp4jax.core.typing import Shaped
-from fp4jax.data import Cohort
 from fp4jax.extras import Extra
 from fp4jax.files import replacing
+from fp4jax.train.patients import Examples
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 HIT, FALSE_ALARM, MISS = (0, 158, 115), (230, 159, 0), (204, 0, 102)
 
 
-def ranked_patients(dice: dict[str, float]) -> list[tuple[str, str]]:
+def ranked_patients(dice: Mapping[str, float]) -> list[tuple[str, str]]:
     """(what, patient) for the best, the median and the worst Dice; fewer if there are fewer.
 
     Example:
@@ -29,66 +29,58 @@ def ranked_patients(dice: dict[str, float]) -> list[tuple[str, str]]:
 
 
 def picture(
-    cohort: Cohort,
-    probabilities: Shaped[np.ndarray, "n h w"],
-    dice: dict[str, float],
-    threshold: float,
-    path: Path,
-    title: str = "",
+    path: Path, examples: Examples, dice: Mapping[str, float], threshold: float, title: str = ""
 ) -> None:
     """Writes a PNG with a row for each of :func:`ranked_patients`.
 
-    The slice shown is the one with the largest lesion. Columns: the image (channels as red, green
-    and blue), truth, probability, and the error: hits green, false alarms orange, misses red.
+    Columns: the image (channels as red, green and blue), truth, probability, and the error: hits
+    green, false alarms orange, misses magenta. Needs matplotlib.
 
     Args:
-        cohort: the slices that were predicted.
-        probabilities: of the lesion, a map per slice.
-        dice: volumetric Dice of each patient of the cohort.
-        threshold: above which a pixel counts as lesion.
         path: of the PNG; an existing file is replaced.
+        examples: a slice of each patient.
+        dice: volumetric Dice of each patient.
+        threshold: from which a pixel counts as lesion.
         title: is written above.
     """
     with Extra("study"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-    rows = ranked_patients(dice)
+    names = examples.patients.tolist()
+    rows = ranked_patients({name: dice[name] for name in names if name in dice})
+    # A canvas of its own: whatever MPLBACKEND says, nothing is shown and no back end is loaded.
     figure = Figure(figsize=(10.4, 2.6 * len(rows) + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(rows), 4, squeeze=False)
     for (what, patient), row in zip(rows, axes, strict=True):
-        own = np.flatnonzero(cohort.patient_ids == patient)
-        place = own[np.argmax(cohort.masks[own].sum((1, 2)))]
-        truth, predicted = cohort.masks[place] > 0, probabilities[place] > threshold
-        image = rgb(cohort.images[place])
-        grey = np.repeat(image.mean(-1, keepdims=True), 3, -1).astype(np.uint8)
-        panels = (
-            (f"{what}: {patient}, slice {cohort.slice_index[place]}", image),
-            ("truth", overlay(grey, {HIT: truth})),
-            ("probability", probabilities[place]),
-            (
-                f"prediction, Dice {dice[patient]:.3f}",
-                overlay(
-                    grey,
-                    {
-                        HIT: truth & predicted,
-                        FALSE_ALARM: predicted & ~truth,
-                        MISS: truth & ~predicted,
-                    },
-                ),
-            ),
+        place = names.index(patient)
+        labels = (
+            f"{what}: {patient}, slice {examples.slices[place]}",
+            "truth",
+            "probability",
+            f"prediction, Dice {dice[patient]:.3f}",
         )
-        for axis, (label, panel) in zip(row, panels, strict=True):
+        for axis, label, panel in zip(
+            row, labels, _panels(examples, place, threshold), strict=True
+        ):
             axis.imshow(panel, cmap="magma", vmin=0, vmax=1 if panel.ndim == 2 else None)
             axis.set_title(label, fontsize=8)
             axis.set_axis_off()
-    figure.suptitle(
-        f"{title}\nhits green, false alarms orange, misses red; threshold {threshold:.2f}".strip(),
-        fontsize=9,
-    )
+    legend = f"hits green, false alarms orange, misses magenta; threshold {threshold:.2f}"
+    figure.suptitle(f"{title}\n{legend}".strip(), fontsize=9)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
+
+
+def _panels(examples: Examples, place: int, threshold: float) -> tuple[np.ndarray, ...]:
+    """Image, truth, probability and error of a slice."""
+    probability = examples.probabilities[place].astype(np.float32)
+    truth, predicted = examples.masks[place] > 0, probability >= threshold
+    image = rgb(examples.images[place])
+    grey = np.repeat(image.mean(-1, keepdims=True), 3, -1).astype(np.uint8)
+    error = {HIT: truth & predicted, FALSE_ALARM: predicted & ~truth, MISS: truth & ~predicted}
+    return image, overlay(grey, {HIT: truth}), probability, overlay(grey, error)
 
 
 def rgb(image: np.ndarray) -> np.ndarray:

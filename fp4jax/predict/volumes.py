@@ -1,32 +1,29 @@
-"""segment: label maps of cases without labels, by a finished run or by a checkpoint in FP4."""
+"""segment_volumes(network, source, out): label maps of NIfTI cases, and scores with labels."""
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-from fp4jax.data.nifti import REGIONS, LoadedCase
-from fp4jax.data.nifti.brats import MODALITIES
+from fp4jax.data.nifti import LABELS, Case, LoadedCase, VolumeSet
 from fp4jax.data.progress import track
-from fp4jax.files import read_json
-from fp4jax.train.checkpoint import Checkpoints
-from fp4jax.train.folder import RunFolder
-from fp4jax.volumes.cases import Source, open_volumes, save
-from fp4jax.volumes.config import VolumeRun, from_json
-from fp4jax.volumes.evaluation import Report, draw_case, report, write_table
-from fp4jax.volumes.inference import Segmenter
-from fp4jax.volumes.program import program_of
+from fp4jax.predict.case_picture import need_matplotlib, picture_of_case
+from fp4jax.predict.journal import Job, Journal
+from fp4jax.predict.network import Network
+from fp4jax.predict.volume_files import check
+from fp4jax.train import Source, Volumes
+from fp4jax.train.volumes.data import open_volumes, save
+from fp4jax.train.volumes.digest import digest
+from fp4jax.train.volumes.scoring import Report, region_report, write_table
 
 TABLE = "scores.csv"
-# What may be another for inference than it was in training.
-_FREE = ("recipe", "overlap", "windows")
 
 
 @dataclasses.dataclass(frozen=True)
-class Segmented:
+class SegmentedCase:
     """What was found in one case.
 
     Attributes:
@@ -42,113 +39,76 @@ class Segmented:
     scores: Report | None
 
 
-def from_run(path: str | os.PathLike, changes: VolumeRun | None = None) -> Segmenter:
-    """The best epoch of a finished run.
-
-    Args:
-        path: the run's folder.
-        changes: a configuration whose recipe, overlap and windows are used where they are not the
-            defaults; another recipe than the run's is quantization after training. Nothing else
-            may differ from the defaults.
-
-    Raises:
-        ValueError: no finished run, no checkpoint, or a change of something else.
-    """
-    folder = RunFolder(Path(path))
-    record, summary = read_json(folder.path / "config.json"), folder.summary()
-    if record is None or summary is None or "patch_size" not in record:
-        raise ValueError(
-            f"{path} holds no finished run on volumes; name a folder with a summary.json."
-        )
-    config = dataclasses.replace(from_json(record), **_changes(changes))
-    regions, modalities = tuple(summary["regions"]), tuple(summary["modalities"])
-    program = program_of(config, len(modalities), len(regions))
-    checkpoints = Checkpoints(folder.checkpoints)
-    try:
-        epochs = checkpoints.epochs()
-        if not epochs:
-            raise ValueError(f"{path} has no checkpoint any more; train the run again.")
-        like = program.abstract()
-        _, (params, stats), _ = checkpoints.restore(epochs[-1], like, (like.params, like.stats))
-    finally:
-        checkpoints.close()
-    return Segmenter(program, params, stats, modalities, regions)
-
-
-def from_weights(config: VolumeRun) -> Segmenter:
-    """A checkpoint with torch's names, such as MONAI's, under the recipe of the configuration.
-
-    Args:
-        config: names the checkpoint, the model that it fits, and the order of its channels;
-            default: flair, t1, t1c, t2, and whole tumour, tumour core, enhancing.
-
-    Raises:
-        ValueError: no checkpoint is named, or it does not fit the model.
-    """
-    if config.weights is None:
-        raise ValueError("nothing to segment with: name a run's folder, or --weights CHECKPOINT.")
-    modalities, regions = config.modalities or MODALITIES, config.regions or REGIONS
-    program = program_of(config, len(modalities), len(regions))
-    state = program.init(jnp.uint32(config.seed))
-    return Segmenter(program, state.params, state.stats, modalities, regions)
-
-
-def segment(
-    segmenter: Segmenter,
+def segment_volumes(
+    network: Network,
     source: Source,
     out: str | os.PathLike,
     *,
     overwrite: bool = False,
     pictures: bool = False,
-) -> list[Segmented]:
+) -> list[SegmentedCase]:
     """Segments all cases of a folder, and compares with their labels where they have any.
 
+    Repeated after an interruption it goes on with the cases that are missing; the table has all
+    of them in the end. Files are opened, once, before anything is written, and again when it is
+    their turn.
+
     Args:
-        segmenter: what to segment with.
+        network: of volumes; its task says how the folder is laid out, and how windows overlap.
         source: the folder of the cases.
         out: gets ``CASE.nii.gz``: label maps with affine and header of the case's images, in the
             label values of the layout; made if it is not there. And if there are labels,
-            ``scores.csv`` with the metrics of :func:`fp4jax.metrics.region_report`.
-        overwrite: replace files of an earlier call.
+            ``scores.csv`` with the metrics of :func:`fp4jax.metrics.region_report`. In a folder of
+            one's own layout for which no label values are known, they are BraTS 2023's, or the
+            regions' numbers from 1 on.
+        overwrite: replace files of another command.
         pictures: write ``CASE.png`` too. Pictures of patients may not be passed on freely.
 
     Returns:
         What was found, case by case.
 
     Raises:
-        ValueError: cases that cannot be used, or files that would be replaced; nothing is written
-            then.
+        ValueError: cases that cannot be used, all of them named, or files of another command that
+            would be replaced; nothing is written then.
         OSError: a folder that cannot be read or written.
     """
-    config = segmenter.program.config
-    cases = source.cases(segmenter.modalities)
-    volumes = open_volumes(
-        cases, config, source, segmenter.modalities, segmenter.regions, keep=False
-    )
-    out = Path(out)
-    targets = [out / f"{case.id}.nii.gz" for case in volumes.cases]
-    wanted = [*targets, out / TABLE, *(path_of_picture(path) for path in targets if pictures)]
-    existing = [path for path in wanted if path.exists()]
-    if existing and not overwrite:
-        others = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
-        raise ValueError(
-            f"{existing[0]}{others} exist already; name another folder, or pass --overwrite."
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    found = []
-    for place, path in enumerate(track(targets, "Segmenting", total=len(targets))):
-        case = volumes.load(place)
-        predicted = segmenter(case.image)
-        save(path, predicted, case, overwrite=overwrite)
-        if pictures:
-            draw_case(path_of_picture(path), case, predicted, segmenter.modalities)
-        scores = None if case.target is None else report(predicted, case)
-        sizes = _millilitres(predicted, case)
-        found.append(Segmented(case.id, path, sizes, scores))
+    out = Path(out).expanduser()
+    if pictures:
+        need_matplotlib()
+    volumes = _open(network, source)
+    jobs = [_job(case, volumes, out, pictures) for case in volumes.cases]
+    command = {
+        **network.identity,
+        "overlap": volumes_task(network).overlap,
+        "spacing": volumes_task(network).spacing,
+    }
+    journal = Journal(out, command, overwrite=overwrite)
+    others = [out / TABLE] if any(case.label is not None for case in volumes.cases) else []
+    left = {job.name for job in journal.remaining(jobs, others)}
+    places = [place for place, job in enumerate(jobs) if job.name in left]
+    check(volumes, places, keep=source.cache is not None)
+    journal.begin()
+    for place in track(places, "Segmenting", total=len(places)):
+        journal.add(jobs[place], _segment(network, volumes.load(place), jobs[place].outputs))
+    found = [SegmentedCase(job.name, job.outputs[0], **journal.done[job.name]) for job in jobs]
     scored = {one.case: one.scores for one in found if one.scores is not None}
     if scored:
         write_table(out / TABLE, scored)
     return found
+
+
+def volumes_task(network: Network) -> Volumes:
+    """The task of a network of volumes.
+
+    Raises:
+        ValueError: a network of something else.
+    """
+    if not isinstance(network.task, Volumes):
+        raise ValueError(
+            f"the model {network.about.run} is of {network.task.kind}, not of volumes; segment "
+            "slices with experiments.predict."
+        )
+    return network.task
 
 
 def path_of_picture(path: Path) -> Path:
@@ -161,20 +121,42 @@ def path_of_picture(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(".nii.gz") + ".png")
 
 
-def _changes(changes: VolumeRun | None) -> dict[str, Any]:
-    """What differs from the defaults, and may."""
-    fields = {} if changes is None else dataclasses.asdict(changes)
-    differing = {k: v for k, v in fields.items() if v != getattr(VolumeRun(), k)}
-    refused = [name for name in differing if name not in _FREE]
-    if refused:
-        raise ValueError(
-            f"{', '.join(refused)} cannot be changed, because the run has settled it; only "
-            f"{', '.join(_FREE)} can."
-        )
-    return differing
+def _open(network: Network, source: Source) -> VolumeSet:
+    """The cases, with the network's channels and regions; prepared volumes are not kept."""
+    task, about = volumes_task(network), network.about
+    wanted = task.modalities or (None if task.patterns else about.channels)
+    cases = dataclasses.replace(task, modalities=wanted).cases(source)
+    cases = [_with_table(case, task, about.regions) for case in cases]
+    return open_volumes(
+        task, cases, source, task.modalities or about.channels, about.regions, keep=False
+    )
 
 
-def _millilitres(masks: np.ndarray, case: LoadedCase) -> dict[str, float]:
+def _with_table(case: Case, task: Volumes, regions: Sequence[str]) -> Case:
+    """A case with label values for its results, also where its folder has no label maps."""
+    if case.labels is not None or case.layout in LABELS:
+        return case
+    table: Any = LABELS[task.layout if task.layout in LABELS else "brats2023"]
+    if not set(regions) <= set(table):
+        table = {name: {number} for number, name in enumerate(regions, start=1)}
+    return dataclasses.replace(case, labels=table)
+
+
+def _job(case: Case, volumes: VolumeSet, out: Path, pictures: bool) -> Job:
+    path = out / f"{case.id}.nii.gz"
+    outputs = (path, path_of_picture(path)) if pictures else (path,)
+    return Job(case.id, digest([case], volumes.modalities, volumes.regions), outputs)
+
+
+def _segment(network: Network, case: LoadedCase, outputs: Sequence[Path]) -> dict[str, Any]:
+    """Writes the files of a case, and says what was found."""
+    masks = network.segment(case.image).masks
+    save(outputs[0], masks, case, overwrite=True)
+    for path in outputs[1:]:
+        picture_of_case(path, case, masks)
     voxel = float(np.prod(case.spacing)) / 1000
     counts = masks.sum((0, 1, 2), dtype=np.int64)
-    return {name: float(n) * voxel for name, n in zip(case.regions, counts, strict=True)}
+    return {
+        "volumes": {name: float(n) * voxel for name, n in zip(case.regions, counts, strict=True)},
+        "scores": None if case.target is None else region_report(masks, case),
+    }

@@ -10,6 +10,7 @@ from fp4jax.train.config import RunConfig as RunConfig
 from fp4jax.train.evaluation import evaluate_folder as evaluate_folder, unseen as unseen
 from fp4jax.train.fit import Saving as Saving
 from fp4jax.train.folder import RunFolder as RunFolder
+from fp4jax.train.group import Options as Options
 from fp4jax.train.lane import DivergedError as DivergedError
 from fp4jax.train.listeners import Listener as Listener, Listeners as Listeners
 from fp4jax.train.lock import BusyError as BusyError
@@ -17,7 +18,7 @@ from fp4jax.train.model import Model as Model
 from fp4jax.train.program import Program as Program
 from fp4jax.train.records import from_json as from_json
 from fp4jax.train.rehearsal import dry_run as dry_run
-from fp4jax.train.run import Options as Options, train as train, train_together as train_together
+from fp4jax.train.run import train as train, train_together as train_together
 from fp4jax.train.signals import Terminated as Terminated
 from fp4jax.train.slices import SliceData as SliceData, Slices as Slices
 from fp4jax.train.state import Batch as Batch, TrainState as TrainState

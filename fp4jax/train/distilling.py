@@ -48,9 +48,7 @@ def _calibrated(program: Program, lane: Lane, teacher: Teacher) -> float:
     values: list[Any] = []
     batches = lane.feed.batches(1)
     for images, targets, _ in batches:
-        values.append(
-            program.divergence((fresh.params, fresh.stats), images, targets, teacher)
-        )
+        values.append(program.divergence((fresh.params, fresh.stats), images, targets, teacher))
         if len(values) == _BATCHES:
             break
     close = getattr(batches, "close", None)

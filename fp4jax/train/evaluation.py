@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fp4jax.data import Cohort, Split
-from fp4jax.train.run import bound
+from fp4jax.train.member import bound
 from fp4jax.train.task import Data
 from fp4jax.train.trained import Trained, read_trained
 
@@ -129,7 +129,7 @@ def evaluate_folder(
 
 def check_names(run: Trained, data: Data) -> None:
     """Raises ValueError if data have other channels, or another order of them, than a run."""
-    known = not run.channels[:1] == ("channel 0",)
+    known = run.channels[:1] != ("channel 0",)
     if len(run.channels) != len(data.channels) or (known and run.channels != data.channels):
         raise ValueError(
             f"the data have the channels {', '.join(data.channels)}, {run.folder.path} was trained "

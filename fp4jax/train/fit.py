@@ -95,7 +95,7 @@ class Fit:
         self.state = self._stacked([start.state for start in starts])
         self.best = self._stacked([start.best for start in starts])
         self.teacher = None if teachers is None else self._stacked(list(teachers))
-        self.resident = data.resident(_room()) if jax.default_backend() != "cpu" else None
+        self.resident = data.resident(room()) if jax.default_backend() != "cpu" else None
         self._number = max(checkpoints.numbers(), default=0)
         self._saved, self._unsaved = time.monotonic(), 0
 
@@ -311,7 +311,7 @@ class _Batches:
                 close()
 
 
-def _room() -> float:
+def room() -> float:
     """Bytes that data may take on the device, infinite where the device does not tell."""
     stats = jax.local_devices()[0].memory_stats() or {}
     return _DATA_SHARE * stats.get("bytes_limit", np.inf)

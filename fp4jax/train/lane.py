@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fp4jax.data import Split
@@ -73,7 +74,7 @@ class Lane:
         constants: Any = config
         rate = schedule(constants.schedule, constants.learning_rate, config.epochs * steps)
         first = self.epoch * steps
-        places = np.arange(first + self.steps_done, first + steps, dtype=np.int32)
+        places = jnp.arange(first + self.steps_done, first + steps, dtype=jnp.int32)
         return np.asarray(jax.vmap(rate)(places)) * np.float32(self.plateau.scale)
 
     def took(self, values: dict[str, np.ndarray]) -> None:

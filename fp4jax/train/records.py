@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from fp4jax import plugins
 from fp4jax.ops.recipe import Recipe
 from fp4jax.train.config import RunConfig
 from fp4jax.train.slices import Slices
@@ -30,11 +31,13 @@ def from_json(record: Mapping[str, Any]) -> RunConfig:
         'lgg'
     """
     values = dict(record.get("config", record))
+    # What the run's own modules registered may be what it names.
+    plugins.load(values.get("plugins", ()))
     if "arch" not in values:
         raise ValueError("this is no configuration of a run: it names no architecture.")
     if not isinstance(values.get("data"), Mapping):
         values["data"] = _earlier(values)
-    values["data"] = _task(values["data"])
+    values["data"] = task_of(values["data"])
     if isinstance(values.get("recipe"), Mapping):
         values["recipe"] = Recipe.from_json(values["recipe"])
     return RunConfig(**_fields(RunConfig, values))
@@ -55,18 +58,23 @@ def _earlier(values: dict[str, Any]) -> dict[str, Any]:
     return {"kind": task.kind, **{name: v for name, v in part.items() if name in names}}
 
 
-def _task(record: Mapping[str, Any]) -> Task:
+def task_of(record: Mapping[str, Any]) -> Task:
+    """The ``data`` of a configuration.
+
+    Raises:
+        ValueError: a task that is not registered.
+    """
     task = get_task(record["kind"])
     return task(**_fields(task, record))
 
 
 def _fields(of: Any, record: Mapping[str, Any]) -> dict[str, Any]:
     names = {field.name for field in dataclasses.fields(of)}
-    return {name: _tuples(value) for name, value in record.items() if name in names}
+    return {name: tuples(value) for name, value in record.items() if name in names}
 
 
-def _tuples(value: Any) -> Any:
+def tuples(value: Any) -> Any:
     """JSON has lists where a configuration has tuples."""
     if isinstance(value, Mapping):
-        return {name: _tuples(item) for name, item in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+        return {name: tuples(item) for name, item in value.items()}
+    return tuple(map(tuples, value)) if isinstance(value, list) else value

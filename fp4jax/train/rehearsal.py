@@ -1,5 +1,7 @@
 """What a run would cost: data, parameters, multiply-adds, precision of each layer, memory."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +10,8 @@ from flax import nnx
 from fp4jax import models, nnx as fp4nnx
 from fp4jax.data import Cohort
 from fp4jax.train.config import RunConfig
+from fp4jax.train.member import bound
 from fp4jax.train.program import Program, build
-from fp4jax.train.run import bound
 from fp4jax.train.state import Batch
 from fp4jax.train.task import Data
 
@@ -34,28 +36,28 @@ def dry_run(config: RunConfig, data: Data | Cohort | None = None) -> str:
         >>> small = {"stages": 2, "channels": 16}
         >>> data = Slices(image_size=32)
         >>> run = RunConfig(data, arch="cnn", batch_size=2, model_options=small)
-        >>> print(dry_run(run, cohort).splitlines()[-1])
-        training: adamax, learning rate 0.0005, plateau, batch 2, at most 100 epochs of 32 steps, float32
+        >>> print(dry_run(run, cohort).splitlines()[1])
+        patients: 16 train, 2 val, 2 test
     """
     config = config.resolved()
     found, steps, names = _of_data(config, data)
     channels, regions = map(len, names)
     model = nnx.eval_shape(lambda: build(config, channels, regions, 0))
-    size = config.data.model_arguments(config)["image_size"]
-    macs = models.macs(model, size)
+    macs = models.macs(model, config.data.model_arguments(config)["image_size"])
     report = fp4nnx.report(model)
     quantized = sum(macs.get(layer.path, 0) for layer in report.quantized)
     total = sum(macs.values())
     program = Program(config, channels, regions)
     state = program.abstract()
-    batch = _batch(config, channels, regions)
+    size: Any = config.batch_size
+    batch = batch_of(config, channels, regions)
     memory = program.step.lower(state, batch).compile().memory_analysis()
     lines = [
         *found,
         str(report),
         f"compute: {total / 1e9:.3f} GMAC per example forward "
-        f"({6 * total * config.batch_size / 1e9:.1f} GFLOP per training step of "
-        f"{config.batch_size}), {quantized / max(total, 1):.1%} of it quantized",
+        f"({6 * total * size / 1e9:.1f} GFLOP per training step of "
+        f"{size}), {quantized / max(total, 1):.1%} of it quantized",
         f"state: {_bytes(state) / _MB:.1f} MB (parameters, optimizer, batch norm)",
         f"batch: {_bytes(batch) / _MB:.1f} MB a step",
     ]
@@ -83,7 +85,7 @@ def _of_data(config: RunConfig, data: Data | Cohort | None):
     return [*data.describe(), patients], f" of {steps} steps", (data.channels, data.regions)
 
 
-def _batch(config: RunConfig, channels: int, regions: int) -> Batch:
+def batch_of(config: RunConfig, channels: int, regions: int) -> Batch:
     """Shapes and dtypes of what a step sees."""
     images, targets = config.data.batch(config, channels, regions)
     return Batch(

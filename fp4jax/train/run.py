@@ -1,9 +1,6 @@
-"""Runs from start to end: folder, lock, training, evaluation of the best epoch, summary."""
+"""Runs from start to end: what is open is trained, under locks, and evaluated."""
 
-import contextlib
 import dataclasses
-import hashlib
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,54 +9,17 @@ import jax
 
 from fp4jax.data import Cohort, Split
 from fp4jax.train.arrays import memory_errors
-from fp4jax.train.best import finish, read_best, write_best
-from fp4jax.train.checkpoint import Checkpoints
-from fp4jax.train.config import RunConfig, id_of
-from fp4jax.train.console import progress_bar
-from fp4jax.train.distilling import teachers_of
+from fp4jax.train.best import read_best
+from fp4jax.train.config import RunConfig
 from fp4jax.train.environment import environment
-from fp4jax.train.fit import Fit, Saving, Start
 from fp4jax.train.folder import RunFolder
-from fp4jax.train.lane import DivergedError, Lane
-from fp4jax.train.listeners import Guarded, Listener
-from fp4jax.train.lock import BusyError, Held, held
-from fp4jax.train.model import Model
-from fp4jax.train.program import Program, key_of, parameters, program_of
-from fp4jax.train.resume import checkpoints_of, is_over, resumed, start_group
+from fp4jax.train.group import Group, Options
+from fp4jax.train.lane import DivergedError
+from fp4jax.train.lock import BusyError, held
+from fp4jax.train.member import Member, bound, member_of, summarize, teacher_of
+from fp4jax.train.program import key_of, program_of
 from fp4jax.train.signals import Termination
 from fp4jax.train.task import Data
-
-# of summary.json
-SCHEMA = 3
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How runs are trained, beside what their numbers depend on.
-
-    Attributes:
-        listener: is told about steps, epochs and ends; default: a progress bar on terminals.
-        saving: when checkpoints are written.
-        wait: seconds to wait for a run that another process trains; None: until it has ended.
-    """
-
-    listener: Listener | None = None
-    saving: Saving = dataclasses.field(default_factory=Saving)
-    wait: float | None = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class _Member:
-    """A run of a group, before it is trained."""
-
-    config: RunConfig
-    split: Split
-    identity: dict[str, Any]
-    folder: RunFolder
-
-    @property
-    def finished(self) -> bool:
-        return self.folder.summary() is not None
 
 
 def train(
@@ -142,7 +102,7 @@ def train_together(
             train_together(baselines, data, out, split=split, options=options)
         except (DivergedError, BusyError) as error:
             problems.append(error)
-        open_ = [member for member in open_ if _teacher(member, data, out, split).finished]
+        open_ = [member for member in open_ if teacher_of(member, data, out, split).finished]
     for group in _groups(open_):
         try:
             _train_group(group, data, out, split, options)
@@ -156,32 +116,7 @@ def train_together(
     return [member.folder for member in members]
 
 
-def bound(config: RunConfig, data: Data | Cohort) -> Data:
-    """Data of a run; a cohort that is in memory becomes that of its task.
-
-    Raises:
-        ValueError: a cohort for a task of another kind, or with images of another size.
-    """
-    if not isinstance(data, Cohort):
-        return data
-    bind = getattr(config.data, "bind", None)
-    if bind is None:
-        raise ValueError(f"a cohort is no data of the task {config.data.kind!r}; open its files.")
-    return bind(data)
-
-
-def member_of(config: RunConfig, data: Data, out: Path, split: Split | None = None) -> _Member:
-    """The run that a configuration is on some data."""
-    split = split or data.split(config)
-    identity = config.identity(data, split)
-    return _Member(config, split, identity, RunFolder(out / id_of(config, identity)))
-
-
-def _teacher(member: _Member, data: Data, out: Path, split: Split | None) -> _Member:
-    return member_of(member.config.teacher(), data, out, split)
-
-
-def _groups(members: Sequence[_Member]) -> list[list[_Member]]:
+def _groups(members: Sequence[Member]) -> list[list[Member]]:
     """Side by side on accelerators; one after the other on CPU, and where nothing is trained."""
     if jax.default_backend() == "cpu" or (members and members[0].config.method == "ptq"):
         return [[member] for member in members]
@@ -189,7 +124,7 @@ def _groups(members: Sequence[_Member]) -> list[list[_Member]]:
 
 
 def _train_group(
-    group: Sequence[_Member], data: Data, out: Path, split: Split | None, options: Options
+    group: Sequence[Member], data: Data, out: Path, split: Split | None, options: Options
 ) -> None:
     """Trains the runs that are open, under their locks."""
     made = environment()
@@ -207,145 +142,15 @@ def _train_group(
             return
         if group[0].config.method == "ptq":
             for member in group:
-                _quantize_after(member, _teacher(member, data, out, split), data)
+                _quantize_after(member, teacher_of(member, data, out, split), data)
             return
-        listener = options.listener
-        with Termination() as termination, _told(listener, group, data) as told:
-            told.begins([member.config for member in group])
-            _Group(group, data, lock, termination, told, options.saving)(out, split)
+        trained = Group(group, data, lock, options)
+        with Termination() as termination, trained.told() as listener:
+            listener.begins([member.config for member in group])
+            trained(out, split, termination, listener)
 
 
-@contextlib.contextmanager
-def _told(listener: Listener | None, group: Sequence[_Member], data: Data):
-    if listener is not None:
-        yield Guarded(listener)
-        return
-    config = group[0].config
-    name = f"{config.arch} {config.scale} {config.recipe_name}"
-    steps = max(data.feed(m.config, m.split.train, m.config.seed).steps for m in group)
-    done = max(member.folder.status().epoch for member in group)
-    with progress_bar(name, config.epochs * steps, done * steps, config.epochs) as bar:
-        yield Guarded(bar)
-
-
-class _Group:
-    """Runs that are trained side by side, or one alone."""
-
-    def __init__(
-        self,
-        members: Sequence[_Member],
-        data: Data,
-        lock: Held,
-        termination: Termination,
-        listener: Listener,
-        saving: Saving,
-    ):
-        self.members, self.data, self.lock = members, data, lock
-        self.termination, self.listener, self.saving = termination, listener, saving
-        count = len(members)
-        self.program = program_of(
-            members[0].config, len(data.channels), len(data.regions), None if count == 1 else count
-        )
-
-    def __call__(self, out: Path, split: Split | None) -> None:
-        members, data = self.members, self.data
-        feeds = [data.feed(m.config, m.split.train, m.config.seed) for m in members]
-        lanes = [
-            Lane.of(m.config, m.folder, m.split, feed)
-            for m, feed in zip(members, feeds, strict=True)
-        ]
-        before = {checkpoints_of(m.folder) for m in members}
-        starts = [resumed(lane, self.program) or _new(self.program, lane) for lane in lanes]
-        teachers = None
-        if members[0].config.method == "qad":
-            folders = [_teacher(m, data, out, split).folder for m in members]
-            teachers = teachers_of(self.program, lanes, folders, data)
-        for member in members:
-            member.folder.clear_failure()
-        where, group = self._place(out)
-        checkpoints = Checkpoints(where)
-        try:
-            fit = Fit(
-                self.program,
-                data,
-                lanes,
-                starts,
-                checkpoints,
-                saving=self.saving,
-                listener=self.listener,
-                termination=self.termination,
-                ended=self._finish,
-                reached=lambda lane: self._report(lane, group, lanes.index(lane)),
-                teachers=teachers,
-            )
-            if before != {where}:
-                # Before status.json names the new place, what the lanes go on from is there.
-                fit.save()
-                checkpoints.wait()
-            for i, lane in enumerate(lanes):
-                self._report(lane, group, i)
-            fit()
-        finally:
-            checkpoints.close()
-        self._tidy(before | {where})
-        failed = [f"{lane.name}: {lane.ended}" for lane in lanes if lane.failed]
-        if failed:
-            raise DivergedError("; ".join(failed))
-
-    def _place(self, out: Path) -> tuple[Path, Path | None]:
-        """Where the checkpoint goes, and the folder of a group of several."""
-        names = [member.folder.path.name for member in self.members]
-        if len(names) == 1:
-            return self.members[0].folder.checkpoints, None
-        name = hashlib.sha256(" ".join(names).encode()).hexdigest()[:16]
-        group = start_group(out, name, names)
-        return group / "checkpoints", group
-
-    def _report(self, lane: Lane, group: Path | None, i: int) -> None:
-        self.lock.report(
-            lane.folder.path,
-            epoch=lane.epoch,
-            epochs=lane.config.epochs,
-            group=group,
-            lane=None if group is None else i,
-        )
-
-    def _finish(self, lane: Lane, best: tuple[Any, Any]) -> None:
-        """Evaluates the best epoch of a run that has ended and writes what a finished run has."""
-        self.lock.check()
-        member = next(m for m in self.members if m.folder is lane.folder)
-        about = {
-            "best_epoch": lane.best_epoch,
-            "epochs_run": lane.epoch,
-            "ended": lane.ended,
-            "train_seconds": round(lane.seconds, 3),
-            "lanes": len(self.members),
-        }
-        summarize(member, self.program, best, self.data, about)
-        self.listener.ended(lane.config, lane.folder.summary(), lane.folder.path)
-
-    def _tidy(self, places: set[Path]) -> None:
-        """Deletes the checkpoints that nobody goes on from."""
-        for member in self.members:
-            if member.finished:
-                finish(member.folder.path)
-        for place in places:
-            if place.parent.parent.name == ".groups" and is_over(place.parent):
-                _remove(place.parent)
-
-
-def _new(program: Program, lane: Lane) -> Start:
-    state = program.start(lane.config.seed)
-    return Start(state, jax.tree.map(jax.numpy.copy, (state.params, state.stats)))
-
-
-def _remove(group: Path) -> None:
-    shutil.rmtree(group, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        group.parent.rmdir()
-
-
-def _quantize_after(member: _Member, teacher: _Member, data: Data) -> None:
+def _quantize_after(member: Member, teacher: Member, data: Data) -> None:
     """The weights of a trained baseline with the recipe's forward pass, and no further step."""
     program = program_of(member.config, len(data.channels), len(data.regions))
     like = program.abstract()
@@ -354,27 +159,3 @@ def _quantize_after(member: _Member, teacher: _Member, data: Data) -> None:
     same = {key: trained[key] for key in ("best_epoch", "epochs_run")}
     about = {"ended": "not trained", "train_seconds": 0.0, "lanes": 1}
     summarize(member, program, best, data, same | about)
-
-
-def summarize(
-    member: _Member, program: Program, best: tuple[Any, Any], data: Data, about: dict[str, Any]
-) -> None:
-    """Evaluates parameters, keeps them, and writes ``summary.json``."""
-    config, folder = member.config.resolved(), member.folder
-    write_best(folder.path, best)
-    model = Model(program, *best, data.channels, data.regions)
-    scores = data.evaluate(model, member.split, folder.path)
-    record = config.to_json()
-    folder.write_summary(
-        {
-            "schema": SCHEMA,
-            **record,
-            "recipe": config.recipe_name,
-            "channels": list(data.channels),
-            "regions": list(data.regions),
-            "parameters": parameters(best[0]),
-            **about,
-            "device": jax.devices()[0].device_kind,
-            **scores,
-        }
-    )

@@ -2,7 +2,7 @@
 
 A :class:`Task` is a value in a run's configuration: which data, of which size, how augmented. Its
 :meth:`Task.open` finds the files and returns :class:`Data`: patients, batches to train on, scores.
-Everything else (step, schedules, recipes, methods, folds, checkpoints) exists once, in this package.
+Everything else (step, schedules, recipes, methods, folds, checkpoints) exists once, beside it.
 """
 
 import abc
@@ -144,6 +144,7 @@ class Data(abc.ABC):
         Raises:
             ValueError: files that cannot be used.
         """
+        return
 
     def describe(self) -> list[str]:
         """Lines for the dry run."""
@@ -195,6 +196,7 @@ class Task(abc.ABC):
 
     def check(self, config: "RunConfig") -> None:
         """Raises ValueError if a run's options do not fit this kind of data."""
+        return
 
     def augmented(self, images: Array, targets: Array, keys: Array) -> tuple[Array, Array]:
         """Inside the step, a key per example; default: not at all."""
@@ -211,7 +213,7 @@ class Task(abc.ABC):
 
 def exclusive(config: "RunConfig") -> bool:
     """Whether the loss of a run is of classes that exclude each other."""
-    return isinstance(losses.get_loss(config.loss or "bce_dice"), losses.ClassLoss)
+    return losses.get_loss(config.loss or "bce_dice").exclusive
 
 
 def exclusive_targets(masks: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Trained: a run in its folder, as evaluation, diagnosis, prediction, export and analysis read it."""
+"""Trained: a run in its folder, as evaluation, diagnosis, prediction and analysis read it."""
 
 import dataclasses
 import logging

@@ -162,14 +162,18 @@ def test_a_comparison_by_hand():
 
 
 def test_runs_are_paired_on_split_and_seed():
-    """Equal seeds of two folds are two pairs; seeds that a label lacks are none."""
+    """Seeds of a fold are averaged, of those that both labels have."""
     folds = [
         runs({"baseline": [0.8, 0.7, 0.6], "full": [0.7, None, 0.4]}, split="fold0"),
         runs({"baseline": [0.3, None, 0.2], "full": [0.6, 0.5, float("nan")]}, split="fold1"),
     ]
     row = stats.compare(pd.concat(folds)).iloc[0]
-    assert row["n"] == 3
-    assert row["difference"] == pytest.approx((0.1 + 0.2 - 0.3) / 3)
+    assert row["n"] == 2
+    assert row["difference"] == pytest.approx(((0.1 + 0.2) / 2 - 0.3) / 2)
+    means = stats.summary(pd.concat(folds)).set_index("label")
+    assert means.loc["baseline", "mean"] == pytest.approx((0.7 + 0.25) / 2)
+    assert means.loc["baseline", "n"] == 2
+    assert stats.kendall(pd.concat(folds)).loc[0, "n"] == 2
     with pytest.raises(
         ValueError, match=r"2 runs occur twice.*label baseline.*split fold0, seed 0"
     ):
@@ -279,6 +283,27 @@ def simulated(studies, seeds, d_z=0.0, labels=PAPER, generator_seed=0):
     )
     table = pd.Series(values.ravel(), index=index, name=METRIC).reset_index()
     return table.assign(scale="4m", split="holdout")
+
+
+def test_seeds_of_a_fold_are_no_independent_pairs():
+    """A recipe's effect differs by fold, with mean 0: ten seeds of each make it no more certain."""
+    generator = np.random.default_rng(0)
+    index = pd.MultiIndex.from_product(
+        [range(60), [f"fold{i}" for i in range(5)], range(10)], names=["arch", "split", "seed"]
+    )
+    base = 0.78 + generator.normal(0, 0.07, (60, 5, 1)) + generator.normal(0, 0.01, (60, 5, 10))
+    effect = generator.normal(0, 0.03, (60, 5, 1)) + generator.normal(0, 0.01, (60, 5, 10))
+    table = pd.concat(
+        [
+            pd.Series(values.ravel(), index, name=METRIC).reset_index().assign(label=label)
+            for label, values in (("baseline", base), ("full", base + effect))
+        ]
+    ).assign(scale="4m")
+    found = stats.compare(table, resamples=50)
+    assert (found["n"] == 5).all()
+    assert not (found["p_holm"] < 0.05).any()
+    covered = (found["ci_low"] <= 0) & (found["ci_high"] >= 0)
+    assert covered.mean() > 0.7
 
 
 def test_null_studies_reject_at_their_nominal_rate():

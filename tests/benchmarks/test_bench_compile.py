@@ -7,7 +7,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from benchmarks import bench_compile
-from benchmarks.compiled_programs import PROGRAMS, dot, operation, training
+from benchmarks.compiled_programs import PROGRAMS, dot, operation, slices, volumes
 
 DOT = operation(dot, (16, 32), (32, 16), (16, 16))
 
@@ -24,9 +24,17 @@ def test_table(tmp_path, capsys, monkeypatch):
     assert "StableHLO" in capsys.readouterr().out
 
 
-def test_program_of_a_model_is_its_gradient():
+@pytest.mark.parametrize(
+    "program",
+    [
+        slices("cnn", 16, 4, stages=2, channels=16),
+        volumes("unet", 8, 4, channels=(4, 8), strides=(2,), norm="batch"),
+    ],
+    ids=["slices", "volumes"],
+)
+def test_program_of_a_model_is_its_gradient(program):
     """By all parameters; batch norm's statistics come along."""
-    function, arguments = training("cnn", 16, 4, stages=2, channels=16)("baseline")
+    function, arguments = program("baseline")
     (loss, stats), grads = jax.eval_shape(function, *arguments)
     assert loss.shape == ()
     assert jax.tree.leaves(stats)

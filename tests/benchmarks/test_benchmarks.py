@@ -134,19 +134,33 @@ def test_training_steps(scan, tmp_path):
 
 def test_training_steps_learn():
     """What is timed is training: the state goes on from call to call."""
-    batch = bench_train.sample(2, 64)
-    assert set(np.unique(np.asarray(batch.masks))) == {0, 1}
-    config = bench_train.RunConfig(arch="cnn", image_size=64, batch_size=2, augment=False)
+    args = bench_train.Args(image_size=64, batch_size=2)
+    config = bench_train.config_of(args, "cnn")
+    batch = bench_train.sample(config)
+    assert set(np.unique(np.asarray(batch.targets))) == {0, 1}
     run = bench_train.Compiled(config, batch, scan=0).runner(2)
     losses = np.array([run() for _ in range(12)])
     assert losses.shape == (12, 2)
     assert (losses[-3:].mean(0) < losses[:3].mean(0)).all()
 
 
+def test_a_batch_is_what_the_step_of_its_task_takes():
+    """Traced, not computed: with and without augmentation, slices and volumes, lanes and one."""
+    args = bench_train.Args(image_size=64, batch_size=2, patch_size=16)
+    for arch, lanes in (("cnn", None), ("unet", 2)):
+        config = bench_train.augmented(bench_train.config_of(args, arch))
+        batch = bench_train.sample(config)
+        assert set(np.unique(np.asarray(batch.targets))) == {0, 1}
+        compiled = bench_train.Compiled(config, batch, 2, lanes)
+        assert compiled.steps == 2
+    assert bench_train.size_of(config) == "batch 2, 16 x 16 x 16"
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"arch": ("unet",)}, "arch has unet"),
+        ({"arch": ("resnet",)}, "arch has resnet"),
+        ({"patch_size": 20}, "multiple of 8"),
         ({"image_size": 100}, "multiple of 64"),
         ({"rounds": 0}, "rounds is 0"),
         ({"seeds": (0,)}, "seeds is"),

@@ -23,6 +23,7 @@ class Run:
     arch: str = "cnn"
     learning_rate: float = 1e-3
     epochs: int = 1
+    weight_decay: float | None = None
     schedule: Literal["plateau", "constant"] = "plateau"
     model_options: dict[str, int | float | bool | str] = dataclasses.field(default_factory=dict)
 
@@ -107,6 +108,7 @@ def test_help_shows_the_options_of_the_model(call):
         (("--epochs", "x"), "--epochs: 'x' is no integer. See --help."),
         (("--learning-rate", "x"), "--learning-rate: 'x' is no number. See --help."),
         (("--schedule", "x"), "--schedule"),
+        (("--weight-decay", "x"), "--weight-decay: 'x' is no FLOAT. See --help."),
         (("--epochs",), "'--epochs'"),
         (("--nothing",), "--nothing"),
         (("--config", "run.json"), "--config"),

@@ -13,10 +13,7 @@ from fp4jax.analysis.diagnosis.gradients import gradient_noise as gradient_noise
 from fp4jax.analysis.diagnosis.operands import operand_sums as operand_sums
 from fp4jax.analysis.diagnosis.products import ProductSums as ProductSums
 from fp4jax.analysis.diagnosis.recording import record as record
-from fp4jax.analysis.diagnosis.run import (
-    diagnose_run as diagnose_run,
-    finished_run as finished_run,
-)
+from fp4jax.analysis.diagnosis.run import diagnose_run as diagnose_run, patients_of as patients_of
 from fp4jax.analysis.diagnosis.subject import Subject as Subject, of_run as of_run
 from fp4jax.analysis.diagnosis.table import diagnose as diagnose, worst as worst
 from fp4jax.analysis.diagnosis.terminal import print_worst as print_worst

@@ -24,13 +24,13 @@ from fp4jax.ops.convolution import quantized as conv
 from fp4jax.ops.convolution.geometry import Geometry, merge_groups, positions, resolve
 from fp4jax.ops.convolution.taps import map_taps
 from fp4jax.ops.dot import (
-    _G_DGRAD,
-    _G_WGRAD,
-    _W_DGRAD,
-    _W_FPROP,
-    _X_FPROP,
-    _X_WGRAD,
-    _Plan as _DotPlan,
+    G_DGRAD,
+    G_WGRAD,
+    W_DGRAD,
+    W_FPROP,
+    X_FPROP,
+    X_WGRAD,
+    DotPlan,
 )
 from fp4jax.ops.gemm import BlockAxes
 from fp4jax.ops.recipe import ROLES, Recipe
@@ -80,17 +80,17 @@ def _whole(x: Array, axes: BlockAxes) -> _Measure:
 
 def _dot(call: Call, recipe: Recipe, tensors: Tensors) -> dict[str, _Measure]:
     (dimension_numbers,) = call.arguments
-    plan = _DotPlan.make(
+    plan = DotPlan.make(
         tensors.x.shape, tensors.w.shape, dimension_numbers, recipe, None, jax.typeof(tensors.g)
     )
     x, w, g = plan.x(tensors.x), plan.w(tensors.w), plan.g(tensors.g)
     return {
-        "fprop.x": _whole(x, _X_FPROP),
-        "fprop.w": _whole(w, _W_FPROP),
-        "dgrad.g": _whole(g, _G_DGRAD),
-        "dgrad.w": _whole(w, _W_DGRAD),
-        "wgrad.x": _whole(x, _X_WGRAD),
-        "wgrad.g": _whole(g, _G_WGRAD),
+        "fprop.x": _whole(x, X_FPROP),
+        "fprop.w": _whole(w, W_FPROP),
+        "dgrad.g": _whole(g, G_DGRAD),
+        "dgrad.w": _whole(w, W_DGRAD),
+        "wgrad.x": _whole(x, X_WGRAD),
+        "wgrad.g": _whole(g, G_WGRAD),
     }
 
 

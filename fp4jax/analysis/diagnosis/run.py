@@ -1,89 +1,113 @@
-"""The diagnosis of a finished run, written into its folder."""
+"""The diagnosis of a run, written into its folder."""
 
+import contextlib
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from fp4jax.analysis.diagnosis.figure import draw
 from fp4jax.analysis.diagnosis.subject import of_run
 from fp4jax.analysis.diagnosis.table import Row, diagnose
-from fp4jax.analysis.results import RunResult, read_run
-from fp4jax.data import Cohort, fingerprint
-from fp4jax.files import read_json, replacing
-from fp4jax.ops.recipe import get_recipe
-from fp4jax.train.config import RunConfig
-from fp4jax.train.evaluation import restore
-from fp4jax.train.folder import RunFolder
-from fp4jax.train.loop import epoch_order, places
-from fp4jax.train.parts import check_size, split_of
-from fp4jax.train.program import Program
+from fp4jax.data import Cohort
+from fp4jax.files import replacing
+from fp4jax.ops.recipe import Recipe, get_recipe
+from fp4jax.train import Data, RunConfig, Trained, read_trained
+from fp4jax.train.evaluation import check_names, split_of
+from fp4jax.train.program import program_of
+from fp4jax.train.run import bound
 
-State = Literal["init", "best", "last"]
+#: New parameters, and those of the best epoch.
+STATES = ("init", "best")
 
 #: What a baseline run is diagnosed under: "full" and "2d+rht+sr".
 DEFAULT_RECIPES = (1, 5)
 
 
-def finished_run(path: Path) -> RunResult:
-    """The run in that folder; ValueError if there is no finished one."""
-    run = read_run(path)
-    if run is None:
-        raise ValueError(f"{path} holds no finished run; name a folder with a summary.json.")
-    return run
-
-
-def recipes_for(config: RunConfig, asked: Sequence[str | int] = ()) -> list[str]:
-    """Names of those asked for, or the run's own; for a baseline run ``DEFAULT_RECIPES``."""
+def recipes_for(config: RunConfig, asked: Sequence[str | int | Recipe] = ()) -> list[Recipe]:
+    """Those asked for, or the run's own; for a baseline run ``DEFAULT_RECIPES``."""
     own = DEFAULT_RECIPES if config.recipe == "baseline" else (config.recipe,)
-    return list(dict.fromkeys(get_recipe(recipe).name for recipe in (*asked,) or own))
+    return list(dict.fromkeys(get_recipe(recipe) for recipe in (*asked,) or own))
 
 
 def diagnose_run(
     path: Path,
-    cohort: Cohort,
-    recipes: Sequence[str | int] = (),
+    data: Data | Cohort,
+    recipes: Sequence[str | int | Recipe] = (),
     *,
-    states: Sequence[State] = ("init", "best"),
+    states: Sequence[str] = STATES,
     batches: int = 2,
     draws: int = 8,
 ) -> list[Row]:
-    """Diagnoses a finished run and writes ``diagnosis.csv`` and ``diagnosis.png`` into its folder.
+    """Diagnoses a run and writes ``diagnosis.csv`` and ``diagnosis.png`` into its folder.
 
     Args:
-        path: the run's folder.
-        cohort: what the run was trained on.
-        recipes: by name or id; default the run's own, for a baseline run ``DEFAULT_RECIPES``. The
-            tensors are the run's, whatever the recipe.
-        states: init: new parameters; best: those of the best epoch; last: of the last.
-        batches: of the run's batch size, from its training slices.
+        path: the run's folder; an unfinished run is taken as it is, and says so.
+        data: what the run was trained on, whose training patients are taken; of any other data
+            that its network takes, all patients. For slices a cohort will do.
+        recipes: default the run's own, for a baseline run ``DEFAULT_RECIPES``. The tensors are the
+            run's, whatever the recipe.
+        states: init: new parameters; best: those of the best epoch.
+        batches: of the run's batch size, not augmented, of an epoch that training never reached.
         draws: rounding keys for each batch, for stochastic recipes.
 
     Returns:
         The rows of the table, see :func:`diagnose`.
 
     Raises:
-        ValueError: the folder holds no finished run, or the cohort is another one.
+        ValueError: the folder holds no run, or the data do not fit it.
     """
-    run = finished_run(path)
+    _check(states, batches, draws)
+    run = read_trained(path)
     config = run.config
-    for name, number in (("batches", batches), ("draws", draws), ("states", len(states))):
-        if number < 1:
-            raise ValueError(f"{name} is {number}; at least 1 is needed.")
-    names = recipes_for(config, recipes)
-    check_size(config, cohort)
-    _check_digest(path, cohort)
+    found = recipes_for(config, recipes)
+    data = bound(config, data)
+    chosen = patients_of(run, data)
     rows = diagnose(
-        of_run(config, len(cohort.channels)),
-        _states(path, config, len(cohort.channels), states),
-        names,
-        _batches(config, cohort, batches),
+        of_run(config, len(run.channels), len(run.regions)),
+        {name: _state(run, name) for name in states},
+        found,
+        _batches(config, data, chosen.patients, batches),
         draws,
     )
     write(path / "diagnosis.csv", [{"run": path.name, **row} for row in rows])
-    draw(rows, path / "diagnosis.png", f"{config.arch} {config.scale}, {run.label}: {path.name}")
+    method = "" if config.method == "qat" else f"{config.method} "
+    title = f"{config.arch} {config.scale}, {method}{config.recipe_name}: {path.name}"
+    draw(rows, path / "diagnosis.png", f"{title}, on {chosen}")
     return rows
+
+
+class Chosen(NamedTuple):
+    """Whose images a run is diagnosed on."""
+
+    patients: tuple[str, ...]
+    # whether they are those that it was trained on
+    own: bool
+
+    def __str__(self) -> str:
+        """In a few words.
+
+        Example:
+            >>> print(Chosen(("a", "b"), own=True))
+            2 patients that it was trained on
+        """
+        whose = "that it was trained on" if self.own else "of other data than its own"
+        count = len(self.patients)
+        return f"{count} patient{'s' * (count != 1)} {whose}"
+
+
+def patients_of(run: Trained, data: Data) -> Chosen:
+    """The training patients of a run, if the data are its own; all of other data.
+
+    Raises:
+        ValueError: data with other channels than the run's.
+    """
+    check_names(run, data)
+    if data.digest == run.digest:
+        return Chosen(split_of(run, data).train, own=True)
+    return Chosen(data.patients, own=False)
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:
@@ -96,41 +120,38 @@ def write(path: Path, rows: Sequence[Row]) -> None:
         writer.writerows(rows)
 
 
-def _states(path: Path, config: RunConfig, channels: int, names: Sequence[State]) -> dict[str, Any]:
-    """(parameters, statistics) of each state, in the order asked for."""
-    program = Program(config, channels, steps=1)
-    states: dict[str, Any] = {}
-    restored = None
-    for name in names:
-        if name == "init":
-            state = program.start(jnp.asarray(config.seed, jnp.uint32))
-            states[name] = state.params, state.stats
-            continue
-        restored = restored or restore(program, RunFolder(path))
-        last, best, _ = restored
-        states[name] = best if name == "best" else (last.params, last.stats)
-    return states
-
-
-def _batches(config: RunConfig, cohort: Cohort, count: int) -> list[Any]:
-    """The first batches of an epoch that training never used."""
-    slices = places(cohort, split_of(config, cohort).train)
-    order = epoch_order(slices, config.seed, 0, config.batch_size)
-    if count > len(order):
+def _check(states: Sequence[str], batches: int, draws: int) -> None:
+    for name, number in (("batches", batches), ("draws", draws), ("states", len(states))):
+        if number < 1:
+            raise ValueError(f"{name} is {number}; at least 1 is needed.")
+    if unknown := sorted(set(states) - set(STATES)):
         raise ValueError(
-            f"batches is {count}; the training slices make {len(order)} of {config.batch_size}."
+            f"states has {', '.join(unknown)}; allowed: {', '.join(STATES)}. Of its "
+            "training a run keeps the best epoch alone."
         )
-    return [
-        (jnp.asarray(cohort.images[index]), jnp.asarray(cohort.masks[index]))
-        for index in order[:count]
-    ]
 
 
-def _check_digest(path: Path, cohort: Cohort) -> None:
-    known = (read_json(path / "config.json") or {}).get("digest")
-    digest = fingerprint(cohort)["sha256"]
-    if known not in (None, digest):
+def _state(run: Trained, name: str) -> tuple[Any, Any]:
+    """Parameters and statistics."""
+    if name == "best":
+        model = run.model()
+        return model.params, model.stats
+    program = program_of(run.config, len(run.channels), len(run.regions))
+    state = program.start(run.config.seed)
+    return state.params, state.stats
+
+
+def _batches(config: RunConfig, data: Data, patients: Sequence[str], count: int) -> list[Any]:
+    """The first batches of an epoch after the last."""
+    feed = data.feed(config, patients, config.seed)
+    if count > feed.steps:
         raise ValueError(
-            f"{path.name} was trained on other images (digest {known[:10]}, these have "
-            f"{digest[:10]}); pass the options of data with which it was trained."
+            f"batches is {count}; {len(patients)} patients make {feed.steps} of "
+            f"{config.batch_size} an epoch."
         )
+    examples: Any = feed.batches(config.epochs + 1)
+    with contextlib.closing(examples):  # ends the workers that make more
+        return [
+            (jnp.asarray(part.images), jnp.asarray(part.targets))
+            for part in itertools.islice(examples, count)
+        ]

@@ -6,12 +6,11 @@ from typing import Any
 
 from flax import nnx
 
-from fp4jax import losses, nnx as fp4nnx
+from fp4jax import nnx as fp4nnx
 from fp4jax.core.typing import Array
-from fp4jax.data import augment
 from fp4jax.ops.recipe import Recipe, get_recipe
 from fp4jax.train.config import RunConfig
-from fp4jax.train.program import build
+from fp4jax.train.program import build, program_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,22 +51,20 @@ class Subject:
         return tuple(layer.path for layer in report.quantized)
 
 
-def of_run(config: RunConfig, channels: int) -> Subject:
-    """The subject of a run; a batch is (images as stored, masks).
+def of_run(config: RunConfig, channels: int, regions: int = 1) -> Subject:
+    """The subject of a run; a batch is (images, targets) as the run's data store them.
 
-    The loss is the run's on the masks; a distilled run's teacher plays no part.
+    The loss is the run's on the targets; a distilled run's teacher plays no part.
     """
     # The methods qad and ptq want a recipe that quantizes.
-    plain = config.resolved().teacher()
-    loss = losses.get_loss(config.loss)
+    plain, task = config.resolved().teacher(), config.data
+    loss = program_of(plain, channels, regions).loss
 
     def build_with(recipe: Recipe) -> nnx.Module:
-        model: Any = build(plain, channels, 0)
-        keep = model.high_precision if config.keep is None else config.keep
-        return fp4nnx.apply_recipe(model, recipe, keep=keep, verbose=False)
+        return build(dataclasses.replace(plain, recipe=recipe), channels, regions, 0)
 
     def loss_of(model: Any, batch: tuple[Array, Array]) -> Array:
-        images, masks = batch
-        return loss(model(augment.normalize(images)), masks)
+        images, targets = batch
+        return loss(model(task.inputs(images)), task.targets(targets, plain))
 
     return Subject(build_with, loss_of)

@@ -4,9 +4,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fp4jax.analysis.figures.rows import where
 from fp4jax.analysis.figures.style import ordered_archs, ordered_scales, shown, title
-from fp4jax.analysis.report.headline import size
-from fp4jax.analysis.report.html import Cell, frame_table, number
+from fp4jax.analysis.report.headline import groups, size
+from fp4jax.analysis.report.html import Cell, frame_table, number, table
+from fp4jax.metrics.volumes import MEAN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,6 +108,34 @@ def patients(frame: "pd.DataFrame") -> str:
     own = [_between(r, "auprc", "ci_low", "ci_high", 3) for r in records]
     other = [_between(r, "loss", "loss_low", "loss_high", 4) for r in records]
     return frame_table(frame.assign(own=own, other=other), columns)
+
+
+def regions(frame: "pd.DataFrame") -> str:
+    """Of :func:`fp4jax.analysis.results.regions`: means over runs, of all regions last."""
+    order = list(dict.fromkeys(frame["region"]))
+    order.sort(key=lambda region: region == MEAN)
+    rows = []
+    for arch, scale, label in groups(frame):
+        for region in order:
+            own = where(frame, arch=arch, scale=scale, label=label, region=region)
+            dice, distance = (own[name].to_numpy(float) for name in ("dice", "hd95_mm"))
+            rows.append(
+                [Cell(title(arch)), size(scale), _label(label), Cell(region), number(len(own))]
+                + [_spread(dice, 3), _spread(distance, 1)]
+            )
+    names = ["architecture", "scale", "label", "region", "runs", "Dice", "HD95, mm"]
+    return table(names, rows)
+
+
+def _spread(values: np.ndarray, digits: int) -> Cell:
+    """Mean ± standard deviation over runs."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return number(None)
+    mean = number(float(values.mean()), digits)
+    if len(values) == 1:
+        return mean
+    return Cell(f"{mean.text} ± {values.std(ddof=1):.{digits}f}", mean.sort)
 
 
 def _between(row: dict[str, Any], name: str, low: str, high: str, digits: int) -> Cell:

@@ -10,7 +10,7 @@ from fp4jax.analysis.figures.rows import defined, where
 from fp4jax.analysis.figures.scores import patient_scores
 from fp4jax.analysis.figures.style import BASELINE
 from fp4jax.analysis.report.headline import groups, summaries
-from fp4jax.analysis.results import table
+from fp4jax.analysis.results import regions, table
 from fp4jax.extras import Extra
 from fp4jax.files import replacing
 
@@ -30,7 +30,7 @@ class Frames:
     """The tables; those that the runs do not allow are empty.
 
     ``relative`` needs runs with a baseline of the same split and seed, ``comparisons`` too,
-    ``patient_bootstrap`` runs that kept the scores of their patients.
+    ``patient_bootstrap`` runs that kept the scores of their patients, ``regions`` runs on volumes.
     """
 
     runs: pd.DataFrame
@@ -40,6 +40,7 @@ class Frames:
     all_pairs: pd.DataFrame
     kendall: pd.DataFrame
     patient_bootstrap: pd.DataFrame
+    regions: pd.DataFrame
 
     @classmethod
     def of(cls, results: "Sequence[RunResult]", resamples: int) -> "Frames":
@@ -60,6 +61,7 @@ class Frames:
             all_pairs=stats.compare(runs, METRIC, pairs="all") if known else nothing,
             kendall=stats.kendall(runs, METRIC) if known else nothing,
             patient_bootstrap=patient_bootstrap(results, runs, resamples),
+            regions=regions(results),
         )
 
     def write(self, folder: Path) -> None:

@@ -1,6 +1,6 @@
-"""Kendall's coefficient of concordance: does every seed rank the labels alike?"""
+"""Kendall's coefficient of concordance: does every seed or fold rank the labels alike?"""
 
-from fp4jax.analysis.stats.rows import defined_rows, groups
+from fp4jax.analysis.stats.rows import defined_rows, groups, is_nested, units
 from fp4jax.extras import Extra
 
 with Extra("study"):
@@ -14,7 +14,8 @@ def kendall(
 ) -> pd.DataFrame:
     """Kendall's W [1] of the ranks of the k labels in n blocks, for each arch and scale.
 
-    A block is a (split, seed); within it rank 1 is best and equal values share their mean rank.
+    A block is a seed or, of several splits, a split with the means over its seeds; within it rank 1
+    is best and equal values share their mean rank.
     With R_j the sum of the ranks of label j,
 
         W = 12 sum_j (R_j - n (k + 1) / 2)^2 / (n^2 (k^3 - k)),
@@ -50,7 +51,8 @@ def kendall(
     """
     found = []
     for names, wide in groups(defined_rows(table, metric)):
-        blocks = wide.dropna()
+        nested = is_nested(wide)
+        blocks = units(wide.dropna(), nested)
         n, k = blocks.shape
         ranks = blocks.rank(axis=1, ascending=lower_is_better)
         w = _NAN
@@ -59,7 +61,7 @@ def kendall(
             w = float(12 * spread / (n**2 * (k**3 - k)))
         found.append(
             names
-            | {"n": n, "left_out": len(wide) - n, "labels": k, "w": w, "verdict": _verdict(w)}
+            | {"n": n, "left_out": len(units(wide, nested)) - n, "labels": k, "w": w, "verdict": _verdict(w)}
             | {"mean_ranks": ranks.mean().to_dict(), "sd_ranks": ranks.std(ddof=1).to_dict()}
         )
     return pd.DataFrame(found)

@@ -1,6 +1,14 @@
 """Each label by itself: mean, spread and t interval; per cent of the paired baseline."""
 
-from fp4jax.analysis.stats.rows import BASELINE, GROUP, PAIR, by_group, defined_rows, ordered
+from fp4jax.analysis.stats.rows import (
+    BASELINE,
+    GROUP,
+    PAIR,
+    defined_rows,
+    groups,
+    is_nested,
+    units,
+)
 from fp4jax.extras import Extra
 
 with Extra("study"):
@@ -9,9 +17,10 @@ with Extra("study"):
 
 
 def summary(table: pd.DataFrame, metric: str = "test_auprc") -> pd.DataFrame:
-    """Mean, standard deviation and 95 % t interval over the runs of each label.
+    """Mean, standard deviation and 95 % t interval of each label.
 
-    The interval is mean -+ t_{0.975, n - 1} sd / sqrt(n), sd with n - 1 in the denominator. It
+    They are over seeds or, of several splits, over splits with the means over their seeds
+    (:func:`fp4jax.analysis.stats.rows.units`). The interval is mean -+ t_{0.975, n - 1} sd / sqrt(n), sd with n - 1 in the denominator. It
     speaks of further seeds (or folds) on the same data, not of further patients; for these see
     :func:`fp4jax.analysis.stats.patient_bootstrap`.
 
@@ -21,8 +30,8 @@ def summary(table: pd.DataFrame, metric: str = "test_auprc") -> pd.DataFrame:
         metric: a column.
 
     Returns:
-        A row per arch, scale and label, with n, mean, sd, min, max, ci_low and ci_high; sd and
-        interval are NaN if n is 1.
+        A row per arch, scale and label, with n (seeds or splits), mean, sd, min, max, ci_low and
+        ci_high; sd and interval are NaN if n is 1.
 
     Raises:
         ValueError: if a column is missing, a run occurs twice, or the metric is nowhere defined.
@@ -37,9 +46,9 @@ def summary(table: pd.DataFrame, metric: str = "test_auprc") -> pd.DataFrame:
     """
     rows = defined_rows(table, metric)
     found = []
-    for names, group in by_group(rows):
-        for label in ordered(list(group["label"].unique())):
-            values = group.loc[group["label"] == label, "value"]
+    for names, wide in groups(rows):
+        for label in wide:
+            values = units(wide[label].dropna(), is_nested(wide))
             n, mean, sd = len(values), values.mean(), values.std(ddof=1)
             half = stats.t.ppf(0.975, n - 1) * sd / n**0.5 if n > 1 else float("nan")
             found.append(

@@ -6,7 +6,14 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from fp4jax.analysis.stats.power import check_alpha, holm, smallest_p_holm
-from fp4jax.analysis.stats.rows import BASELINE, GROUP, defined_rows, groups
+from fp4jax.analysis.stats.rows import (
+    BASELINE,
+    GROUP,
+    defined_rows,
+    groups,
+    is_nested,
+    units,
+)
 from fp4jax.extras import Extra
 
 with Extra("study"):
@@ -31,7 +38,9 @@ def compare(
 ) -> pd.DataFrame:
     """Compares labels of the same arch and scale by their differences within (split, seed).
 
-    With d_i = a_i - b_i over the n pairs in which both have a run:
+    With d_i = a_i - b_i over the n pairs in which both have a run; where a group has several splits
+    (folds), a pair is a split, and d_i the mean over its seeds, which are not independent of each
+    other (:func:`fp4jax.analysis.stats.rows.units`):
 
     - ``difference`` is the mean of d: **positive if a is larger**. Of two labels a is the one that
       comes first (the baseline, the recipes by the paper's ids, further ones, PTQ, QAD), so that
@@ -101,9 +110,10 @@ def compare(
         )
     found = []
     for names, wide in groups(rows):
+        nested = is_nested(wide)
         for a, b in itertools.combinations(wide.columns, 2):
             if pairs == "all" or a == BASELINE:
-                both = wide[[a, b]].dropna().to_numpy()
+                both = units(wide[[a, b]].dropna(), nested).to_numpy()
                 found.append(names | {"a": a, "b": b} | _test(both, resamples, seed))
     comparisons = pd.DataFrame(found, columns=_COLUMNS)
     if found:

@@ -1,10 +1,10 @@
 """Hierarchical bootstrap of the test AUPRC: other seeds or folds, and other patients.
 
 A t interval over seeds leaves out what is usually larger: that other patients had been tested.
-Here each resample draws as many runs as there are, with replacement, and as many patients as each
-test set has, with replacement; a run's AUPRC is that of its drawn patients' pixels together, and
-the resample's the mean over its drawn runs. So the estimate is the mean over runs that
-:func:`fp4jax.analysis.stats.summary` gives, up to the intervals of the histograms. (The scores of
+Here each resample draws as many test sets (splits) as there are, with replacement, as many seeds as
+each has, and as many patients; a run's AUPRC is that of its drawn patients' pixels together, and the
+resample's the mean over its drawn runs. So the estimate is the mean over seeds, then over splits,
+that :func:`fp4jax.analysis.stats.summary` gives, up to the intervals of the histograms. (The scores of
 several runs are not put into one curve: a threshold means something else in each.)
 
 Runs that tested the same patients (the seeds of a split) share the draw of patients: seeds and
@@ -70,7 +70,7 @@ def patient_bootstrap(
     """
     runs = _matrices(scores)
     _check_resamples(resamples)
-    return _interval(_estimates(runs), *_draws(runs, [runs], resamples, seed))
+    return _interval(_estimate(runs, _estimates(runs)), *_draws(runs, [runs], resamples, seed))
 
 
 def patient_bootstrap_difference(
@@ -99,8 +99,8 @@ def patient_bootstrap_difference(
             f"{len(a)} and {len(b)} runs do not test the same patients one by one; give both "
             "labels' runs in the same order of (split, seed)."
         )
-    estimates = _estimates(both[0]) - _estimates(both[1])
-    return _interval(estimates, *_draws(both[0], both, resamples, seed))
+    estimate = _estimate(both[0], _estimates(both[0]) - _estimates(both[1]))
+    return _interval(estimate, *_draws(both[0], both, resamples, seed))
 
 
 class _Run(NamedTuple):
@@ -149,12 +149,39 @@ def _estimates(runs: Sequence[_Run]) -> np.ndarray:
     return np.array([run.auprc(np.ones(len(run.patients))) for run in runs])
 
 
+def _splits(runs: Sequence[_Run]) -> list[np.ndarray]:
+    """Places of the runs that tested the same patients."""
+    found: dict[tuple[str, ...], list[int]] = {}
+    for place, run in enumerate(runs):
+        found.setdefault(run.patients, []).append(place)
+    return [np.array(places) for places in found.values()]
+
+
+def _estimate(runs: Sequence[_Run], values: np.ndarray) -> float:
+    """The mean over the seeds of each split, then over splits."""
+    return float(np.mean([values[places].mean() for places in _splits(runs)]))
+
+
+def _often(generator: np.random.Generator, runs: Sequence[_Run], resamples: int) -> np.ndarray:
+    """The weight of each run (resamples, runs): splits are drawn, and for each its seeds."""
+    splits = _splits(runs)
+    drawn = np.full((resamples, 1), 1.0)
+    if len(splits) > 1:
+        drawn = _drawn(generator, len(splits), resamples)
+    weights = np.zeros((resamples, len(runs)))
+    for places, times in zip(splits, drawn.T, strict=True):
+        size = len(places)
+        seeds = generator.multinomial((times * size).astype(np.int64), np.full(size, 1 / size))
+        weights[:, places] = seeds / size
+    return weights
+
+
 def _draws(
     runs: Sequence[_Run], labels: Sequence[Sequence[_Run]], resamples: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How often each run is drawn (resamples, runs), and its AUPRC or difference of two labels'."""
+    """The weight of each run (resamples, runs), and its AUPRC or difference of two labels'."""
     generator = np.random.default_rng(seed)
-    often = _drawn(generator, len(runs), resamples)
+    often = _often(generator, runs, resamples)
     weights: dict[tuple[str, ...], np.ndarray] = {}
     values = np.full(often.shape, np.nan)
     for place, run in enumerate(runs):
@@ -178,12 +205,11 @@ def _chunks(rows: np.ndarray, width: int) -> Iterator[np.ndarray]:
         yield rows[start : start + size]
 
 
-def _interval(estimates: np.ndarray, often: np.ndarray, values: np.ndarray) -> Interval:
+def _interval(estimate: float, often: np.ndarray, values: np.ndarray) -> Interval:
     defined = ~np.isnan(values)
     counted = (often * defined).sum(-1)
     total = (often * np.where(defined, values, 0)).sum(-1)
     means = total[counted > 0] / counted[counted > 0]
-    estimate = float(estimates.mean())
     if np.isnan(estimate) or not len(means):
         return Interval(float("nan"), float("nan"), float("nan"))
     low, high = np.percentile(means, [2.5, 97.5])

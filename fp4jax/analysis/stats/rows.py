@@ -60,6 +60,28 @@ def groups(rows: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
         yield names, wide[ordered(list(wide.columns))]
 
 
+def is_nested(values: Any) -> bool:
+    """Whether values by (split, seed) are of several splits, of which seeds are then repeats."""
+    return values.index.get_level_values("split").nunique() > 1
+
+
+def units(values: Any, nested: bool) -> Any:
+    """The independent rows among rows by (split, seed): of several splits the mean over each's seeds.
+
+    All seeds of a split are tested on the same patients, and a recipe that fails on these fails in
+    every seed: counted as independent, ten seeds of five folds find differences where there are
+    none in half of all studies. Of one split the seeds are the units: what is then found is found
+    for these patients.
+
+    Example:
+        >>> index = pd.MultiIndex.from_product([["fold0", "fold1"], [1, 2]], names=PAIR)
+        >>> values = pd.DataFrame({"full": [0.5, 0.7, 0.8, 0.8]}, index)
+        >>> units(values, is_nested(values))["full"].round(6).tolist()
+        [0.6, 0.8]
+    """
+    return values.groupby(level="split").mean() if nested else values
+
+
 def by_group(rows: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
     """Each (arch, scale), in the order of the rows, as a dict and its rows."""
     names: Any

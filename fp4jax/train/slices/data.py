@@ -52,7 +52,8 @@ class SliceData(Data):
 
     def feed(self, config: "RunConfig", patients: Sequence[str], seed: int) -> "SliceFeed":
         places = np.flatnonzero(np.isin(self.cohort.patient_ids, patients)).astype(np.int32)
-        return SliceFeed(self.cohort, places, config.batch_size, seed)
+        size: Any = config.batch_size
+        return SliceFeed(self.cohort, places, size, seed)
 
     def resident(self, room: float) -> tuple[Any, Any] | None:
         if self.cohort.nbytes > room:

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from fp4jax import losses, metrics
+from fp4jax import metrics
 from fp4jax.core.typing import Array
 from fp4jax.data import Cohort
 from fp4jax.train import patients
@@ -44,7 +43,7 @@ _CHUNK = 16
 def validate(model: "Model", cohort: Cohort) -> dict[str, float]:
     """``VALIDATION`` of a cohort, streamed: no map is kept."""
     sums, values = metrics.zeros(len(cohort)), []
-    loss = losses.get_loss(model.config.loss)
+    loss = model.program.loss
     for start in range(0, len(cohort), _CHUNK):
         part = slice(start, start + _CHUNK)
         count = len(cohort.images[part])

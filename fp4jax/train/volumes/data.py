@@ -50,9 +50,7 @@ class VolumeData(Data):
     def split(self, config: "RunConfig") -> Split:
         if config.fold is None:
             task = self.task
-            return split_patients(
-                self.patients, task.val_share, task.test_share, config.split_seed
-            )
+            return split_patients(self.patients, task.val_share, task.test_share, config.split_seed)
         strata = dict.fromkeys(self.patients, 0)
         return split_folds(strata, config.folds, config.split_seed)[config.fold]
 
@@ -94,9 +92,11 @@ class PatchFeed(Feed):
         task = data.task
         self.regions, self.loss = data.regions, config.loss
         self.exclusive, self.flat = exclusive(config), task.spatial_dims == 2
-        self.steps, self.batch_size = task.steps, config.batch_size
+        self.steps = task.steps
+        size: Any = config.batch_size
+        self.batch_size: int = size
         self.sampler = PatchSampler(
-            data.volumes, places, task.window, config.batch_size, task.foreground, seed
+            data.volumes, places, task.window, self.batch_size, task.foreground, seed
         )
 
     def batches(self, epoch: int, first: int = 0) -> Iterator[Examples]:

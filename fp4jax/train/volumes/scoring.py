@@ -68,9 +68,7 @@ class Scored:
     def sums_at(self, threshold: float) -> ImageSums:
         """With the hard sums at one of ``metrics.THRESHOLDS``."""
         hard, both = self.histogram.above(threshold)
-        return dataclasses.replace(
-            self.sums, hard=np.array([hard]), hard_y=np.array([both])
-        )
+        return dataclasses.replace(self.sums, hard=np.array([hard]), hard_y=np.array([both]))
 
 
 def validate(model: "Model", data: "VolumeData", patients: Sequence[str]) -> dict[str, float]:

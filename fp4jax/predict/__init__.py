@@ -1,0 +1,33 @@
+"""Prediction: a run or a packed file on new slices and volumes; files in, files out.
+
+network = from_run("runs/swin_4m_2d-rht-sr_...")        # or from_file, from_weights
+rows = segment_slices(network, Path("slices"), Path("masks"))
+cases = segment_volumes(network, Source(Path("new")), "labels")
+model, about = packed_run("runs/swin_4m_2d-rht-sr_...")
+save_packed("swin.safetensors", model, about)
+"""
+
+from fp4jax.predict.about import About as About
+from fp4jax.predict.network import (
+    Network as Network,
+    from_file as from_file,
+    from_module as from_module,
+    from_run as from_run,
+    from_weights as from_weights,
+)
+from fp4jax.predict.packed_files import (
+    describe as describe,
+    load_packed as load_packed,
+    save_packed as save_packed,
+)
+from fp4jax.predict.packed_runs import packed_run as packed_run
+from fp4jax.predict.pictures import Pictures as Pictures
+from fp4jax.predict.slices import (
+    SegmentedSlice as SegmentedSlice,
+    SliceOptions as SliceOptions,
+    segment_slices as segment_slices,
+)
+from fp4jax.predict.volumes import (
+    SegmentedCase as SegmentedCase,
+    segment_volumes as segment_volumes,
+)

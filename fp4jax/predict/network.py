@@ -1,0 +1,144 @@
+"""Network: what segments files, wherever it comes from: a run, a packed file, a checkpoint."""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from fp4jax.core.typing import Array, Float
+from fp4jax.data.nifti import REGIONS
+from fp4jax.data.nifti.brats import MODALITIES
+from fp4jax.inference import Alone, Segmentation, segment_volume
+from fp4jax.predict.about import About, about_model, about_run
+from fp4jax.predict.packed_files import describe, load_packed
+from fp4jax.train import Model, RunConfig, Task, Volumes, read_trained
+from fp4jax.train.program import program_of
+from fp4jax.version import NUMERICS
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Network:
+    """A network in evaluation mode; each slice and each window is computed as if it were alone.
+
+    Attributes:
+        about: what it is.
+        task: what its data are; another one (``dataclasses.replace``) reads files that are laid
+            out in another way.
+        alone: its forward pass, of images as they are stored.
+        variables: its parameters and statistics.
+    """
+
+    about: About
+    task: Task
+    alone: Alone
+    variables: Any
+
+    def logits(self, images: Iterable[np.ndarray]) -> Iterator[Float[np.ndarray, "..."]]:
+        """The logits (*space, k) of images of one size, one after the other."""
+        return self.alone.each(self.variables, images)
+
+    def segment(self, image: Float[np.ndarray, "x y z c"]) -> Segmentation:
+        """The regions of a volume, window by window."""
+        task: Any = self.task
+        return segment_volume(
+            functools.partial(self.alone.each, self.variables),
+            image,
+            task.patch_size,
+            overlap=task.overlap,
+            exclusive=self.about.exclusive,
+        )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells networks apart, for the journal of a folder of results."""
+        about = self.about
+        return {
+            "run": about.run,
+            "recipe": about.recipe,
+            "weights": self.digest,
+            "numerics": NUMERICS,
+        }
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of the values of all parameters and statistics."""
+        found = hashlib.sha256()
+        for leaf in jax.tree.leaves(self.variables):
+            array = np.asarray(leaf)
+            found.update(f"{array.dtype} {array.shape}".encode())
+            found.update(array.tobytes())
+        return found.hexdigest()
+
+
+def from_model(model: Model, about: About) -> Network:
+    """The network of a run, as its scores are of."""
+    return Network(about, model.config.data, model.program.alone, (model.params, model.stats))
+
+
+def from_module(module: nnx.Module, about: About) -> Network:
+    """An NNX model in evaluation mode, packed or not."""
+    task = about.create_task()
+    graph, state = nnx.split(module)
+
+    def forward(variables: Any, images: Array) -> Array:
+        model: Any = nnx.merge(graph, variables)
+        return model(task.inputs(images))
+
+    return Network(about, task, Alone(forward), state)
+
+
+def from_run(path: str | Path, *, recipe: str | None = None) -> Network:
+    """The best epoch of a run, or the best so far of one that is not finished, which is said.
+
+    Args:
+        path: the run's folder.
+        recipe: another recipe than the run's: quantization after training, or none (baseline).
+
+    Raises:
+        ValueError: no run, or no parameters yet.
+    """
+    run = read_trained(Path(path).expanduser())
+    model = run.model(recipe)
+    return from_model(model, about_run(run, model.config))
+
+
+def from_file(path: str | Path) -> Network:
+    """A packed model that says what it is.
+
+    Raises:
+        ValueError: no packed model, or one that does not say what makes it.
+        OSError: it cannot be read.
+    """
+    path = Path(path).expanduser()
+    return from_module(load_packed(path), describe(path))
+
+
+def from_weights(config: RunConfig) -> Network:
+    """A checkpoint with torch's names, such as MONAI's, under the recipe of a configuration.
+
+    Args:
+        config: names the checkpoint (``weights``), the model that it fits, and the data: a
+            :class:`fp4jax.train.Volumes` with the order of the channels and of the regions;
+            default: flair, t1, t1c, t2, and whole tumour, tumour core, enhancing.
+
+    Raises:
+        ValueError: no checkpoint is named, it does not fit the model, or the data are no volumes.
+    """
+    task: Any = config.data
+    if config.weights is None:
+        raise ValueError("nothing to segment with: name a run's folder, or --weights CHECKPOINT.")
+    if not isinstance(task, Volumes):
+        raise ValueError(f"a checkpoint segments volumes; data is of kind {task.kind!r}.")
+    channels = task.modalities or tuple(task.patterns) or MODALITIES
+    regions = task.regions or REGIONS
+    program = program_of(config, len(channels), len(regions))
+    state = program.start(jnp.uint32(config.seed))
+    model = Model(program, state.params, state.stats, channels, regions)
+    return from_model(model, about_model(config, channels, regions, run=config.weights.name))

@@ -1,0 +1,167 @@
+"""Group: runs that are trained side by side, or one alone, under their locks."""
+
+import contextlib
+import dataclasses
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from fp4jax.data import Split
+from fp4jax.train.best import finish
+from fp4jax.train.checkpoint import Checkpoints
+from fp4jax.train.console import progress_bar
+from fp4jax.train.distilling import teachers_of
+from fp4jax.train.fit import Fit, Saving, Start
+from fp4jax.train.lane import DivergedError, Lane
+from fp4jax.train.listeners import Listener, Listeners
+from fp4jax.train.lock import Held
+from fp4jax.train.member import Member, summarize, teacher_of
+from fp4jax.train.program import Program, program_of
+from fp4jax.train.resume import checkpoints_of, is_over, resumed, start_group
+from fp4jax.train.signals import Termination
+from fp4jax.train.task import Data
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How runs are trained, beside what their numbers depend on.
+
+    Attributes:
+        listener: is told about steps, epochs and ends.
+        progress: show a bar on terminals, and a line per epoch elsewhere.
+        saving: when checkpoints are written.
+        wait: seconds to wait for a run that another process trains; None: until it has ended.
+    """
+
+    listener: Listener | None = None
+    progress: bool = True
+    saving: Saving = dataclasses.field(default_factory=Saving)
+    wait: float | None = 0.0
+
+
+class Group:
+    """Runs that are trained side by side, or one alone."""
+
+    def __init__(self, members: Sequence[Member], data: Data, lock: Held, options: Options):
+        self.members, self.data, self.lock, self.options = members, data, lock, options
+        count = len(members)
+        self.program = program_of(
+            members[0].config, len(data.channels), len(data.regions), None if count == 1 else count
+        )
+        feeds = [data.feed(m.config, m.split.train, m.config.seed) for m in members]
+        self.lanes = [
+            Lane.of(m.config, m.folder, m.split, feed)
+            for m, feed in zip(members, feeds, strict=True)
+        ]
+
+    def __call__(
+        self, out: Path, split: Split | None, termination: Termination, listener: Listener
+    ) -> None:
+        members, data, lanes = self.members, self.data, self.lanes
+        before = {checkpoints_of(m.folder) for m in members}
+        starts = [resumed(lane, self.program) or _new(self.program, lane) for lane in lanes]
+        teachers = None
+        if members[0].config.method == "qad":
+            folders = [teacher_of(m, data, out, split).folder for m in members]
+            teachers = teachers_of(self.program, lanes, folders, data)
+        for member in members:
+            member.folder.clear_failure()
+        where, group = self._place(out)
+        checkpoints = Checkpoints(where)
+        try:
+            fit = Fit(
+                self.program,
+                data,
+                lanes,
+                starts,
+                checkpoints,
+                saving=self.options.saving,
+                listener=listener,
+                termination=termination,
+                ended=lambda lane, best: self._finish(lane, best, listener),
+                reached=lambda lane: self._report(lane, group),
+                teachers=teachers,
+            )
+            if before != {where}:
+                # Before status.json names the new place, what the lanes go on from is there.
+                fit.save()
+                checkpoints.wait()
+            for lane in lanes:
+                self._report(lane, group)
+            fit()
+        finally:
+            checkpoints.close()
+        self._tidy(before | {where})
+        failed = [f"{lane.name}: {lane.ended}" for lane in lanes if lane.failed]
+        if failed:
+            raise DivergedError("; ".join(failed))
+
+    @contextlib.contextmanager
+    def told(self) -> Iterator[Listener]:
+        """Whoever listens, and what is shown."""
+        config = self.members[0].config
+        name = f"{config.arch} {config.scale} {config.recipe_name}"
+        others = [self.options.listener] if self.options.listener else []
+        if not self.options.progress:
+            yield Listeners(others)
+            return
+        steps = max(lane.feed.steps for lane in self.lanes)
+        done = min(member.folder.status().epoch for member in self.members)
+        with progress_bar(name, config.epochs * steps, done * steps, config.epochs) as bar:
+            yield Listeners([bar, *others])
+
+    def _place(self, out: Path) -> tuple[Path, Path | None]:
+        """Where the checkpoint goes, and the folder of a group of several."""
+        names = [member.folder.path.name for member in self.members]
+        if len(names) == 1:
+            return self.members[0].folder.checkpoints, None
+        name = hashlib.sha256(" ".join(names).encode()).hexdigest()[:16]
+        group = start_group(out, name, names)
+        return group / "checkpoints", group
+
+    def _report(self, lane: Lane, group: Path | None) -> None:
+        self.lock.report(
+            lane.folder.path,
+            epoch=lane.epoch,
+            epochs=lane.config.epochs,
+            group=group,
+            lane=None if group is None else self.lanes.index(lane),
+        )
+
+    def _finish(self, lane: Lane, best: tuple[Any, Any], listener: Listener) -> None:
+        """Evaluates the best epoch of a run that has ended and writes what a finished run has."""
+        self.lock.check()
+        member = next(m for m in self.members if m.folder is lane.folder)
+        about = {
+            "best_epoch": lane.best_epoch,
+            "epochs_run": lane.epoch,
+            "ended": lane.ended,
+            "train_seconds": round(lane.seconds, 3),
+            "lanes": len(self.members),
+        }
+        summarize(member, self.program, best, self.data, about)
+        listener.ended(lane.config, lane.folder.summary(), lane.folder.path)
+
+    def _tidy(self, places: set[Path]) -> None:
+        """Deletes the checkpoints that nobody goes on from."""
+        for member in self.members:
+            if member.finished:
+                finish(member.folder.path)
+        for place in places:
+            if place.parent.parent.name == ".groups" and is_over(place.parent):
+                _remove(place.parent)
+
+
+def _new(program: Program, lane: Lane) -> Start:
+    state = program.start(lane.config.seed)
+    return Start(state, jax.tree.map(jax.numpy.copy, (state.params, state.stats)))
+
+
+def _remove(group: Path) -> None:
+    shutil.rmtree(group, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        group.parent.rmdir()
