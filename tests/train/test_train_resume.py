@@ -233,5 +233,5 @@ def test_exhausted_memory_is_reported_as_that(tmp_path, monkeypatch):
     for where, method in ((Checkpoints, "save"), (SliceData, "validate")):
         with monkeypatch.context() as patch:
             patch.setattr(where, method, exhausted)
-            with pytest.raises(OutOfMemoryError, match="memory is exhausted: .*12 GiB"):
+            with pytest.raises(OutOfMemoryError, match=r"memory is exhausted: .*12 GiB"):
                 train(CONFIG, COHORT, tmp_path)
