@@ -15,6 +15,7 @@ from fp4jax.train.environment import environment
 from fp4jax.train.folder import RunFolder
 from fp4jax.train.group import Group, Options
 from fp4jax.train.lane import DivergedError
+from fp4jax.train.listeners import Listeners
 from fp4jax.train.lock import BusyError, held
 from fp4jax.train.member import Member, bound, member_of, summarize, teacher_of
 from fp4jax.train.program import key_of, program_of
@@ -143,6 +144,8 @@ def _train_group(
         if group[0].config.method == "ptq":
             for member in group:
                 _quantize_after(member, teacher_of(member, data, out, split), data)
+                listener = Listeners([options.listener] if options.listener else [])
+                listener.ended(member.config, member.folder.summary(), member.folder.path)
             return
         trained = Group(group, data, lock, options)
         with Termination() as termination, trained.told() as listener:
