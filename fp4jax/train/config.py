@@ -27,8 +27,8 @@ _OF_STUDENT = ("recipe", "method", "distill_weight", "distill_ratio", "temperatu
 class Training:
     """What the runs of a study share: data, model options, optimization.
 
-    Where a default is None it is the task's (``defaults`` of :class:`fp4jax.train.Task`) or, for the
-    optimizer's constants, the architecture's.
+    Where a default is None it is the task's (``defaults`` of :class:`fp4jax.train.Task`) or, for
+    the optimizer's constants, the architecture's.
     """
 
     # what is learned: slices of a cohort, NIfTI volumes, or a registered task
