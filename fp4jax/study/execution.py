@@ -68,8 +68,8 @@ def execute(
         expected: what it should find.
         retry: runs that failed before, too; else they stay failed.
         saving: when checkpoints are written.
-        listener: is told what happens, default: a bar for each run; and of every run once when it has ended; of those that
-            were finished before at the start.
+        listener: is told what happens, and of every run once when it has ended, of those that were
+            finished before at the start; default: a bar for each run.
         synthetic: the data are no patients': reports may show them.
 
     Raises:
