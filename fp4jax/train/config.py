@@ -27,7 +27,7 @@ _OF_STUDENT = ("recipe", "method", "distill_weight", "distill_ratio", "temperatu
 class Training:
     """What the runs of a study share: data, model options, optimization.
 
-    Where a default is None it is the task's (``defaults`` of :class:`fp4jax.train.Task`) or, for the
+    Where a default is None it is that of the task (:class:`fp4jax.train.Task`) or, for the
     optimizer's constants, the architecture's.
     """
 

@@ -1,6 +1,6 @@
 """One self-contained page that says what a study found, and the tables and figures beside it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +45,8 @@ def write_report(
     *,
     title: str,
     runs: "Sequence[RunResult]",
-    configuration: dict[str, Any],
-    data: dict[str, Any],
+    configuration: Mapping[str, Mapping[str, Any]],
+    data: Mapping[str, Mapping[str, Any]],
     expectations: Sequence[tuple[str, str, str]] = (),
     open_: Sequence[tuple[str, str]] = (),
     failures: Sequence[tuple[str, str]] = (),
@@ -62,8 +62,8 @@ def write_report(
         path: of the page; its folder is created.
         title: of the page.
         runs: finished runs, at most one of each label, architecture, scale, split and seed.
-        configuration: of the study, or of several by their names.
-        data: what they were of, likewise.
+        configuration: of each study, by its name.
+        data: what each was of, by its name.
         expectations: (name, expected, got) of what was stated in advance.
         open_: (name, status) of runs that are neither finished nor failed.
         failures: (name, error) of runs that failed.
@@ -100,8 +100,8 @@ def write_report(
         *(_some("Predictions", drawn(drawings.predictions(runs))) if pictures else ()),
         Section("Runs", _runs(frames.runs)),
         *_some("Made with", html.pairs(made) if (made := made_with(runs)) else ""),
-        *_some("Configuration", html.pairs(configuration) if configuration else ""),
-        *_some("Data", html.pairs(data) if data else ""),
+        *_some("Studies", _each(configuration)),
+        *_some("Data", _each(data)),
     ]
     text = html.page(title, sections, _lead(runs, open_, failures))
     with replacing(path) as temporary:
@@ -117,6 +117,12 @@ def _embedded(drawing: drawings.Drawing, folder: Path, names: set[str]) -> str:
     with replacing(folder / f"{drawing.name}.png") as temporary:
         temporary.write_bytes(image)
     return html.figure(data_url(image), drawing.caption)
+
+
+def _each(records: Mapping[str, Mapping[str, Any]]) -> str:
+    """A part for each study."""
+    parts = (html.details(name, html.pairs(record)) for name, record in records.items())
+    return "".join(parts)
 
 
 def _some(name: str, body: str) -> Iterator[Section]:
@@ -177,15 +183,15 @@ def _compared(frames: Frames, figures: str) -> Iterator[Section]:
     yield Section("Statistics", body)
     if len(frames.kendall):
         note = (
-            "Kendall's W says whether each seed (or split, if there are several) ranks the labels alike: 1 if all "
-            "agree, about 1/n by chance. It takes two blocks at least."
+            "Kendall's W says whether each seed (or split, if there are several) ranks the labels "
+            "alike: 1 if all agree, about 1/n by chance. It takes two blocks at least."
         )
         yield Section("Ranks", paragraph(note) + comparisons.ranks(frames.kendall))
     if len(frames.patient_bootstrap):
         note = (
             "Hierarchical bootstrap of test AUPRC: splits are drawn anew, their seeds, and the "
-            "patients of each test set. These intervals speak of other patients too, and are the ones "
-            "to quote for a claim beyond this cohort. With one run only patients are drawn."
+            "patients of each test set. These intervals speak of other patients too, and are the "
+            "ones to quote for a claim beyond this cohort. With one run only patients are drawn."
         )
         body = paragraph(note) + comparisons.patients(frames.patient_bootstrap)
         yield Section("Patient bootstrap", body)
@@ -232,4 +238,3 @@ def _runs(runs: "pd.DataFrame") -> str:
         "run": ("folder", Cell),
     }
     return html.details(f"All {len(runs)} runs", html.frame_table(runs, columns))
-

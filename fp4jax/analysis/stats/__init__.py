@@ -1,8 +1,8 @@
 """Statistics of a study: from the table of its runs, or from its patients' histograms.
 
 Runs are paired on (split, seed) within an (architecture, scale). The unit is a seed where there is
-one split, and a split where there are several: the seeds of a fold are repeats on the same patients,
-and are averaged. All functions are pure, and take random numbers from a seed only.
+one split, and a split where there are several: the seeds of a fold are repeats on the same
+patients, and are averaged. All functions are pure, and take random numbers from a seed only.
 
 ===========================================  ======================================================
 :func:`summary`, :func:`relative`            mean and t interval; per cent of the paired baseline

@@ -61,7 +61,13 @@ def kendall(
             w = float(12 * spread / (n**2 * (k**3 - k)))
         found.append(
             names
-            | {"n": n, "left_out": len(units(wide, nested)) - n, "labels": k, "w": w, "verdict": _verdict(w)}
+            | {
+                "n": n,
+                "left_out": len(units(wide, nested)) - n,
+                "labels": k,
+                "w": w,
+                "verdict": _verdict(w),
+            }
             | {"mean_ranks": ranks.mean().to_dict(), "sd_ranks": ranks.std(ddof=1).to_dict()}
         )
     return pd.DataFrame(found)

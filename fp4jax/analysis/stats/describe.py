@@ -20,8 +20,9 @@ def summary(table: pd.DataFrame, metric: str = "test_auprc") -> pd.DataFrame:
     """Mean, standard deviation and 95 % t interval of each label.
 
     They are over seeds or, of several splits, over splits with the means over their seeds
-    (:func:`fp4jax.analysis.stats.rows.units`). The interval is mean -+ t_{0.975, n - 1} sd / sqrt(n), sd with n - 1 in the denominator. It
-    speaks of further seeds (or folds) on the same data, not of further patients; for these see
+    (:func:`fp4jax.analysis.stats.rows.units`). The interval is mean -+ t_{0.975, n - 1} sd /
+    sqrt(n), sd with n - 1 in the denominator. It speaks of further seeds (or folds) on the same
+    data, not of further patients; for these see
     :func:`fp4jax.analysis.stats.patient_bootstrap`.
 
     Args:

@@ -1,11 +1,11 @@
 """Hierarchical bootstrap of the test AUPRC: other seeds or folds, and other patients.
 
 A t interval over seeds leaves out what is usually larger: that other patients had been tested.
-Here each resample draws as many test sets (splits) as there are, with replacement, as many seeds as
-each has, and as many patients; a run's AUPRC is that of its drawn patients' pixels together, and the
-resample's the mean over its drawn runs. So the estimate is the mean over seeds, then over splits,
-that :func:`fp4jax.analysis.stats.summary` gives, up to the intervals of the histograms. (The scores of
-several runs are not put into one curve: a threshold means something else in each.)
+Here each resample draws as many test sets (splits) as there are, with replacement, as many seeds
+as each has, and as many patients; a run's AUPRC is that of its drawn patients' pixels together, and
+the resample's the mean over its drawn runs. So the estimate is the mean over seeds, then over
+splits, that :func:`fp4jax.analysis.stats.summary` gives, up to the intervals of the histograms.
+(The scores of several runs are not put into one curve: a threshold means something else in each.)
 
 Runs that tested the same patients (the seeds of a split) share the draw of patients: seeds and
 patients are crossed, and drawing patients for every run alone would average away that they are

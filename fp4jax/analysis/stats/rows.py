@@ -66,7 +66,7 @@ def is_nested(values: Any) -> bool:
 
 
 def units(values: Any, nested: bool) -> Any:
-    """The independent rows among rows by (split, seed): of several splits the mean over each's seeds.
+    """Independent rows from rows by (split, seed): of several splits the means over their seeds.
 
     All seeds of a split are tested on the same patients, and a recipe that fails on these fails in
     every seed: counted as independent, ten seeds of five folds find differences where there are
