@@ -158,4 +158,4 @@ def test_a_failed_run_is_named(run, tmp_path):
     assert out.startswith("data: phantom, 12 patients")
     assert not (tmp_path / "s/report.html").exists()
     (record,) = tmp_path.rglob("failed.json")
-    assert "Traceback" in json.loads(record.read_text())["traceback"]
+    assert "at step 1" in json.loads(record.read_text())["traceback"]

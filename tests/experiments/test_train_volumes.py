@@ -44,7 +44,7 @@ def folders(tmp_path_factory) -> Path:
         (["--root", ".", "--labels", "brats2013"], "--patterns"),
         (["--arch", "cnn", "--patch-size", "32", "32", "32", "--root", "DATA"], "dims 2"),
         (["--root", "DATA", "--regions", "oedema"], "oedema"),
-        (["--root", "DATA", "--model-options", "num_heads", "8,x"], "whole numbers"),
+        (["--root", "DATA", "--model-options", "num_heads", "8,x"], "a list of integers"),
         (["--root", "DATA", "--val-share", "0.5", "--test-share", "0.45"], "leave none"),
         (["--root", "NEW"], "no case"),
         (["--root", "DATA", "--weights", "nothing.pt"], "no file nothing.pt"),
@@ -68,7 +68,7 @@ def test_help_explains_every_option(run):
 def test_dry_run_needs_no_data(run, tmp_path):
     code, out, err = run(
         "train_volumes", "--dry-run", "--arch", "cnn", "--spatial-dims", "2", "--recipe", "5",
-        "--patch-size", "32", "32", "--model-options", "stages", "2", "channels", "16",
+        "--augment", "none", "--patch-size", "32", "32", "--model-options", "stages", "2", "channels", "16",
     )  # fmt: skip
     assert (code, err) == (0, "")
     for word in ("encoders.1", "2d+rht+sr", "high precision", "GMAC", "MB beside"):
