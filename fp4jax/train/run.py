@@ -13,7 +13,7 @@ from fp4jax.train.best import read_best
 from fp4jax.train.config import RunConfig
 from fp4jax.train.environment import environment
 from fp4jax.train.folder import RunFolder
-from fp4jax.train.group import Group, Options
+from fp4jax.train.group import Group, Options, tidy
 from fp4jax.train.lane import DivergedError
 from fp4jax.train.listeners import Listeners
 from fp4jax.train.lock import BusyError, held
@@ -91,6 +91,9 @@ def train_together(
         )
     data = bound(configs[0], data)
     members = [member_of(config, data, out, split) for config in configs]
+    for member in members:
+        # A process may have been killed between the summary and this.
+        tidy(member.folder)
     open_ = [member for member in members if not member.finished]
     if open_:
         # What does not fit fails before there is a folder.

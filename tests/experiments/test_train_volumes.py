@@ -68,7 +68,8 @@ def test_help_explains_every_option(run):
 def test_dry_run_needs_no_data(run, tmp_path):
     code, out, err = run(
         "train_volumes", "--dry-run", "--arch", "cnn", "--spatial-dims", "2", "--recipe", "5",
-        "--augment", "none", "--patch-size", "32", "32", "--model-options", "stages", "2", "channels", "16",
+        "--augment", "none", "--patch-size", "32", "32",
+        "--model-options", "stages", "2", "channels", "16",
     )  # fmt: skip
     assert (code, err) == (0, "")
     for word in ("encoders.1", "2d+rht+sr", "high precision", "GMAC", "MB beside"):

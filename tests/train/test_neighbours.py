@@ -1,4 +1,4 @@
-"""No bit of a slice's score depends on what else is scored, in which order or how many at a time."""
+"""No bit of a slice's score depends on what else is scored, in which order, how many at a time."""
 
 import dataclasses
 

@@ -122,7 +122,7 @@ def test_a_lane_that_was_not_yet_evaluated_is_found_where_it_ended(whole, tmp_pa
 
 def test_data_for_which_there_is_no_room_are_streamed(whole, tmp_path, monkeypatch):
     """From the host, to the same end."""
-    monkeypatch.setattr(fit, "_room", lambda: 0.0)
+    monkeypatch.setattr(fit, "room", lambda: 0.0)
     for a, b in zip(train(CONFIG, COHORT, tmp_path, SEEDS), whole, strict=True):
         assert [r["best_epoch"] for r in a.history()] == [r["best_epoch"] for r in b.history()]
         losses = [[r["train_loss"] for r in folder.history()] for folder in (a, b)]

@@ -18,6 +18,7 @@ from fp4jax.train import (
     RunFolder,
     Saving,
     Terminated,
+    group,
     read_trained,
     train,
 )
@@ -60,7 +61,7 @@ def whole(tmp_path_factory) -> RunFolder:
 
 
 def test_sigterm_in_an_epoch_loses_no_step(whole, tmp_path):
-    seldom = Options(At(STEPS + 2, terminate), Saving(seconds=1e6))
+    seldom = Options(At(STEPS + 2, terminate), saving=Saving(seconds=1e6))
     with pytest.raises(Terminated) as ended:
         train(CONFIG, COHORT, tmp_path, options=seldom)
     assert ended.value.code == 143
@@ -83,7 +84,7 @@ def test_sigterm_in_an_epoch_loses_no_step(whole, tmp_path):
 def test_interrupted_in_an_epoch_it_goes_on_from_the_last_checkpoint(whole, tmp_path):
     for step in (3, 2 * STEPS + 1, STEPS + 2):
         with pytest.raises(KeyboardInterrupt):
-            train(CONFIG, COHORT, tmp_path, options=Options(At(step, interrupt), Saving(epochs=1)))
+            train(CONFIG, COHORT, tmp_path, options=Options(At(step, interrupt), saving=Saving(epochs=1)))
     # Three epochs are behind it: it can be used as it is.
     (path,) = tmp_path.iterdir()
     assert read_trained(path).state == "epoch 3 of 4, not finished"
@@ -93,7 +94,7 @@ def test_interrupted_in_an_epoch_it_goes_on_from_the_last_checkpoint(whole, tmp_
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(whole, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        train(CONFIG, COHORT, tmp_path, options=Options(At(17, interrupt), Saving(epochs=1)))
+        train(CONFIG, COHORT, tmp_path, options=Options(At(17, interrupt), saving=Saving(epochs=1)))
     (path,) = tmp_path.iterdir()
     newest = max((path / "checkpoints").iterdir(), key=lambda p: int(p.name))
     for file in (newest / "last").rglob("*"):
@@ -101,6 +102,21 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(whole, tmp_path):
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.warns(UserWarning, match=f"{newest.name} is damaged; the run goes on from the one"):
         (folder,) = train(CONFIG, COHORT, tmp_path)
+    outcome.assert_same(folder, whole)
+
+
+def test_what_a_kill_after_the_summary_left_is_deleted(whole, tmp_path, monkeypatch):
+    def killed(_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(group, "finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(CONFIG, COHORT, tmp_path)
+    (path,) = tmp_path.iterdir()
+    assert (path / "checkpoints").exists()
+    (folder,) = train(CONFIG, COHORT, tmp_path)
+    assert not folder.checkpoints.exists()
     outcome.assert_same(folder, whole)
 
 

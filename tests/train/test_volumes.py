@@ -195,7 +195,7 @@ def test_patients_are_known_under_other_names(trained, folders):
 
 
 def test_a_checkpoint_is_trained_on(trained, data, tmp_path):
-    """Torch's names on disk: the parameters of the run they come from; other ones are another run."""
+    """Torch's names on disk: the parameters of the run that they come from."""
     own = read_trained(trained.path).model()
     module = build(config(), 4, 3, 0)
     nnx.update(module, own.params, own.stats)
@@ -260,7 +260,8 @@ def test_folds_hold_out_every_patient_once(data):
     assert sorted(p for split in splits for p in (*split.val, *split.test)) == sorted(data.patients)
     for split in splits:
         assert not {*split.val, *split.test} & set(split.train)
-        assert split.val and split.test
+        assert split.val
+        assert split.test
 
 
 def test_the_data_count_and_not_where_they_lie(data, folders, tmp_path):
