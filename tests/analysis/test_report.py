@@ -10,12 +10,14 @@ from fp4jax.analysis.report import html as pages, write_report
 from fp4jax.analysis.report.headline import METRICS, ONE_RUN
 from fp4jax.analysis.results import read_runs, table
 from fp4jax.analysis.stats import relative, summary
+from fp4jax.train import Volumes
 from tests import fabricated_runs as fabricated
 
 CSV = ("runs", "summary", "relative", "comparisons", "all_pairs", "kendall", "patient_bootstrap")
+CSV += ("regions",)
 ABOUT = {
     "configuration": {"archs": ["cnn", "swin"], "data": {"name": "phantom", "<b>": 1}},
-    "fingerprint": {"name": "fabricated", "sha256": "ab" * 32, "crc32": {"a": {"1": "00ff00ff"}}},
+    "data": {"demo": {"name": "fabricated", "sha256": "ab" * 32}},
     "resamples": 50,
 }
 
@@ -68,6 +70,7 @@ def written(several, tmp_path_factory):
         title="Folds & seeds",
         runs=several,
         expectations=[("AUPRC of <CNN>", "> 0.6", "0.61")],
+        open_=[("cnn_4m_s2", "epoch 7 of 20, not finished")],
         failures=[("cnn_4m_s1", "Traceback:\n  <script>alert(1)</script>")],
         **ABOUT,
     )
@@ -97,7 +100,8 @@ def test_contents_link_to_every_section(page):
     assert [f"#{name}" for name in ids] == links
     assert ids[0] == "results"
     assert {"how-to-read-this", "statistics", "ranks", "patient-bootstrap"} <= set(ids)
-    assert {"expected-against-got", "failed-runs", "configuration", "cohort"} <= set(ids)
+    assert {"runs-not-finished", "made-with"} <= set(ids)
+    assert {"expected-against-got", "failed-runs", "configuration", "data"} <= set(ids)
 
 
 def test_everything_is_escaped(written, page):
@@ -121,15 +125,22 @@ def test_the_headline_has_means_and_intervals(several, page):
 
 
 def test_statistics_come_with_their_power(page):
-    assert "No comparison can reach p < 0.05: with 4 pairs" in page.text
+    assert "No comparison can reach p < 0.05: with 2 pairs" in page.text
     assert "out of reach" in page.text
     assert "for 6 comparisons" in page.text
 
 
-def test_the_cohort_has_its_digest_but_no_checksum_per_slice(page):
+def test_what_it_was_made_of_and_with(page):
     assert "ab" * 32 in page.text
-    assert "00ff00ff" not in page.text
     assert "data.<b>" in page.text
+    assert "epoch 7 of 20, not finished" in page.text
+    lead = page.text[: page.text.index("Results")]
+    assert "16 finished runs, trained on cpu (Some Processor <1>) with fp4jax 0.2.0" in lead
+    assert "jax 0.9.0, 2026-11-28" in lead
+    assert "For research only, not a medical device." in lead
+    assert "1 not finished" in lead
+    assert "study.py demo" in page.text
+    assert "/home/somebody" not in page.text
 
 
 def test_tables_beside_the_page(several, written):
@@ -202,6 +213,22 @@ def test_metrics_that_are_not_defined(tmp_path):
     page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
     assert "–" in page.text
     assert not re.findall(r"\bnan\b", page.text, re.IGNORECASE)
+
+
+def test_volumes_have_a_table_of_regions(tmp_path):
+    task = Volumes(patch_size=(32, 32, 32))
+    options = {"archs": ("unet",), "labels": ("baseline", "full"), "seeds": (1, 2)}
+    root = fabricated.study(tmp_path / "runs", **options, data=task)
+    write_report(tmp_path / "r.html", title="x", runs=read_runs(root), **ABOUT)
+    page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert "regions" in page.values("id")
+    assert "tumour_core" in page.text
+    assert "that of the highest mean Dice" in page.text
+    frame = pd.read_csv(tmp_path / "tables" / "regions.csv")
+    assert len(frame) == 2 * 2 * 3
+    own = frame[(frame["label"] == "full") & (frame["region"] == "mean")]["dice"]
+    assert f"{own.mean():.3f} ± {own.std():.3f}" in page.text
+    assert (tmp_path / "figures" / "training_unet_500k.png").exists()
 
 
 def test_runs_of_the_older_schema(tmp_path):
