@@ -45,24 +45,26 @@ def patient_table(runs: "Iterable[RunResult]") -> "pd.DataFrame":
     for run in runs:
         config = run.config
         first = config.split_seed if first is None else first
-        split = config.split if config.split_seed == first else f"{config.split}@{config.split_seed}"
+        split = (
+            config.split if config.split_seed == first else f"{config.split}@{config.split_seed}"
+        )
         keys = {"run": run.path.name, "arch": config.arch, "scale": config.scale}
         keys |= {"label": run.label, "split": split, "seed": config.seed}
         dice = run.summary.get("test_patients", {})
-        for patient, histogram in _scores(run).items():
-            scores = patient_scores(histogram, run.summary["threshold"])
+        for patient, histogram in (patient_scores(run) or {}).items():
+            scores = pixel_scores(histogram, run.summary["threshold"])
             rows.append({**keys, "patient": patient, **scores, "dice": dice.get(patient, _NAN)})
     keys = ["run", "arch", "scale", "label", "split", "seed", "patient", "lesion"]
     return pd.DataFrame(rows, columns=[*keys, *METRICS])
 
 
-def patient_scores(histogram: Histogram, threshold: float) -> dict[str, Any]:
+def pixel_scores(histogram: Histogram, threshold: float) -> dict[str, Any]:
     """``lesion`` and metrics of a patient's pixels, see :func:`patient_table`.
 
     Example:
         >>> import jax.numpy as jnp
         >>> logits, mask = jnp.array([[3.0, 1.0, -1.0, -3.0]]), jnp.array([[1, 0, 1, 0]])
-        >>> found = patient_scores(Histogram.zeros(256).add(logits, mask), 0.5)
+        >>> found = pixel_scores(Histogram.zeros(256).add(logits, mask), 0.5)
         >>> found["recall"], found["precision"], round(found["f2"], 6), found["missed"]
         (0.5, 0.5, 0.5, 0.0)
     """
@@ -81,8 +83,9 @@ def patient_scores(histogram: Histogram, threshold: float) -> dict[str, Any]:
     }
 
 
-def _scores(run: "RunResult") -> dict[str, Histogram]:
+def patient_scores(run: "RunResult") -> dict[str, Histogram] | None:
+    """Of the test patients; None if the run kept none, or has scores that are NaN."""
     if not (run.path / "test_scores.npz").exists():
-        return {}
+        return None
     scores = run.scores("test")
-    return {} if any(int(h.invalid) for h in scores.values()) else scores
+    return None if any(int(h.invalid) for h in scores.values()) else scores or None
