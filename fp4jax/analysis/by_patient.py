@@ -45,11 +45,9 @@ def patient_table(runs: "Iterable[RunResult]") -> "pd.DataFrame":
     for run in runs:
         config = run.config
         first = config.split_seed if first is None else first
-        split = (
-            config.split if config.split_seed == first else f"{config.split}@{config.split_seed}"
-        )
+        other = "" if config.split_seed == first else f"@{config.split_seed}"
         keys = {"run": run.path.name, "arch": config.arch, "scale": config.scale}
-        keys |= {"label": run.label, "split": split, "seed": config.seed}
+        keys |= {"label": run.label, "split": config.split + other, "seed": config.seed}
         dice = run.summary.get("test_patients", {})
         for patient, histogram in (patient_scores(run) or {}).items():
             scores = pixel_scores(histogram, run.summary["threshold"])

@@ -113,7 +113,7 @@ def _interval(row: dict[str, Any]) -> Cell:
 
 def _pairs(row: dict[str, Any]) -> Cell:
     unit = row["unit"] + "s" * (row["n"] != 1)
-    return Cell(f"{row['n']} {unit}", row["n"], f"{row['ties']} equal" if row["ties"] else "")
+    return Cell(f"{row['n']} {unit}", float(row["n"]), f"{row['ties']} equal" if row["ties"] else "")
 
 
 def _ranks(means: dict[str, float]) -> Cell:

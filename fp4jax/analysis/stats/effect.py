@@ -35,7 +35,8 @@ class Mean(NamedTuple):
 
     def interval(self) -> tuple[float, float]:
         """The 95 % t interval, mean -+ t_{0.975, freedom} error."""
-        half = stats.t.ppf((1 + LEVEL) / 2, self.freedom) * self.error if self.known else _NAN
+        quantile = float(stats.t.ppf((1 + LEVEL) / 2, self.freedom)) if self.known else _NAN
+        half = quantile * self.error
         return self.value - half, self.value + half
 
     def p(self) -> float:

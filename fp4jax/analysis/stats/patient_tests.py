@@ -135,7 +135,7 @@ def _test(both: Any, resamples: int, seed: int, margin: float) -> dict[str, Any]
     own = pd.Series(sets, index=each).groupby(level=0)
     mean = Mean.of(d)
     folds = Mean(mean.value, float("nan"), float("nan"))
-    if (own.nunique() == 1).all():
+    if (own.nunique().to_numpy() == 1).all():
         folds = nested_mean(d, own.first().to_numpy())
     low = high = float("nan")
     if len(d) > 1:

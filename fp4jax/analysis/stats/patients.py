@@ -8,10 +8,11 @@ splits, that :func:`fp4jax.analysis.stats.summary` gives, up to the intervals of
 (The scores of several runs are not put into one curve: a threshold means something else in each.)
 
 Runs that tested the same patients (the seeds of a split), or some of them (other holdouts), share
-the draw of patients: seeds and patients are crossed, and drawing patients for every run alone would average away that they are
-few. This is the pigeonhole bootstrap [1]; with the folds' different patients it is the usual
-hierarchical one [2], which errs on the wide side. Percentile intervals of 95 %; with p patients in
-one test set they are narrower than they should be by about sqrt(1 - 1 / p).
+the draw of patients: seeds and patients are crossed, and drawing patients for every run alone would
+average away that they are few. This is the pigeonhole bootstrap [1]; with the folds' different
+patients it is the usual hierarchical one [2], which errs on the wide side. Percentile intervals of
+95 %; with p patients in one test set they are narrower than they should be by about
+sqrt(1 - 1 / p).
 
 [1] A. B. Owen, The pigeonhole bootstrap, Ann. Appl. Stat. 1 (2007) 386.
 [2] A. C. Davison, D. V. Hinkley, Bootstrap Methods and their Application (1997), 3.8; V. Saravanan,

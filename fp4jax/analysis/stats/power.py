@@ -123,9 +123,9 @@ def power_note(comparison: pd.DataFrame, alpha: float = 0.05) -> str:
             can = "can" if reachable else "cannot"
             which = f"{len(rows)} of {_comparisons(len(comparison))} {can}"
         notes.append(
-            f"{which} reach p < {alpha:g}: with {n} pairs{_of(unit)} Wilcoxon's test gives at least "
-            f"{smallest_p(int(n)):.3g}, and Holm's correction for {_comparisons(int(m))} makes "
-            f"that at least {bound:.3g}. It takes {pairs_needed(int(m), alpha)} pairs."
+            f"{which} reach p < {alpha:g}: with {n} pairs{_of(unit)} Wilcoxon's test gives at "
+            f"least {smallest_p(int(n)):.3g}, and Holm's correction for {_comparisons(int(m))} "
+            f"makes that at least {bound:.3g}. It takes {pairs_needed(int(m), alpha)} pairs."
         )
     untested = len(comparison) - len(tested)
     if untested:

@@ -93,7 +93,8 @@ def evaluate(model: "Model", data: "VolumeData", split: Split, folder: Path) -> 
 
     The folder gets ``test_cases.csv``, a row for each case and region, ``predictions/CASE.nii.gz``
     with affine and header of the case's images, and what :mod:`fp4jax.train.patients` keeps.
-    Without validation cases that tell, the threshold is 0.5; without test cases there are no scores.
+    Without validation cases that tell, the threshold is 0.5; without test cases there are no
+    scores.
     """
     threshold, scores = 0.5, {}
     for part in ("val", "test"):
