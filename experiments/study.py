@@ -103,7 +103,9 @@ def arguments() -> Any:
     """One subcommand per named study."""
     made = {name: make() for name, make in PRESETS.items()}
     defaults = {
-        name: Args(_options(preset.study), preset.source, SavingOptions(), Path("runs") / name, name)
+        name: Args(
+            _options(preset.study), preset.source, SavingOptions(), Path("runs") / name, name
+        )
         for name, preset in made.items()
     }
     about = {name: (make.__doc__ or "").strip() for name, make in PRESETS.items()}

@@ -39,9 +39,7 @@ def paper_cv() -> Preset:
     standard deviation of 0.065 to 0.094, so single folds say little.
     Command: python -m experiments.study paper-cv --root kaggle_3m
     """
-    study = Study(
-        _LGG, archs=("swin", "cnn"), scales=("4m",), recipes=("0", "5"), splits=("cv",)
-    )
+    study = Study(_LGG, archs=("swin", "cnn"), scales=("4m",), recipes=("0", "5"), splits=("cv",))
     published = {
         ("swin", "baseline"): (0.75, 0.83),
         ("swin", "2d+rht+sr"): (0.76, 0.84),

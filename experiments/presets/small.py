@@ -81,7 +81,7 @@ def lgg_cpu() -> Preset:
 
 
 def lgg_cv_cpu() -> Preset:
-    """All architectures at 500k under recipes 0, 1, 2 and 5, the paper's five folds, LGG at 64 x 64.
+    """All architectures at 500k, recipes 0, 1, 2 and 5, the paper's five folds, LGG at 64 x 64.
 
     Reference: the paper's cross-validation (split seed 2026), with what two CPU cores can do: one
     cycle of 12 epochs. Here its contrasts are decided over patients, not over five folds.

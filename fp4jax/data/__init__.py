@@ -9,8 +9,8 @@ from fp4jax.data.contents import (
 from fp4jax.data.lgg import LGG_EXPECTED as LGG_EXPECTED
 from fp4jax.data.loaders import (
     load as load,
-    needs_root as needs_root,
     names as names,
+    needs_root as needs_root,
     options as options,
     register as register,
 )

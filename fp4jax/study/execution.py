@@ -182,7 +182,8 @@ class _Execution:
         for teacher in self._teachers(open_):
             if teacher.summary() is None and teacher.failure() is not None:
                 self._failed.add(teacher.path.name)
-        return all([self._settle(run, error) for run in open_])
+        settled = [self._settle(run, error) for run in open_]
+        return all(settled)
 
     def _settle(self, run: RunConfig, error: Exception | None) -> bool:
         """After training: records why a run has failed; False if that is not known yet."""

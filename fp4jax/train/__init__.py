@@ -5,6 +5,7 @@ run = RunConfig(Slices("lgg", image_size=128), arch="swin", recipe="2d+rht+sr")
 evaluate_folder(folder.path, data)
 """
 
+from fp4jax.train.arrays import OutOfMemoryError as OutOfMemoryError
 from fp4jax.train.config import RunConfig as RunConfig
 from fp4jax.train.evaluation import evaluate_folder as evaluate_folder, unseen as unseen
 from fp4jax.train.fit import Saving as Saving

@@ -17,7 +17,7 @@ from tests import fabricated_runs as fabricated
 CSV = ("runs", "summary", "relative", "comparisons", "all_pairs", "kendall", "patient_bootstrap")
 CSV += ("regions", "patients", "patient_comparisons")
 ABOUT = {
-    "configuration": {"archs": ["cnn", "swin"], "data": {"name": "phantom", "<b>": 1}},
+    "configuration": {"demo": {"archs": ["cnn"], "data": {"name": "phantom", "<b>": 1}}},
     "data": {"demo": {"name": "fabricated", "sha256": "ab" * 32}},
     "resamples": 50,
 }
@@ -102,7 +102,7 @@ def test_contents_link_to_every_section(page):
     assert ids[0] == "results"
     assert {"how-to-read-this", "statistics", "ranks", "patient-bootstrap"} <= set(ids)
     assert {"runs-not-finished", "made-with"} <= set(ids)
-    assert {"expected-against-got", "failed-runs", "configuration", "data"} <= set(ids)
+    assert {"expected-against-got", "failed-runs", "studies", "data"} <= set(ids)
 
 
 def test_everything_is_escaped(written, page):
@@ -137,7 +137,7 @@ def test_what_it_was_made_of_and_with(page):
     assert "epoch 7 of 20, not finished" in page.text
     lead = page.text[: page.text.index("Results")]
     assert "16 finished runs, trained on cpu (Some Processor <1>) with fp4jax 0.2.0" in lead
-    assert "jax 0.9.0, 2026-11-28" in lead
+    assert "jax 0.9.0, 2026-11-28 20:00 UTC." in lead
     assert "For research only, not a medical device." in lead
     assert "1 not finished" in lead
     assert "study.py demo" in page.text

@@ -109,6 +109,8 @@ def test_a_fold_and_its_mirror_image_are_one_unit():
     row = stats.compare(mirrored, resamples=2).iloc[0]
     assert (row["n"], row["unit"]) == (2, "fold")
     assert row["difference"] == pytest.approx(stats.compare(table)["difference"][0])
+    one = mirrored[mirrored["split"].str.startswith("fold0")]
+    assert stats.compare(one, resamples=2)[["n", "unit"]].to_numpy().tolist() == [[2, "seed"]]
 
 
 @pytest.mark.parametrize("scale", [1.0, 100.0, 1e-3])

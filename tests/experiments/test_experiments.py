@@ -148,7 +148,7 @@ def test_a_failed_run_is_named(run, tmp_path):
     assert code == 1
     assert "failed: cnn_500k_baseline" in err
     assert "DivergedError" in err
-    assert out.startswith("Cohort")
+    assert out.startswith("data: phantom, 12 patients")
     assert not (tmp_path / "s/report.html").exists()
     (record,) = tmp_path.rglob("failed.json")
     assert "Traceback" in json.loads(record.read_text())["traceback"]

@@ -193,9 +193,7 @@ def test_what_ends_a_study_is_no_failure_of_a_run(error, cohort, tmp_path, monke
     assert not list(tmp_path.rglob("failed.json"))
 
 
-def test_a_baseline_that_diverged_fails_its_students_and_nobody_else(
-    cohort, tmp_path, monkeypatch
-):
+def test_a_baseline_that_diverged_fails_its_students_and_nobody_else(cohort, tmp_path, monkeypatch):
     """Nor is it trained again for each of them; two seeds, of which one diverges."""
     took, steps = Lane.took, []
 

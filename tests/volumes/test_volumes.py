@@ -11,6 +11,9 @@ import jax.numpy as jnp
 import nibabel
 import numpy as np
 import pytest
+from fp4jax.volumes.cases import open_data
+from fp4jax.volumes.program import Program, program_of
+from fp4jax.volumes.split import split_patients
 
 import fp4jax as fp4
 from fp4jax import models, volumes
@@ -21,9 +24,6 @@ from fp4jax.train.checkpoint import Checkpoints
 from fp4jax.train.console import Listener
 from fp4jax.train.folder import RunFolder
 from fp4jax.train.state import Batch
-from fp4jax.volumes.cases import open_data
-from fp4jax.volumes.program import Program, program_of
-from fp4jax.volumes.split import split_patients
 from tests.experiments.test_experiments import run as run  # the fixture
 
 TINY = {"channels": "8,16", "strides": "2,"}

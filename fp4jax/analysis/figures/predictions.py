@@ -79,9 +79,10 @@ def prediction_grid(runs: "Sequence[RunResult]") -> "Figure | None":
             fontweight="bold",
         )
     config = shown_runs[0].config
+    regions = ", mean over regions" if "test_regions" in first.summary else ""
     figure.suptitle(
         f"{title(config.arch)}, {config.split}, seed {config.seed}: hits green, false alarms "
-        "orange, misses magenta; Dice of the whole volume",
+        f"orange, misses magenta; Dice of the whole volume{regions}",
         fontsize=9,
     )
     return figure

@@ -147,8 +147,10 @@ def regions(frame: "pd.DataFrame") -> str:
             own = where(frame, arch=arch, scale=scale, label=label, region=region)
             dice, distance = (own[name].to_numpy(float) for name in ("dice", "hd95_mm"))
             rows.append(
-                [Cell(title(arch)), size(scale), _label(label), Cell(region), number(len(own))]
-                + [_spread(dice, 3), _spread(distance, 1)]
+                [
+                    *(Cell(title(arch)), size(scale), _label(label), Cell(region)),
+                    *(number(len(own)), _spread(dice, 3), _spread(distance, 1)),
+                ]
             )
     names = ["architecture", "scale", "label", "region", "runs", "Dice", "HD95, mm"]
     return table(names, rows)

@@ -43,7 +43,7 @@ def curves(runs: "Sequence[RunResult]") -> Iterator[Drawing]:
     """Figures of scores: precision over recall, calibration, single patients."""
     yield from _drawn(
         "precision_recall",
-        "Precision over recall of all pixels of the test patients; means over runs.",
+        "Precision over recall of all pixels (or voxels) of the test patients; means over runs.",
         figures.precision_recall_curves(runs),
     )
     yield from _drawn(

@@ -21,7 +21,7 @@ def made_with(runs: "Sequence[RunResult]") -> dict[str, Any]:
     known = [run.environment for run in runs if run.environment]
     if not known:
         return {}
-    dates = sorted(one["date"] for one in known)
+    dates = [one["date"] for one in known]
     return {
         "fp4jax": _each(one["fp4jax"] for one in known),
         "source": _each(map(_source, known)),
@@ -33,7 +33,7 @@ def made_with(runs: "Sequence[RunResult]") -> dict[str, Any]:
         "Python": _each(one["python"] for one in known),
         "processor": _each(one["processor"] for one in known),
         "device": _each(f"{one['device']['kind']} ({one['device']['platform']})" for one in known),
-        "dates of the runs (UTC)": dates[0] if len({*dates}) == 1 else f"{dates[0]} to {dates[-1]}",
+        "dates of the runs": _between(dates),
         "commands": _each(command(one["command"]) for one in known),
     }
 
@@ -44,11 +44,15 @@ def summary(runs: "Sequence[RunResult]") -> str:
     made = made_with(runs)
     if not made:
         return f"trained on {devices}"
-    packages = {name: v for run in runs for name, v in (run.environment or {"packages": {}})["packages"].items()}
-    dates = made["dates of the runs (UTC)"]
+    packages = {
+        name: v
+        for run in runs
+        for name, v in (run.environment or {"packages": {}})["packages"].items()
+    }
+    dates = made["dates of the runs"]
     return (
         f"trained on {devices} ({made['processor']}) with fp4jax {made['fp4jax']} and jax "
-        f"{packages.get('jax')}, {dates} (UTC)"
+        f"{packages.get('jax')}, {dates}"
     )
 
 
@@ -60,6 +64,21 @@ def command(words: Sequence[str]) -> str:
         "study.py demo --out 'my runs'"
     """
     return shlex.join([Path(words[0]).name, *words[1:]]) if words else ""
+
+
+def day(date: str) -> str:
+    """A date in UTC to the minute.
+
+    Example:
+        >>> day("2026-11-28T20:40:14+00:00")
+        '2026-11-28 20:40 UTC'
+    """
+    return f"{date[:16].replace('T', ' ')} UTC"
+
+
+def _between(dates: Sequence[str]) -> str:
+    first, last = day(min(dates)), day(max(dates))
+    return first if first == last else f"{first} to {last}"
 
 
 def _source(environment: dict[str, Any]) -> str:

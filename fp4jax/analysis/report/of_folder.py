@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fp4jax.analysis.report import html
 from fp4jax.analysis.report.families import families
 from fp4jax.analysis.report.html import Section, paragraph
-from fp4jax.analysis.report.made import RESEARCH, command
+from fp4jax.analysis.report.made import RESEARCH, command, day
 from fp4jax.files import replacing
 from fp4jax.study.record import StudyRecord, read_records
 from fp4jax.train.folder import RunFolder
@@ -60,7 +60,11 @@ def report_folder(folder: Path, *, pictures: bool = False, resamples: int = 2000
 
     root = folder / "runs" if (folder / "runs").is_dir() else folder
     records = read_records(folder)
-    names = {path.parent.name for pattern in ("config", "failed") for path in root.glob(f"*/{pattern}.json")}
+    names = {
+        path.parent.name
+        for pattern in ("config", "failed")
+        for path in root.glob(f"*/{pattern}.json")
+    }
     names |= {name for record in records for name in record.runs}
     if not names:
         raise ValueError(f"{folder} holds no runs; name the folder that a study was written to.")
@@ -149,8 +153,8 @@ class _Pages:
             folder / _PAGE,
             title=_title(runs),
             runs=runs,
-            configuration={**{_named(r): _configuration(r) for r in records}},
-            data={_named(r): r.data for r in records},
+            configuration={name: _configuration(r) for name, r in _named(records).items()},
+            data={name: record.data for name, record in _named(records).items()},
             expectations=_checks(records, runs),
             open_=open_,
             failures=failures,
@@ -160,8 +164,14 @@ class _Pages:
         return [folder / _PAGE, folder / "tables", folder / "figures"]
 
 
-def _named(record: StudyRecord) -> str:
-    return f"{record.name} ({record.date})" if record.date else record.name
+def _named(records: Sequence[StudyRecord]) -> dict[str, StudyRecord]:
+    """Each by a name of its own."""
+    found: dict[str, StudyRecord] = {}
+    for record in records:
+        name = f"{record.name}, first executed {day(record.date)}" if record.date else record.name
+        count = sum(other.startswith(name) for other in found)
+        found[f"{name} ({count + 1})" if count else name] = record
+    return found
 
 
 def _configuration(record: StudyRecord) -> dict[str, Any]:
@@ -199,8 +209,8 @@ def _is_synthetic(run: "RunResult", records: Sequence[StudyRecord]) -> bool:
 
 
 def _contents(groups: "Mapping[str, Sequence[RunResult]]") -> str:
-    rows = "".join(
-        f"<li>{html.link(f'{_PARTS}/{name}/{_PAGE}', f'{name}: {_title(runs)}')}, {len(runs)} runs</li>\n"
-        for name, runs in groups.items()
-    )
-    return f"<ul>{rows}</ul>"
+    rows = []
+    for name, runs in groups.items():
+        target = html.link(f"{_PARTS}/{name}/{_PAGE}", f"{name}: {_title(runs)}")
+        rows.append(f"<li>{target}, {len(runs)} runs</li>")
+    return f"<ul>{''.join(rows)}</ul>"

@@ -1,6 +1,6 @@
 """One self-contained page that says what a study found, and the tables and figures beside it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,8 +58,8 @@ def write_report(
     *,
     title: str,
     runs: "Sequence[RunResult]",
-    configuration: dict[str, Any],
-    data: dict[str, Any],
+    configuration: Mapping[str, Mapping[str, Any]],
+    data: Mapping[str, Mapping[str, Any]],
     expectations: Sequence[tuple[str, str, str]] = (),
     open_: Sequence[tuple[str, str]] = (),
     failures: Sequence[tuple[str, str]] = (),
@@ -75,8 +75,8 @@ def write_report(
         path: of the page; its folder is created.
         title: of the page.
         runs: finished runs, at most one of each label, architecture, scale, split and seed.
-        configuration: of the study, or of several by their names.
-        data: what they were of, likewise.
+        configuration: of each study, by its name.
+        data: what each was of, by its name.
         expectations: (name, expected, got) of what was stated in advance.
         open_: (name, status) of runs that are neither finished nor failed.
         failures: (name, error) of runs that failed.
@@ -113,8 +113,8 @@ def write_report(
         *(_some("Predictions", drawn(drawings.predictions(runs))) if pictures else ()),
         Section("Runs", _runs(frames.runs)),
         *_some("Made with", html.pairs(made) if (made := made_with(runs)) else ""),
-        *_some("Configuration", html.pairs(configuration) if configuration else ""),
-        *_some("Data", html.pairs(data) if data else ""),
+        *_some("Studies", _each(configuration)),
+        *_some("Data", _each(data)),
     ]
     text = html.page(title, sections, _lead(runs, open_, failures))
     with replacing(path) as temporary:
@@ -130,6 +130,12 @@ def _embedded(drawing: drawings.Drawing, folder: Path, names: set[str]) -> str:
     with replacing(folder / f"{drawing.name}.png") as temporary:
         temporary.write_bytes(image)
     return html.figure(data_url(image), drawing.caption)
+
+
+def _each(records: Mapping[str, Mapping[str, Any]]) -> str:
+    """A part for each study."""
+    parts = (html.details(name, html.pairs(record)) for name, record in records.items())
+    return "".join(parts)
 
 
 def _some(name: str, body: str) -> Iterator[Section]:

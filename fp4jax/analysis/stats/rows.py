@@ -99,7 +99,9 @@ def units(values: Any, kind: str) -> Any:
         >>> unit(values), units(values, unit(values))["full"].round(6).tolist()
         ('fold', [0.6, 0.8])
     """
-    return values if kind == "seed" else values.groupby(_training_sets(values), sort=False).mean()
+    # Seeds of one training set, also where its test patients are in two parts.
+    by = values.index.get_level_values("seed") if kind == "seed" else _training_sets(values)
+    return values.groupby(by, sort=False).mean()
 
 
 def training_set(split: str) -> str:
