@@ -234,7 +234,7 @@ def test_a_pair_is_the_same_among_all_pairs(study):
     everything = stats.compare(study, pairs="all", resamples=200)
     everything = everything[everything["a"] == "baseline"].reset_index(drop=True)
     corrected = ["p_holm", "family_size", "smallest_p_holm", "reachable"]
-    corrected += ["p_equivalence_holm", "verdict"]
+    corrected += ["detectable", "p_equivalence_holm", "verdict"]
     pd.testing.assert_frame_equal(
         against_baseline.drop(columns=corrected), everything.drop(columns=corrected)
     )

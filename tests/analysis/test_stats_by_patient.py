@@ -72,6 +72,7 @@ def test_a_cross_validation_by_hand():
     assert (row["statistic"], row["p"]) == scipy_stats.wilcoxon(d)
     folds = nested_mean(d, np.arange(6) % 3)
     assert row["p_folds"] == pytest.approx(folds.p())
+    assert row[["error", "freedom"]].tolist() == pytest.approx([folds.error, folds.freedom])
     assert row["p_equivalence"] == pytest.approx(folds.p_equivalence(0.02))
     assert row["ci_low"] < row["difference"] < row["ci_high"]
     assert row["smallest_p_holm"] == 2 / 2**6

@@ -79,11 +79,40 @@ def test_what_is_different_by_the_margin_is_seldom_called_equivalent():
     assert not wider["verdict"].isin(["equivalent", "differs, within margin"]).any()
 
 
+def test_the_papers_five_folds_decide_nothing():
+    """Its test AUPRC at 4M, of the baseline and of 2D + RHT + SR."""
+    values = {
+        ("swin", "baseline"): [0.7038, 0.8509, 0.7241, 0.8880, 0.7956],
+        ("swin", "2d+rht+sr"): [0.7671, 0.8347, 0.7055, 0.8855, 0.8047],
+        ("cnn", "baseline"): [0.6973, 0.8293, 0.7211, 0.6855, 0.8013],
+        ("cnn", "2d+rht+sr"): [0.5800, 0.7998, 0.7554, 0.6871, 0.8039],
+    }
+    rows = [
+        {"arch": arch, "label": label, "split": f"fold{i}", METRIC: value}
+        for (arch, label), of_folds in values.items()
+        for i, value in enumerate(of_folds)
+    ]
+    found = stats.compare(pd.DataFrame(rows).assign(scale="4m", seed=2026))
+    assert found["p"].tolist() == [1, 1]
+    assert found["verdict"].tolist() == ["out of reach"] * 2
+    assert found["smallest_p_holm"].tolist() == [0.0625] * 2
+    assert found["difference"].tolist() == pytest.approx([-0.0070, 0.0217], abs=5e-5)
+    assert (found["detectable"] > 0.05).all()
+
+
 def test_a_true_effect_is_found_in_ten_folds():
     found = stats.compare(simulated(50, 10, 3, loss=0.06), resamples=2)
     assert (found["verdict"] == "differs").mean() > 0.9
     assert found["difference"].mean() == pytest.approx(0.06, rel=0.1)
     assert covers(found, 0.06) > 0.85
+
+
+def test_what_is_detectable_is_found_in_four_of_five_studies():
+    studies = 400
+    loss = stats.compare(simulated(studies, 10, 2), resamples=2)["detectable"].median()
+    found = stats.compare(simulated(studies, 10, 2, loss=loss), resamples=2)
+    excluded = (found["ci_low"] > 0) | (found["ci_high"] < 0)
+    assert near(excluded.mean(), 0.8, studies, sigmas=4)
 
 
 def test_units_are_named():

@@ -34,6 +34,7 @@ def paired(frame: "pd.DataFrame") -> str:
         "p": ("p (Wilcoxon)", _p),
         "p_holm": ("p (Holm)", _p),
         "smallest_p_holm": ("smallest p (Holm)", _p),
+        "detectable": ("detectable", lambda value: number(value, 4)),
         "p_equivalence_holm": ("p of equivalence (Holm)", _p),
         "verdict": ("at 0.05", Cell),
     }
@@ -57,6 +58,7 @@ def on_patients(frame: "pd.DataFrame") -> str:
         "interval": ("a − b, 95 % interval", _own),
         "p_holm": ("p of these networks", _p),
         "p_folds_holm": ("p over folds", _p),
+        "detectable": ("detectable", lambda value: number(value, 4)),
         "p_equivalence_holm": ("p of equivalence", _p),
         "verdict": ("at 0.05", Cell),
     }
@@ -113,7 +115,9 @@ def _interval(row: dict[str, Any]) -> Cell:
 
 def _pairs(row: dict[str, Any]) -> Cell:
     unit = row["unit"] + "s" * (row["n"] != 1)
-    return Cell(f"{row['n']} {unit}", float(row["n"]), f"{row['ties']} equal" if row["ties"] else "")
+    return Cell(
+        f"{row['n']} {unit}", float(row["n"]), f"{row['ties']} equal" if row["ties"] else ""
+    )
 
 
 def _ranks(means: dict[str, float]) -> Cell:

@@ -11,6 +11,8 @@ with Extra("study"):
 
 _NAN = float("nan")
 LEVEL = 0.95
+#: With which a design should find what it looks for.
+POWER = 0.8
 
 
 class Mean(NamedTuple):
@@ -39,6 +41,10 @@ class Mean(NamedTuple):
         half = quantile * self.error
         return self.value - half, self.value + half
 
+    def columns(self) -> dict[str, float]:
+        """As they are named in a table of comparisons."""
+        return {"difference": self.value, "error": self.error, "freedom": float(self.freedom)}
+
     def p(self) -> float:
         """Of Student's two-sided test that the mean is 0; NaN if nothing varies."""
         if not self.varies:
@@ -63,6 +69,22 @@ class Mean(NamedTuple):
             return _NAN
         near = (margin - abs(self.value)) / self.error
         return float(stats.t.sf(near, self.freedom))
+
+    def detectable(self, alpha: float, power: float = POWER) -> float:
+        """The true mean that Student's two-sided test at ``alpha`` finds with that power.
+
+        It is error times the noncentrality at which T exceeds t_{1 - alpha / 2, freedom} with
+        probability ``power`` (the other tail adds less than 1e-3 of it). It follows from the spread
+        that was seen, not from the mean; NaN if nothing varies.
+
+        Example:
+            >>> round(Mean(0.0, 0.01, 9).detectable(0.05), 4)
+            0.0315
+        """
+        if not self.varies or not alpha > 0:
+            return _NAN
+        quantile = float(stats.t.isf(alpha / 2, self.freedom))
+        return float(special.nctdtrinc(self.freedom, 1 - power, quantile)) * self.error
 
     @property
     def known(self) -> bool:

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from fp4jax.analysis.stats.draws import check_resamples
+from fp4jax.analysis.stats.effect import Mean
 from fp4jax.analysis.stats.power import check_alpha, holm, smallest_p_holm
 from fp4jax.analysis.stats.rounding_noise import rounded
 from fp4jax.analysis.stats.rows import BASELINE, GROUP
@@ -52,6 +53,13 @@ def with_families(comparisons: pd.DataFrame, family: str, alpha: float) -> pd.Da
         lambda n: smallest_p_holm(tuple(map(int, n)))
     )
     comparisons["reachable"] = comparisons["smallest_p_holm"] < alpha
+    means = zip(
+        comparisons["difference"], comparisons["error"], comparisons["freedom"], strict=True
+    )
+    comparisons["detectable"] = [
+        Mean(*mean).detectable(alpha / size if size else float("nan"))
+        for mean, size in zip(means, comparisons["family_size"], strict=True)
+    ]
     comparisons["verdict"] = verdicts(comparisons, alpha)
     return comparisons
 

@@ -22,10 +22,10 @@ with Extra("study"):
     from scipy import stats
 
 _COLUMNS = [*GROUP, "a", "b", "n", "unit", "ties", "mean_a", "mean_b"]
-_COLUMNS += ["difference", "ci_low", "ci_high", "boot_low", "boot_high"]
+_COLUMNS += ["difference", "error", "freedom", "ci_low", "ci_high", "boot_low", "boot_high"]
 _COLUMNS += ["d_z", "d_z_low", "d_z_high", "statistic", "p", "p_holm", "family_size"]
-_COLUMNS += ["smallest_p_holm", "reachable", "margin", "p_equivalence", "p_equivalence_holm"]
-_COLUMNS += ["verdict"]
+_COLUMNS += ["smallest_p_holm", "reachable", "detectable"]
+_COLUMNS += ["margin", "p_equivalence", "p_equivalence_holm", "verdict"]
 
 
 def compare(
@@ -48,7 +48,8 @@ def compare(
     - ``difference`` is the mean of d: **positive if a is larger**. Of two labels a is the one that
       comes first (the baseline, the recipes by the paper's ids, further ones, PTQ, QAD), so that
       against the baseline a is always the baseline, and ``difference`` is what b loses.
-    - ``ci_low``, ``ci_high``: its 95 % interval, difference -+ t_{0.975, n - 1} sd(d) / sqrt(n).
+    - ``error`` = sd(d) / sqrt(n), its standard error, with ``freedom`` = n - 1.
+    - ``ci_low``, ``ci_high``: its 95 % interval, difference -+ t_{0.975, freedom} error.
     - ``boot_low``, ``boot_high``: 95 % percentile bootstrap interval [1], which supposes no normal
       distribution. The spread of resamples is sqrt(1 - 1 / n) of what it should be, so few units
       give intervals that are too narrow: of normal d they covered the truth in 84 % of simulated
@@ -64,6 +65,9 @@ def compare(
     - ``smallest_p_holm``: what no p_holm of this design can fall below, Holm's correction of the
       p-values that n differences of one sign give; ``reachable`` says that it is below ``alpha``.
       (Holm's corrected p rise with each p, so this bound is sharp.) Five folds give 0.0625.
+    - ``detectable``: the true difference that Student's test would find in 80 % of such studies, at
+      ``alpha`` divided by the family's size, if the spread is what was seen
+      (:meth:`fp4jax.analysis.stats.effect.Mean.detectable`).
     - ``p_equivalence``: of two one-sided t tests that the true difference is not within ``margin``
       (:meth:`fp4jax.analysis.stats.effect.Mean.p_equivalence`), and ``p_equivalence_holm``.
     - ``verdict``: see :func:`fp4jax.analysis.stats.verdicts.verdicts`.
@@ -134,7 +138,7 @@ def _test(both: np.ndarray, resamples: int, seed: int, margin: float) -> dict[st
     n, nan = len(d), float("nan")
     mean = Mean.of(d)
     mean_a, mean_b = both.mean(0) if n else (nan, nan)
-    found = {"n": n, "mean_a": mean_a, "mean_b": mean_b, "difference": mean.value}
+    found = {"n": n, "mean_a": mean_a, "mean_b": mean_b, **mean.columns()}
     for name, values in (
         ("ci", mean.interval()),
         ("boot", _interval(d, resamples, seed) if n > 1 else (nan, nan)),

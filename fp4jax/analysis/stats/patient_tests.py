@@ -23,9 +23,9 @@ with Extra("study"):
     import pandas as pd
 
 _COLUMNS = [*GROUP, "a", "b", "n", "unit", "folds", "seeds", "ties", "mean_a", "mean_b"]
-_COLUMNS += ["difference", "ci_low", "ci_high", "d_z", "statistic", "p", "p_holm"]
-_COLUMNS += ["p_folds", "p_folds_holm", "family_size", "smallest_p_holm", "reachable"]
-_COLUMNS += ["margin", "p_equivalence", "p_equivalence_holm", "verdict"]
+_COLUMNS += ["difference", "error", "freedom", "ci_low", "ci_high", "d_z", "statistic", "p"]
+_COLUMNS += ["p_holm", "p_folds", "p_folds_holm", "family_size", "smallest_p_holm", "reachable"]
+_COLUMNS += ["detectable", "margin", "p_equivalence", "p_equivalence_holm", "verdict"]
 
 
 def compare_patients(
@@ -63,8 +63,10 @@ def compare_patients(
       better. NaN with one fold, or if a patient is tested by several training sets. It takes larger
       effects: "differs" is said if both tests find a difference, "differs here" if only the first
       does.
-    - ``p_equivalence``: of two one-sided t tests that the mean is not within ``margin``, with the
-      error of the mixed model where there is one, else of patients alone.
+    - ``error``, ``freedom``: standard error of ``difference`` and its degrees of freedom, of the
+      mixed model where there is one, else of patients alone; with these ``p_equivalence``, of two
+      one-sided t tests that the mean is not within ``margin``, and ``detectable``, as in
+      :func:`fp4jax.analysis.stats.compare`.
     - ``p_holm``, ``p_folds_holm``, ``p_equivalence_holm``: Holm's correction [4] of each for the
       ``family_size`` comparisons of the family; ``smallest_p_holm``, ``reachable`` as in
       :func:`fp4jax.analysis.stats.compare`; ``verdict``: see
@@ -137,6 +139,7 @@ def _test(both: Any, resamples: int, seed: int, margin: float) -> dict[str, Any]
     folds = Mean(mean.value, float("nan"), float("nan"))
     if (own.nunique().to_numpy() == 1).all():
         folds = nested_mean(d, own.first().to_numpy())
+    best = folds if folds.known else mean
     low = high = float("nan")
     if len(d) > 1:
         low, high = _interval(both["a"] - both["b"], resamples, seed)
@@ -147,13 +150,13 @@ def _test(both: Any, resamples: int, seed: int, margin: float) -> dict[str, Any]
         "seeds": int(seeds.max()) if len(seeds) else 0,
         "mean_a": patients["a"].mean(),
         "mean_b": patients["b"].mean(),
-        "difference": mean.value,
+        **best.columns(),
         "ci_low": low,
         "ci_high": high,
         "d_z": mean.value / (mean.error * len(d) ** 0.5) if mean.varies else float("nan"),
         "p_folds": folds.p(),
         "margin": margin,
-        "p_equivalence": (folds if folds.known else mean).p_equivalence(margin),
+        "p_equivalence": best.p_equivalence(margin),
         **signed_rank(d, scale),
     }
 
