@@ -197,8 +197,8 @@ def _compared(frames: Frames, figures: str) -> Iterator[Section]:
             "'smallest p' is what the corrected p cannot fall below with so many pairs, and where "
             "that is not below 0.05 a difference is 'out of reach' of the test. Intervals are "
             f"Student's; 'equivalent' is a difference within {MARGIN}, by two one-sided tests; "
-            "'detectable' is what such a study would find in 80 % of cases by Student's test, given "
-            "the spread that was seen. " + stats.power_note(frames.comparisons)
+            "'detectable' is what such a study would find in 80 % of cases by Student's test, "
+            "given the spread that was seen. " + stats.power_note(frames.comparisons)
         )
         body += comparisons.paired(frames.comparisons)
     else:

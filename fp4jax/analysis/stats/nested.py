@@ -15,10 +15,10 @@ def nested_mean(d: np.ndarray, folds: np.ndarray) -> Mean:
         Var(mean) = (c B + (1 - c) W) / n,    c = m (k - 1) / (n - m),
 
     which is B / n for folds of equal size, with Satterthwaite's degrees of freedom [2]. Where
-    B <= W, folds differ no more than their patients make them: u is dropped, and the error is that
-    of n independent differences. In simulated studies without a difference, with 5 folds of 11 or 22
-    patients, or of 2 to 20, such a test rejected at 5 % in 2 to 6 %, whatever the folds' share of
-    the variance; Wilcoxon's, as any other over patients alone, in up to 60 %.
+    B <= W, folds differ no more than their patients make them: u is dropped, and the error is
+    that of n independent differences. In simulated studies without a difference, with 5 folds of 11
+    or 22 patients, or of 2 to 20, such a test rejected at 5 % in 2 to 6 %, whatever the folds'
+    share of the variance; Wilcoxon's, as any other over patients alone, in up to 60 %.
 
     Training sets of folds overlap, which no estimate from one cross-validation can account for [3].
 
