@@ -68,8 +68,8 @@ def execute(
         expected: what it should find.
         retry: runs that failed before, too; else they stay failed.
         saving: when checkpoints are written.
-        listener: is told what happens, and of every run once when it has ended; of those that
-            were finished before at the start.
+        listener: is told what happens, and of every run once when it has ended, of those that were
+            finished before at the start; default: a bar for each run.
         synthetic: the data are no patients': reports may show them.
 
     Raises:
@@ -93,7 +93,8 @@ def execute(
     """
     runs = study.runs()
     data = bound(runs[0], data)
-    options = Options(listener=listener or Listener(), saving=saving or Saving())
+    # Whoever listens shows what there is to see.
+    options = Options(listener, progress=listener is None, saving=saving or Saving())
     execution = _Execution(runs, data, out / "runs", retry, options)
     names = [execution.folder(run).path.name for run in runs]
     about = {**described(data), "synthetic": synthetic}

@@ -9,7 +9,8 @@ from typing import Any
 from fp4jax.extras import Extra
 from fp4jax.study.plan import Study
 from fp4jax.train.config import RunConfig
-from fp4jax.train.listeners import Listener
+from fp4jax.train.console import Lines
+from fp4jax.train.listeners import Listener, Listeners
 
 Kind = tuple[str, str, str, str]
 
@@ -96,7 +97,9 @@ def watching(study: Study) -> Iterator[Listener]:
 
     terminal = Console(stderr=True)
     if not terminal.is_terminal:
-        yield Table(study, line=lambda text: print(text, flush=True))
+        yield Listeners(
+            [Table(study, line=lambda text: print(text, flush=True)), Lines(study.epochs)]
+        )
         return
     table = Table(study)
     with Live(get_renderable=table.__rich__, console=terminal, refresh_per_second=2):

@@ -4,8 +4,10 @@ import dataclasses
 import json
 import subprocess
 import sys
+import time
 
 import jax
+import numpy as np
 import pytest
 
 from fp4jax.ops.recipe import get_recipe
@@ -242,20 +244,51 @@ def test_a_run_of_another_process_is_left_for_the_end(cohort, tmp_path, monkeypa
     assert not outcome.failures
 
 
+def start(out, *seeds):
+    command = [sys.executable, "-m", "tests.study.small_study", str(out), *map(str, seeds)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
+
+
+def summaries(out):
+    return {
+        path.parent.name: {
+            key: value
+            for key, value in json.loads(path.read_text()).items()
+            if key != "train_seconds"
+        }
+        for path in out.glob("runs/*/summary.json")
+    }
+
+
 def test_two_processes_share_a_study(tmp_path):
     """Each run is trained once; both end well with all of them."""
-    command = [sys.executable, "-m", "tests.study.two_processes", str(tmp_path)]
-    processes = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
+    processes = [start(tmp_path, 1, 2) for _ in range(2)]
     ends = [process.communicate(timeout=240) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], ends
     for out, _ in ends:
-        assert "finished 3 failures 0" in out
+        assert "finished 4 failures 0" in out
     for folder in (tmp_path / "runs").iterdir():
         history = (folder / "metrics.jsonl").read_text().splitlines()
-        assert [json.loads(line)["epoch"] for line in history] == [1, 2]
+        assert [json.loads(line)["epoch"] for line in history] == [1, 2, 3]
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_change_no_bit(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    began = time.monotonic()
+    out, errors = start(whole, 1, 2, 3).communicate(timeout=600)
+    assert "finished 6 failures 0" in out, errors
+    seconds = time.monotonic() - began
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        process = start(killed, 1, 2, 3)
+        time.sleep(generator.uniform(0.3, 1.0) * seconds)
+        process.kill()
+        process.communicate()
+    out, errors = start(killed, 1, 2, 3).communicate(timeout=600)
+    assert "finished 6 failures 0" in out, errors
+    assert summaries(killed) == summaries(whole)
 
 
 def test_lanes_follow_from_the_study(cohort, monkeypatch):
