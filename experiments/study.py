@@ -21,9 +21,10 @@ from experiments.options import SavingOptions, SliceOptions, plain
 from experiments.presets import PRESETS
 from experiments.tables import print_runs
 from fp4jax.analysis.report import report_folder
+from fp4jax.predict.pictures import Pictures
 from fp4jax.study import Study, execute
 from fp4jax.study.live import watching
-from fp4jax.train import Slices, Source, Task
+from fp4jax.train import Listeners, Slices, Source, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +77,8 @@ def command(args: Args) -> None:
     source = args.source if preset.prepare is None else preset.prepare(args.source)
     data = study.data.open(source)
     print("\n".join(data.describe()))
-    with watching(study) as listener:
+    with watching(study) as table:
+        listener = Listeners([table, Pictures(args.pictures)])
         outcome = execute(
             study,
             data,

@@ -84,10 +84,16 @@ def test_a_diverged_teacher_fails_its_own_student_alone(backend, tmp_path, monke
                 train(QAD, COHORT, tmp_path, [1, 2])
             found = {path.name.split("_blobs")[0] + path.name.split("holdout")[1][:3]: RunFolder(path)
                      for path in tmp_path.glob("cnn*")}  # fmt: skip
-            assert set(found) == {"cnn_500k_baseline_s1", "cnn_500k_baseline_s2", "cnn_500k_qad-full_s1"}
+            assert set(found) == {
+                "cnn_500k_baseline_s1",
+                "cnn_500k_baseline_s2",
+                "cnn_500k_qad-full_s1",
+            }
             assert found["cnn_500k_baseline_s2"].failure()["error"].startswith("DivergedError")
             if attempt == 1:
-                before = {name: outcome.contents(run) for name, run in found.items() if run.summary()}
+                before = {
+                    name: outcome.contents(run) for name, run in found.items() if run.summary()
+                }
             assert set(before) == {"cnn_500k_baseline_s1", "cnn_500k_qad-full_s1"}
             assert {name: outcome.contents(found[name]) for name in before} == before
 

@@ -161,23 +161,25 @@ def test_processes_that_are_killed_watched_and_terminated(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_twenty_kills_at_random_moments_of_six_runs(tmp_path):
+def test_twenty_kills_at_random_moments_of_a_study_of_six_runs(tmp_path):
     cache, undisturbed, killed = (tmp_path / name for name in ("cache", "whole", "killed"))
-    six = (*range(1, 7), "augment")
-    assert end(start(undisturbed, cache, *six))[0] == 0
-    began = time.monotonic()
-    assert end(start(undisturbed, cache, *six))[0] == 0
-    to_start = time.monotonic() - began
+    assert end(start(undisturbed, cache, "study"))[0] == 0
+    expected = runs(undisturbed / "runs")
+    assert len(expected) == 6
     rng = random.Random(2026)
-    for _ in range(20):
-        process = start(killed, cache, *six)
-        time.sleep(to_start + rng.uniform(-0.5, 1.5))
+    kills = 0
+    while kills < 20:
+        process = start(killed, cache, "study")
+        # Some moment until its second epoch has ended, or while a run ends or begins.
+        until = epochs(killed / "runs") + rng.choice([0, 1, 1, 2])
+        wait_until(lambda until=until: epochs(killed / "runs") >= until, process)
+        time.sleep(rng.uniform(0, 0.3 if until else 5))
         process.kill()
-        # A kill that came too late changes nothing.
-        assert end(process)[0] in (-signal.SIGKILL, 0)
-    assert end(start(killed, cache, *six))[0] == 0
-    for folder, expected in zip(runs(killed), runs(undisturbed), strict=True):
-        outcome.assert_same(folder, expected)
+        assert end(process)[0] == -signal.SIGKILL, f"it ended before kill {kills}"
+        kills += 1
+    assert end(start(killed, cache, "study"))[0] == 0
+    for folder, other in zip(runs(killed / "runs"), expected, strict=True):
+        outcome.assert_same(folder, other)
 
 
 @pytest.mark.slow
