@@ -36,7 +36,7 @@ def dry_run(config: RunConfig, data: Data | Cohort | None = None) -> str:
         >>> small = {"stages": 2, "channels": 16}
         >>> data = Slices(image_size=32)
         >>> run = RunConfig(data, arch="cnn", batch_size=2, model_options=small)
-        >>> print(dry_run(run, cohort).splitlines()[1])
+        >>> print(dry_run(run, cohort).splitlines()[2])
         patients: 16 train, 2 val, 2 test
     """
     config = config.resolved()

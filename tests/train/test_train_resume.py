@@ -84,7 +84,12 @@ def test_sigterm_in_an_epoch_loses_no_step(whole, tmp_path):
 def test_interrupted_in_an_epoch_it_goes_on_from_the_last_checkpoint(whole, tmp_path):
     for step in (3, 2 * STEPS + 1, STEPS + 2):
         with pytest.raises(KeyboardInterrupt):
-            train(CONFIG, COHORT, tmp_path, options=Options(At(step, interrupt), saving=Saving(epochs=1)))
+            train(
+                CONFIG,
+                COHORT,
+                tmp_path,
+                options=Options(At(step, interrupt), saving=Saving(epochs=1)),
+            )
     # Three epochs are behind it: it can be used as it is.
     (path,) = tmp_path.iterdir()
     assert read_trained(path).state == "epoch 3 of 4, not finished"
