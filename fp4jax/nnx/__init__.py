@@ -6,6 +6,7 @@ if the recipe is stochastic, a :class:`RoundingKey`: a variable that ``refresh_k
 inside the train step. A trained model is packed to 4.5 bits per weight, and saved as such:
 
     model = apply_recipe(model, "2d+rht+sr")      operations in the slots
+    apply_recipe(model, {"encoder": 5, ".*": None})    by rules, which remove_recipe takes back
     report(model, x)                              which layers use theirs
     refresh_keys(model, seed, step)               in the train step
     packed = pack(model)                          codes and scales for float kernels
@@ -14,7 +15,7 @@ inside the train step. A trained model is packed to 4.5 bits per weight, and sav
 """
 
 from fp4jax.nnx.account import LayerReport as LayerReport, Report as Report, report as report
-from fp4jax.nnx.applying import apply_recipe as apply_recipe
+from fp4jax.nnx.applying import apply_recipe as apply_recipe, remove_recipe as remove_recipe
 from fp4jax.nnx.keys import RoundingKey as RoundingKey, refresh_keys as refresh_keys
 from fp4jax.nnx.operations import (
     ConvGeneralDilated as ConvGeneralDilated,

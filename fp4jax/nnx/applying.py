@@ -1,7 +1,7 @@
-"""apply_recipe(model, recipe): an operation in the slot of every layer."""
+"""apply_recipe(model, recipe): an operation in the slot of every layer; remove_recipe(model)."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flax import nnx
@@ -14,11 +14,12 @@ from fp4jax.nnx.operations import Op
 from fp4jax.nnx.slots import Layer, layers
 from fp4jax.nnx.transposed import ConvTranspose
 from fp4jax.ops.recipe import Recipe, get_recipe
+from fp4jax.ops.rules import Rules, check_pattern, recipe_or_rules
 
 
 def apply_recipe(
     model: Model,
-    recipe: str | int | Recipe,
+    recipe: str | int | Recipe | Rules | Mapping[str, Any],
     keep: str | Sequence[str] = (),
     *,
     verbose: bool = False,
@@ -28,15 +29,18 @@ def apply_recipe(
     These include the projections of ``nnx.MultiHeadAttention`` and of recurrent cells. Embeddings,
     norms, biases, ``nnx.Einsum`` and the products inside attention stay in high precision.
     Parameters are never touched. A later call replaces the recipes of the layers that it does not
-    keep, so that several calls give several recipes; ``apply_recipe(model, "baseline")`` returns
-    the whole model to high precision.
+    keep, so that calls on disjoint layers leave each other alone; :func:`remove_recipe` returns the
+    whole model to high precision.
 
     A layer's own ``__call__`` has to use the function in its slot, directly or through what it
     calls; ``report(model, *example_inputs)`` says which do.
 
     Args:
         model: any NNX model; changed in place.
-        recipe: a Recipe, its name, or the paper's id.
+        recipe: a Recipe, its name, or the paper's id, for all layers; or rules ``{pattern: recipe
+            or None}``, see :class:`fp4jax.ops.rules.Rules`: the first pattern that matches a
+            layer's path from its start decides, None is high precision, and every layer that is
+            not kept needs a rule (``".*"`` last for all that is left).
         keep: regular expressions, matched from the start of a layer's dotted path; layers that
             match one stay as they are: with the recipe of an earlier call, or in high precision.
             "layers.1" matches layers.10 too, r"layers\\.1$" does not. (Convolutions that no recipe
@@ -48,7 +52,8 @@ def apply_recipe(
         The model.
 
     Raises:
-        ValueError: for an unknown recipe, a pattern that matches no layer, a model without layers
+        ValueError: for an unknown recipe, a pattern that matches no layer, layers without a rule
+            (all are listed), a rule that earlier ones leave no layer, a model without layers
             to quantize, a packed model (apply recipes to the trained one and pack that), or a
             layer whose slot is taken by somebody else's function.
 
@@ -61,8 +66,11 @@ def apply_recipe(
         >>> mlp = apply_recipe(mlp, "forward_only", keep="layers.0")
         >>> [layer.precision for layer in report(mlp).layers]
         ['2d+rht+sr', 'forward_only']
+        >>> mlp = apply_recipe(mlp, {r"layers\\.0$": "full", ".*": None})
+        >>> [layer.precision for layer in report(mlp).layers]
+        ['full', 'high precision']
     """
-    recipe, baseline = get_recipe(recipe), get_recipe("baseline")
+    chosen, baseline = recipe_or_rules(recipe), get_recipe("baseline")
     found = list(layers(model))
     if not found:
         raise ValueError(
@@ -71,16 +79,55 @@ def apply_recipe(
         )
     kept = _matches([layer.path for layer in found], _patterns(keep))
     changed = [layer for layer in found if layer.path not in kept]
+    recipes = _recipes(chosen, [layer.path for layer in changed], [layer.path for layer in found])
     for layer in changed:
         if problem := _problem(layer):
             raise ValueError(problem)
     for layer in changed:
-        _inject(layer, recipe)
+        _inject(layer, recipes[layer.path] or baseline)
     for layer in found:
         if layer.path in kept and layer.held is None and _problem(layer) is None:
             _inject(layer, baseline)
     announce(report(model).summary, verbose)
     return model
+
+
+def remove_recipe(model: Model) -> Model:
+    """Takes every operation of :func:`apply_recipe` out again: the model as Flax makes it.
+
+    Parameters are never touched. Slots that hold somebody else's function keep it.
+
+    Args:
+        model: any NNX model; changed in place.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: for anything but an NNX model, or a packed one, which has no float kernels.
+
+    Example:
+        >>> from flax import nnx
+        >>> layer = apply_recipe(nnx.Linear(32, 64, rngs=nnx.Rngs(0)), "2d+rht+sr")
+        >>> remove_recipe(layer).dot_general.__name__
+        'dot_general'
+    """
+    ours = [layer for layer in layers(model) if layer.operation is not None]
+    for layer in ours:
+        if problem := _problem(layer):
+            raise ValueError(problem)
+    for layer in ours:
+        layer.empty()
+    return model
+
+
+def _recipes(
+    chosen: Recipe | Rules, changed: Sequence[str], found: Sequence[str]
+) -> dict[str, Recipe | None]:
+    """The recipe of each layer that is changed."""
+    if isinstance(chosen, Rules):
+        return chosen.assign(changed, found)
+    return dict.fromkeys(changed, chosen)
 
 
 def _inject(layer: Layer, recipe: Recipe) -> None:
@@ -98,10 +145,8 @@ def _matches(paths: Sequence[str], patterns: Sequence[str]) -> set[str]:
     """The paths that some pattern matches from their start."""
     kept: set[str] = set()
     for pattern in patterns:
-        try:
-            matched = {path for path in paths if re.match(pattern, path)}
-        except re.error as error:
-            raise ValueError(f"keep={pattern!r} is no regular expression: {error}.") from error
+        check_pattern(pattern, "keep=")
+        matched = {path for path in paths if re.match(pattern, path)}
         if not matched and list(paths) == [""]:
             raise ValueError(
                 f"keep={pattern!r} matches no layer: the model is one layer, whose path is empty."

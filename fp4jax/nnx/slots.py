@@ -69,8 +69,23 @@ class Layer(NamedTuple):
     def inject(self, operation: Op) -> None:
         """Puts an operation into the slot."""
         if type(self.module) is nnx.ConvTranspose:
-            self.module.__class__ = ConvTranspose
+            _turn_into(ConvTranspose, self.module)
         setattr(self.module, self.slot.name, nnx.data(operation))
+
+    def empty(self) -> None:
+        """Puts back what Flax has in the slot."""
+        if self.kind is not nnx.ConvTranspose:
+            setattr(self.module, self.slot.name, nnx.static(self.slot.default))
+            return
+        # There it is the class that has the slot.
+        delattr(self.module, self.slot.name)
+        if type(self.module) is ConvTranspose:
+            _turn_into(nnx.ConvTranspose, self.module)
+
+
+def _turn_into(kind: type[nnx.Module], module: nnx.Module) -> None:
+    # Past nnx.Module's own setattr, which would take the class for a part of the module.
+    object.__setattr__(module, "__class__", kind)
 
 
 def layers(model: nnx.Module) -> Iterator[Layer]:

@@ -5,7 +5,6 @@ import itertools
 import json
 from typing import Any, Literal
 
-from fp4jax.ops.recipe import Recipe
 from fp4jax.train.config import RunConfig, Training
 
 _PER_ARCH = ("optimizer", "learning_rate", "weight_decay", "model_options")
@@ -35,7 +34,7 @@ class Study(Training):
     archs: tuple[str, ...] = ()
     # sizes of the models: 500k, 4m, 15m, or monai; default: the task's
     scales: tuple[str, ...] = ()
-    # QAT recipes: names, the paper's ids (0 to 7), or recipes
+    # QAT recipes: names, the paper's ids (0 to 7), recipes, or rules
     recipes: tuple[Any, ...] = ("baseline", "full", "2d+rht+sr")
     # qat: trained with the recipe; qad: distilled from the baseline; ptq: quantized after training
     methods: tuple[Literal["qat", "qad", "ptq"], ...] = ("qat",)
@@ -100,7 +99,7 @@ class Study(Training):
         record = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         record["data"] = {"kind": self.data.kind, **dataclasses.asdict(self.data)}  # pyright: ignore
         record["weights"] = None if self.weights is None else str(self.weights)
-        record["recipes"] = [r.to_json() if isinstance(r, Recipe) else r for r in self.recipes]
+        record["recipes"] = [r if isinstance(r, str) else r.to_json() for r in self.recipes]
         return json.loads(json.dumps(record))
 
     def _constants(self, arch: str, method: str) -> dict[str, Any]:
@@ -121,4 +120,4 @@ class Study(Training):
 
 
 def _name(recipe: Any) -> str:
-    return recipe.name if isinstance(recipe, Recipe) else recipe
+    return recipe if isinstance(recipe, str) else recipe.name

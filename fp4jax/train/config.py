@@ -11,7 +11,8 @@ from typing import Any, Literal
 from fp4jax import losses, models
 from fp4jax.data import Split
 from fp4jax.files import expanded
-from fp4jax.ops.recipe import Recipe, get_recipe
+from fp4jax.ops.recipe import Recipe
+from fp4jax.ops.rules import Rules, name_or_value, recipe_or_rules
 from fp4jax.train.optimizer import DEFAULTS, optimizer as checked_optimizer
 from fp4jax.train.slices import Slices
 from fp4jax.train.task import Data, Task
@@ -134,7 +135,8 @@ class RunConfig(Training):
     # size of the model: 500k, 4m or 15m, after its parameters in 2D (in 3D they are twice to three
     # times as many), or monai, which is MONAI's own; default: the task's, monai for a checkpoint
     scale: str = ""
-    # QAT recipe, by name or by the paper's id (0 to 7)
+    # QAT recipe, by name or by the paper's id (0 to 7); or rules {pattern of layers: recipe or
+    # None}, which replace the layers that the model keeps in high precision unless keep is given
     recipe: Any = "baseline"
     # qat: trained with the recipe; qad: distilled from the baseline run of the same configuration;
     # ptq: the weights of that baseline run, quantized after training
@@ -145,8 +147,9 @@ class RunConfig(Training):
     seed: int = 2026
 
     def __post_init__(self):
-        recipe = self.recipe if isinstance(self.recipe, Recipe) else get_recipe(self.recipe)
-        object.__setattr__(self, "recipe", _name_or_value(recipe))
+        recipe = recipe_or_rules(self.recipe)
+        value = recipe if isinstance(recipe, Rules) else name_or_value(recipe)
+        object.__setattr__(self, "recipe", value)
         scale = self.data.defaults.scale if self.weights is None else MONAI
         object.__setattr__(self, "arch", self.arch or self.data.defaults.arch)
         object.__setattr__(self, "scale", self.scale or scale)
@@ -156,7 +159,7 @@ class RunConfig(Training):
         if self.scale not in (*models.scales(self.arch), MONAI):
             allowed = ", ".join((*models.scales(self.arch), MONAI))
             raise ValueError(f"{self.arch} has no scale {self.scale!r}; its scales are: {allowed}.")
-        if self.method != "qat" and self.recipe == "baseline":
+        if self.method != "qat" and not recipe.quantizes:
             raise ValueError(f"method {self.method} compares with baseline; name another recipe.")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed is {self.seed}; it must lie in 0 .. 2**32 - 1.")
@@ -175,8 +178,8 @@ class RunConfig(Training):
 
     @property
     def recipe_name(self) -> str:
-        """Of the recipe, registered or not."""
-        return self.recipe.name if isinstance(self.recipe, Recipe) else self.recipe
+        """Of the recipe, registered or not, or of the rules."""
+        return self.recipe if isinstance(self.recipe, str) else self.recipe.name
 
     def resolved(self) -> "RunConfig":
         """With the defaults of the architecture filled in."""
@@ -194,7 +197,7 @@ class RunConfig(Training):
         record = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         record["data"] = {"kind": self.data.kind, **dataclasses.asdict(self.data)}  # pyright: ignore
         record["weights"] = None if self.weights is None else str(self.weights)
-        if isinstance(self.recipe, Recipe):
+        if isinstance(self.recipe, Recipe | Rules):
             record["recipe"] = self.recipe.to_json()
         return json.loads(json.dumps(record))
 
@@ -227,14 +230,6 @@ def id_of(config: RunConfig, identity: Mapping[str, Any]) -> str:
         recipe = f"{config.method}-{recipe}"
     parts = (config.arch, config.scale, recipe, config.data.name, config.split, f"s{config.seed}")
     return "_".join((*parts, hashed))
-
-
-def _name_or_value(recipe: Recipe) -> Any:
-    """The name of a recipe that is registered under it, else the recipe itself."""
-    try:
-        return recipe.name if get_recipe(recipe.name) == recipe else recipe
-    except ValueError:
-        return recipe
 
 
 def file_digest(path: Path) -> str:

@@ -23,6 +23,7 @@ from fp4jax import losses, models, nnx as fp4nnx
 from fp4jax.core.typing import Array
 from fp4jax.data import augment
 from fp4jax.inference import Alone
+from fp4jax.ops.rules import Rules
 from fp4jax.train import optimizer as optimizers
 from fp4jax.train.config import MONAI, RunConfig
 from fp4jax.train.records import from_json
@@ -56,7 +57,9 @@ def build(config: RunConfig, channels: int, regions: int, seed: int | Array) -> 
         **config.data.model_arguments(config),
         **config.model_options,
     )
-    keep = model.high_precision if config.keep is None else config.keep
+    # Rules speak of every layer, those too that the model would keep.
+    own = () if isinstance(config.recipe, Rules) else model.high_precision
+    keep = own if config.keep is None else config.keep
     model = fp4nnx.apply_recipe(model, config.recipe, keep=keep, verbose=False)
     model.train()
     return model

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fp4jax import plugins
-from fp4jax.ops.recipe import Recipe
+from fp4jax.ops.rules import recipe_or_rules
 from fp4jax.train.config import RunConfig
 from fp4jax.train.slices import Slices
 from fp4jax.train.task import Task, get_task
@@ -39,8 +39,8 @@ def from_json(record: Mapping[str, Any]) -> RunConfig:
     if not isinstance(values.get("data"), Mapping):
         values["data"] = _earlier(values)
     values["data"] = task_of(values["data"])
-    if isinstance(values.get("recipe"), Mapping):
-        values["recipe"] = Recipe.from_json(values["recipe"])
+    if isinstance(values.get("recipe"), Mapping | list):
+        values["recipe"] = recipe_or_rules(values["recipe"])
     if values.get("weights") is not None:
         values["weights"] = Path(values["weights"])
     return RunConfig(**_fields(RunConfig, values))

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from fp4jax.data import Split
-from fp4jax.train import RunConfig, Slices, config as configs, read_trained, train
+from fp4jax.train import (
+    RunConfig,
+    Slices,
+    config as configs,
+    from_json,
+    read_trained,
+    train,
+)
 from fp4jax.train.member import member_of
 from tests import blobs
 
@@ -95,3 +102,15 @@ def test_what_does_not_fit_leaves_no_folder(tmp_path):
     with pytest.raises(ValueError, match="known names"):
         RunConfig(Slices("blobs"), arch="resnet")
     assert not list(tmp_path.iterdir())
+
+
+def test_rules_are_a_recipe():
+    rules = {r"encoders\.": "2d+rht+sr", "decoders": "full", ".*": None}
+    run = blobs.config(recipe=rules)
+    assert from_json(json.loads(json.dumps(run.to_json(), sort_keys=True))) == run
+    assert run.recipe_name.startswith("rules-")
+    assert f"_{run.recipe_name}_" in id_of(run)
+    turned = blobs.config(recipe=dict(reversed(rules.items())))
+    assert id_of(turned) != id_of(run) == id_of(blobs.config(recipe=list(rules.items())))
+    with pytest.raises(ValueError, match="method qad compares with baseline"):
+        blobs.config(recipe={".*": None}, method="qad")

@@ -14,6 +14,7 @@ from fp4jax.analysis.diagnosis.table import Row, diagnose
 from fp4jax.data import Cohort
 from fp4jax.files import replacing
 from fp4jax.ops.recipe import Recipe, get_recipe
+from fp4jax.ops.rules import Rules
 from fp4jax.train import Data, RunConfig, Trained, read_trained
 from fp4jax.train.evaluation import check_names, split_of
 from fp4jax.train.program import program_of
@@ -27,8 +28,12 @@ DEFAULT_RECIPES = (1, 5)
 
 
 def recipes_for(config: RunConfig, asked: Sequence[str | int | Recipe] = ()) -> list[Recipe]:
-    """Those asked for, or the run's own; for a baseline run ``DEFAULT_RECIPES``."""
-    own = DEFAULT_RECIPES if config.recipe == "baseline" else (config.recipe,)
+    """Those asked for, or the run's own (all of its rules'); for a baseline ``DEFAULT_RECIPES``."""
+    own: Sequence[Any] = (config.recipe,)
+    if isinstance(config.recipe, Rules):
+        own = [recipe for _, recipe in config.recipe.rules if recipe is not None]
+    elif config.recipe == "baseline":
+        own = DEFAULT_RECIPES
     return list(dict.fromkeys(get_recipe(recipe) for recipe in (*asked,) or own))
 
 
