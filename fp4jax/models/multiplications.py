@@ -2,15 +2,14 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 
 from fp4jax.models.layers import Upsample
+from fp4jax.ops.traced_products import traced_products
 
 # Marks what a layer computes, which is counted from its shapes and not from its products: those
 # of a transposed convolution contain zeros, and those of a quantized layer are cut into pieces.
@@ -59,9 +58,9 @@ def macs(model: nnx.Module, image_size: int | tuple[int, ...]) -> dict[str, int]
 
     jaxpr = jax.make_jaxpr(call)(state, images)
     products: Counter[str] = Counter()
-    for scope, equation, times in _products(jaxpr.jaxpr, (), 1):
-        if _LAYER not in scope:
-            products[".".join(scope) or "(model)"] += times * _product_macs(equation)
+    for product in traced_products(jaxpr.jaxpr):
+        if _LAYER not in product.scope:
+            products[".".join(product.scope) or "(model)"] += product.multiply_adds
     return {**counts, **products}
 
 
@@ -79,43 +78,3 @@ def _count_calls(layer: Any, path: str, counts: Counter[str]) -> None:
         return y
 
     layer.__class__ = type(kind.__name__, (kind,), {"__call__": __call__})
-
-
-def _products(
-    jaxpr: Any, scope: tuple[str, ...], times: int
-) -> Iterator[tuple[tuple[str, ...], Any, int]]:
-    """All matrix products and convolutions of a program, the named scopes around them, how often.
-
-    The body of a ``lax.scan`` counts as often as it runs, and of what depends on the platform one
-    form.
-    """
-    for equation in jaxpr.eqns:
-        inner = (*scope, *_names(equation))
-        if equation.primitive in (lax.dot_general_p, lax.conv_general_dilated_p):
-            yield inner, equation, times
-        repeated = times
-        if equation.primitive.name == "scan":
-            repeated *= equation.params["length"]
-        for value in equation.params.values():
-            subs = value if isinstance(value, (tuple, list)) else (value,)
-            for sub in subs[:1] if equation.primitive.name == "cond" else subs:
-                sub = getattr(sub, "jaxpr", sub)
-                if hasattr(sub, "eqns"):
-                    yield from _products(sub, inner, repeated)
-
-
-def _names(equation: Any) -> list[str]:
-    """Named scopes around an equation, without those that jnp.einsum opens for its formula."""
-    names = str(equation.source_info.name_stack).split("/")
-    return [name for name in names if name and "->" not in name]
-
-
-def _product_macs(equation: Any) -> int:
-    """Size of the result x length of the contraction."""
-    lhs, rhs = (v.aval.shape for v in equation.invars[:2])
-    out = equation.outvars[0].aval.size
-    if equation.primitive is lax.dot_general_p:
-        (contracted, _), _ = equation.params["dimension_numbers"]
-        return out * math.prod(lhs[d] for d in contracted)
-    features = equation.params["dimension_numbers"].rhs_spec[0]
-    return out * math.prod(rhs) // rhs[features]

@@ -1,14 +1,15 @@
-"""report(model): which layers are quantized, by which recipe, and how many parameters that is."""
+"""report(model, x): which products of a model run in FP4, by which recipe, and how many they are."""
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 from flax import nnx
 
 from fp4jax.nnx.slots import layers, without_slot
-from fp4jax.nnx.used import used_layers
+from fp4jax.nnx.traced import Product, products_of
 
 _HIGH = "high precision"
 
@@ -24,6 +25,7 @@ class LayerReport:
         recipe: name of the recipe that it holds; "" for none, or one that quantizes nothing.
         used: whether the layer ran its operation on the example inputs; None without such.
         reason: why the layer can hold no recipe, or "".
+        products: those of its slot and of its own ``__call__``, if example inputs were given.
     """
 
     path: str
@@ -32,6 +34,7 @@ class LayerReport:
     recipe: str = ""
     used: bool | None = None
     reason: str = ""
+    products: tuple[Product, ...] = ()
 
     @property
     def precision(self) -> str:
@@ -57,11 +60,24 @@ class Report:
         layers: all with a kernel.
         parameters: of the whole model, norms and biases included.
         traced: whether example inputs told which layers use their recipe.
+        products: all of the forward pass on the example inputs, those of layers and others: of
+            ``nnx.Einsum``, inside attention, of kernels that jnp or lax multiply directly.
     """
 
     layers: tuple[LayerReport, ...]
     parameters: int
     traced: bool = False
+    products: tuple[Product, ...] = ()
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of the forward pass on the example inputs."""
+        return sum(product.multiply_adds for product in self.products)
+
+    @property
+    def fp4_multiply_adds(self) -> int:
+        """Of those whose both operands are in FP4."""
+        return sum(product.multiply_adds for product in self.products if product.fp4)
 
     @property
     def quantized(self) -> tuple[LayerReport, ...]:
@@ -79,6 +95,9 @@ class Report:
             f"{names}: {f'{counts} quantized' if known else f'set on {counts}'}, "
             f"{share:.1%} of {self.parameters:,} parameters"
         )
+        if self.traced:
+            share = self.fp4_multiply_adds / max(self.multiply_adds, 1)
+            line = f"{line}, {share:.1%} of {self.multiply_adds:,} multiply-adds in FP4"
         kept = [
             f"{layer.path} ({layer.remark})" if layer.remark else layer.path
             for layer in self.layers
@@ -89,12 +108,20 @@ class Report:
         return line if known else f"{line} (report(model, x) tells which use it)"
 
     def __str__(self) -> str:
-        rows = [("layer", "kind", "kernel", "precision" if self.traced else "recipe")]
+        heads = ("precision", "multiply-adds", "bytes") if self.traced else ("recipe",)
+        rows = [("layer", "kind", "kernel", *heads)]
         for layer in self.layers:
             remark = f" ({layer.remark})" if layer.remark else ""
-            shape = "x".join(map(str, layer.kernel_shape))
-            rows.append((layer.path, layer.kind, shape, layer.precision + remark))
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+            first = (layer.path, layer.kind, _shown(layer.kernel_shape), layer.precision + remark)
+            rows.append(first + (_amounts(layer.products) if self.traced else ()))
+        within = {product for layer in self.layers for product in layer.products}
+        for product in self.products:
+            if product not in within:
+                shapes = f"{_shown(product.lhs)} * {_shown(product.rhs)}"
+                precision = "FP4" if product.fp4 else _HIGH
+                path = product.path or "(model)"
+                rows.append((path, product.kind, shapes, precision, *_amounts([product])))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         table = "\n".join(
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
@@ -102,8 +129,23 @@ class Report:
         return f"{table}\n{self.summary}"
 
 
+def _shown(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _amounts(products: Sequence[Product]) -> tuple[str, str]:
+    """Multiply-adds and bytes, as the table has them."""
+    macs, size = (sum(getattr(p, name) for p in products) for name in ("multiply_adds", "bytes"))
+    return f"{macs:,}", f"{size:,}"
+
+
 def report(model: nnx.Module, *example_inputs: Any) -> Report:
-    """Which layers of a model are quantized, by which recipe, and how many parameters that is.
+    """Which products of a model run in FP4, by which recipe; multiply-adds, bytes, parameters.
+
+    ``report(model, x).fp4_multiply_adds`` is what the model really does in FP4: it counts the
+    products of the traced program, those of ``nnx.Einsum``, of attention, and of kernels that are
+    multiplied without their layer too. They are the forward pass's; a product counts as FP4 if both
+    its operands are. Products that only Pallas kernels compute are not seen.
 
     Layers that compute with a kernel but have no slot for a recipe, ``nnx.Einsum``, are listed as
     high precision ("no slot").
@@ -112,7 +154,8 @@ def report(model: nnx.Module, *example_inputs: Any) -> Report:
         model: any NNX model, with weights or as ``nnx.eval_shape`` makes it.
         example_inputs: what the model is called with, arrays or ``jax.ShapeDtypeStruct``; anything
             else is passed on as it is. With them the model is traced once, without computing, and
-            a layer that never ran its operation is shown as high precision. Without them the
+            a layer that never ran its operation is shown as high precision; bytes are those of the
+            operands as they enter the products (:class:`fp4jax.nnx.Product`). Without them the
             report says which recipe each layer holds, not whether it uses it.
 
     Returns:
@@ -126,11 +169,16 @@ def report(model: nnx.Module, *example_inputs: Any) -> Report:
         >>> from fp4jax.nnx import apply_recipe
         >>> layer = apply_recipe(nnx.Linear(16, 4, rngs=nnx.Rngs(0)), "full")
         >>> print(report(layer, jnp.ones((2, 16))))
-        layer    kind    kernel  precision
-        (model)  Linear  16x4    full
-        full: 1 of 1 layers quantized, 94.1% of 68 parameters
+        layer    kind    kernel  precision  multiply-adds  bytes
+        (model)  Linear  16x4    full       128            54
+        full: 1 of 1 layers quantized, 94.1% of 68 parameters, 100.0% of 128 multiply-adds in FP4
     """
-    used = used_layers(model, example_inputs) if example_inputs else None
+    traced = bool(example_inputs)
+    products = products_of(model, example_inputs) if traced else ()
+    by_path: dict[str, list[Product]] = {}
+    for product in products:
+        by_path.setdefault(product.path, []).append(product)
+    used = {product.path for product in products if product.recipe}
     rows: dict[str, LayerReport] = {}
     for layer in layers(model):
         recipe = layer.operation.recipe if layer.operation is not None else None
@@ -140,13 +188,20 @@ def report(model: nnx.Module, *example_inputs: Any) -> Report:
             kind=layer.kind.__name__,
             kernel_shape=tuple(layer.module.kernel.get_value().shape),
             recipe=recipe.name if recipe is not None and recipe.quantizes else "",
-            used=None if used is None else layer.path in used,
+            used=layer.path in used if traced else None,
+            products=tuple(by_path.get(layer.path, ())),
             reason=f"own {layer.slot.name}" if own else "",
         )
     for path, module in without_slot(model):
         shape = tuple(module.kernel.get_value().shape)
-        rows[path] = LayerReport(path or "(model)", type(module).__name__, shape, reason="no slot")
+        rows[path] = LayerReport(
+            path or "(model)",
+            type(module).__name__,
+            shape,
+            reason="no slot",
+            products=tuple(by_path.get(path, ())),
+        )
     order = [".".join(map(str, path)) for path, _ in nnx.iter_modules(model)]
     parameters = sum(math.prod(p.shape) for p in jax.tree.leaves(nnx.state(model, nnx.Param)))
     in_order = tuple(rows[path] for path in order if path in rows)
-    return Report(in_order, parameters, traced=used is not None)
+    return Report(in_order, parameters, traced, products)

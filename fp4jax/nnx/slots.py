@@ -66,7 +66,7 @@ class Layer(NamedTuple):
         shape = layer.kernel.get_value().shape
         return tuple(shape[: len(shape) - rank])
 
-    def inject(self, operation: Op) -> None:
+    def inject(self, operation: nnx.Module) -> None:
         """Puts an operation into the slot."""
         if type(self.module) is nnx.ConvTranspose:
             _turn_into(ConvTranspose, self.module)

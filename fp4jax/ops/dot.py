@@ -199,7 +199,7 @@ def _dot(plan: DotPlan, lhs: Array, rhs: Array, keys: RoleKeys | None) -> Array:
 
 
 def _forward(plan: DotPlan, lhs: Array, rhs: Array, keys: RoleKeys | None):
-    @jax.named_scope("fp4_fprop")
+    @jax.named_scope(plan.recipe.scope("fprop"))
     def fprop(lhs, rhs, keys):
         x, w = (plan.x(lhs), X_FPROP), (plan.w(rhs), W_FPROP)
         x, w = gemm.pair(plan.recipe, "fprop", x, w, keys)
@@ -214,7 +214,7 @@ def _forward(plan: DotPlan, lhs: Array, rhs: Array, keys: RoleKeys | None):
 def _backward(plan: DotPlan, saved, g):
     lhs, rhs, w, keys = saved
 
-    @jax.named_scope("fp4_dgrad")
+    @jax.named_scope(plan.recipe.scope("dgrad"))
     def dgrad(g, rhs, w, keys):
         recipe = plan.recipe if w is None else plan.recipe.without_dgrad_w
         if w is None:
@@ -223,7 +223,7 @@ def _backward(plan: DotPlan, saved, g):
         dx = gemm.contract(g, w, plan.product(1, 1), lhs.dtype, plan.precision)
         return _unflatten(dx, plan.lhs_shape, plan.lhs_order)
 
-    @jax.named_scope("fp4_wgrad")
+    @jax.named_scope(plan.recipe.scope("wgrad"))
     def wgrad(g, lhs, keys):
         x = gemm.residual(plan.recipe, "fprop.x", plan.x(lhs), X_FPROP, keys)
         x, g = gemm.pair(plan.recipe, "wgrad", (x, X_WGRAD), (plan.g(g), G_WGRAD), keys)

@@ -116,6 +116,16 @@ class Recipe:
             and not fprop.stochastic
         )
 
+    def scope(self, product: str) -> str:
+        """What profiles call a product: "fp4_fprop", or "fprop" if not both operands are FP4.
+
+        Example:
+            >>> recipe = get_recipe("forward_only")
+            >>> recipe.scope("fprop"), recipe.scope("dgrad")
+            ('fp4_fprop', 'dgrad')
+        """
+        return product if None in getattr(self, product) else f"fp4_{product}"
+
     @property
     def without_dgrad_w(self) -> "Recipe":
         """The recipe for a backward pass that gets w quantized already."""

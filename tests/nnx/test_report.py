@@ -4,11 +4,18 @@ import logging
 
 import jax
 import jax.numpy as jnp
+import pytest
 from flax import nnx
 
-from fp4jax.nnx import apply_recipe, report
+import fp4jax as fp4
+from fp4jax.nnx import apply_recipe, pack, report
 from tests.nnx.test_apply_recipe import PATHS, X, apply, net, precisions
 from tests.samples import assert_same_bits
+
+# Of two images of 4x4: four projections, two convolutions of two taps, up of 16 taps.
+FP4 = 2 * 16 * (4 * 18 * 18 + 2 * (2 * 18 * 18) + 16 * 18 * 8)
+# first, head on 8x8, and q k^T and p v of two heads.
+HIGH = 2 * 16 * 9 * 3 * 18 + 2 * 64 * 8 + 2 * 2 * 16 * 16 * 18
 
 
 def test_report():
@@ -37,9 +44,18 @@ def test_report():
     traced = report(net("2d+rht+sr", keep=["first", "head"]), X)
     assert [layer.path for layer in traced.quantized] == [layer.path for layer in result.quantized]
     assert traced.summary == (
-        f"2d+rht+sr: 7 of 9 layers quantized, {share}; high precision: first, head"
+        f"2d+rht+sr: 7 of 9 layers quantized, {share}, "
+        f"{FP4 / (FP4 + HIGH):.1%} of {FP4 + HIGH:,} multiply-adds in FP4; "
+        "high precision: first, head"
     )
-    assert str(traced).splitlines()[0].split() == ["layer", "kind", "kernel", "precision"]
+    heads = ["layer", "kind", "kernel", "precision", "multiply-adds", "bytes"]
+    assert str(traced).splitlines()[0].split() == heads
+    assert (traced.fp4_multiply_adds, traced.multiply_adds) == (FP4, FP4 + HIGH)
+    # What attention multiplies is not in a layer.
+    within = {product for layer in traced.layers for product in layer.products}
+    outside = [product for product in traced.products if product not in within]
+    assert [p.path for p in outside] == ["attention", "attention"]
+    assert sum(p.multiply_adds for p in outside) == 2 * 2 * 16 * 16 * 18
 
 
 def test_report_without_recipe():
@@ -134,3 +150,72 @@ def test_subclasses_that_use_their_slot():
     cases = ((Super(4, 4, rngs=rngs), (2, 4)), (Direct(4, 4, 1, rngs=rngs), (2, 4, 5)))
     for layer, shape in cases:
         assert report(apply(layer, "full"), jnp.ones(shape)).quantized
+
+
+class Products(nnx.Module):
+    """Each way to multiply once."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.linear = nnx.Linear(32, 16, rngs=rngs)
+        self.depthwise = nnx.Conv(16, 16, 3, feature_group_count=16, rngs=rngs)
+        self.up = nnx.ConvTranspose(16, 8, (2,), (2,), rngs=rngs)
+        self.einsum = nnx.Einsum("bni,ij->bnj", (8, 4), None, rngs=rngs)
+        self.direct = nnx.Linear(4, 4, rngs=rngs)
+
+    def __call__(self, x):
+        x = self.einsum(self.up(self.depthwise(self.linear(x)))) @ self.direct.kernel[...]
+        scores = jnp.einsum("bnc,bmc->bnm", x, x)
+        dims = (((2,), (1,)), ((0,), (0,)))
+        return fp4.dot_general(scores, x, dims, recipe="full")
+
+
+@pytest.mark.parametrize("recipe", [None, "baseline", "full", "2d+rht+sr"])
+def test_products(recipe):
+    """2 images of 5 positions, 10 after up; whatever computes them, the multiply-adds are one."""
+    model = Products(nnx.Rngs(0))
+    model = model if recipe is None else apply(model, recipe)
+    result = report(model, jax.ShapeDtypeStruct((2, 5, 32), jnp.float32))
+    in_fp4 = recipe in ("full", "2d+rht+sr")
+    rows = [(p.path, p.kind, p.multiply_adds, p.fp4) for p in result.products]
+    assert rows == [
+        ("linear", "dot_general", 10 * 32 * 16, in_fp4),
+        ("depthwise", "conv_general_dilated", 10 * 3 * 16, in_fp4),
+        ("up", "conv_transpose", 10 * 16 * 16, in_fp4),
+        ("einsum", "dot_general", 20 * 8 * 4, False),
+        ("", "dot_general", 20 * 4 * 4, False),
+        ("", "dot_general", 20 * 10 * 4, False),
+        ("", "dot_general", 20 * 10 * 4, True),
+    ]
+    assert result.multiply_adds == sum(row[2] for row in rows)
+    weights = 256 + (2 if recipe == "2d+rht+sr" else 32) if in_fp4 else 4 * 512
+    data = 160 + 20 if in_fp4 else 4 * 320
+    assert result.products[0].bytes == weights + data
+    assert str(result).splitlines()[-2].split()[:2] == ["(model)", "dot_general"]
+
+
+def test_products_that_run_several_times():
+    class Stack(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs):
+            make = nnx.vmap(lambda rngs: apply(nnx.Linear(4, 4, rngs=rngs), "full"))
+            self.layers = make(rngs.split(3))
+            self.twice = nnx.Linear(4, 4, rngs=rngs)
+
+        def __call__(self, x):
+            x = nnx.scan(lambda x, layer: layer(x), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)(
+                x, self.layers
+            )
+            x = jax.lax.cond(x.sum() > 0, lambda x: x, lambda x: x @ jnp.ones((4, 4)), x)
+            return nnx.remat(self.twice)(nnx.jit(lambda m, x: m(x))(self.twice, x))
+
+    result = report(Stack(nnx.Rngs(0)), jnp.ones((2, 4)))
+    rows = [(p.path, p.times, p.multiply_adds) for p in result.products]
+    assert rows == [("layers", 3, 96), ("", 1, 32), ("twice", 1, 32), ("twice", 1, 32)]
+    assert result.fp4_multiply_adds == 96
+
+
+def test_a_packed_model_has_the_same_products():
+    model = apply(Products(nnx.Rngs(0)), "full", keep="direct")
+    x = jnp.ones((2, 5, 32))
+    shape = lambda p: (p.path, p.kind, p.multiply_adds, p.fp4)  # noqa: E731
+    packed, trained = (report(m, x).products for m in (pack(model), model))
+    assert list(map(shape, packed)) == list(map(shape, trained))

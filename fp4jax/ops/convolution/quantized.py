@@ -231,7 +231,7 @@ def _fprop(plan: _Plan, lhs: Array, rhs: Array, keys: RoleKeys | None):
     """y, and w as it was quantized where dgrad takes the same codes (else None)."""
     geometry = plan.geometry
 
-    @jax.named_scope("fp4_fprop")
+    @jax.named_scope(plan.recipe.scope("fprop"))
     def fprop(lhs, rhs, keys):
         x, w = (geometry.split(geometry.x(lhs)), CHANNELS), (geometry.w(rhs), KERNEL_IN)
         x, w = gemm.pair(plan.recipe, "fprop", x, w, keys)
@@ -259,7 +259,7 @@ def _backward(plan: _Plan, saved, g):
     lhs, rhs, w, keys = saved
     geometry = plan.geometry
 
-    @jax.named_scope("fp4_dgrad")
+    @jax.named_scope(plan.recipe.scope("dgrad"))
     def dgrad(g, rhs, w, keys):
         recipe = plan.recipe if w is None else plan.recipe.without_dgrad_w
         if w is None:
@@ -269,7 +269,7 @@ def _backward(plan: _Plan, saved, g):
         product = functools.partial(plan.multiply, plan.products[1])
         return geometry.lhs(gemm.contract(g, w, product, lhs.dtype, plan.precision))
 
-    @jax.named_scope("fp4_wgrad")
+    @jax.named_scope(plan.recipe.scope("wgrad"))
     def wgrad(g, lhs, keys):
         x = geometry.split(geometry.x(lhs))
         x = gemm.residual(plan.recipe, "fprop.x", x, CHANNELS, keys)
