@@ -1,4 +1,4 @@
-"""report(model, x): which products of a model run in FP4, by which recipe, and how many they are."""
+"""report(model, x): which products of a model run in FP4, by which recipe, and how many."""
 
 import dataclasses
 import math

@@ -93,7 +93,7 @@ def products_of(model: nnx.Module, inputs: Sequence[Any]) -> tuple[Product, ...]
             layer.inject(_Watched(held, layer.path, layer.slot.name, calls))
     paths = []
     for path, module in list(nnx.iter_modules(copy)):
-        if hasattr(type(module), "__call__") and not isinstance(module, _Watched | Op):
+        if callable(module) and not isinstance(module, _Watched | Op):
             _mark(module, f"{_MODULE}{len(paths)}")
             paths.append(dotted(path))
     graph, state = nnx.split(copy)
@@ -160,7 +160,7 @@ def _outside(product: TracedProduct, paths: Sequence[str]) -> Product:
     """A product that no layer's slot computes."""
     lhs, rhs = (v.aval for v in product.equation.invars[:2])
     # Of fp4jax's own functions, called directly: the name of the scope is all that is known.
-    spec = TensorSpec() if "fp4_fprop" in product.scope else None
+    spec = TensorSpec() if {"fp4_fprop", "fp4_packed"} & set(product.scope) else None
     path = paths[_last(product.scope, _MODULE)]
     size = sum(_bytes(a, spec) for a in (lhs, rhs)) * product.times
     name, macs = product.equation.primitive.name, product.multiply_adds

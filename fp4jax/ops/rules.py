@@ -45,8 +45,9 @@ class Rules:
         if isinstance(rules, Rules):
             return rules
         pairs = rules.items() if isinstance(rules, Mapping) else rules
-        pairs = [tuple(pair) if isinstance(pair, tuple | list) else () for pair in pairs]
-        if not pairs or not all(len(p) == 2 and isinstance(p[0], str) for p in pairs):
+        pairs = list(pairs)
+        well = (isinstance(p, tuple | list) and len(p) == 2 for p in pairs)
+        if not pairs or not all(well) or not all(isinstance(p[0], str) for p in pairs):
             raise ValueError(
                 f"rules are {shown(rules)}; give {{pattern: recipe or None}}, for example "
                 '{r"encoder\\..*": "2d+rht+sr", "head": None}.'
