@@ -97,3 +97,7 @@ class BlockView:
     def per_block(self, blocked: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
         """A per-block array (1 at each inner axis) without these ones: ceil(n/16) per axis."""
         return lax.squeeze(blocked, self.inner_axes)
+
+    def per_element(self, per_block: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+        """The inverse of :meth:`per_block`: 1 at each inner axis."""
+        return lax.expand_dims(per_block, sorted(self.inner_axes))

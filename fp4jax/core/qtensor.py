@@ -27,7 +27,8 @@ class QTensor:
     * ``codes``: two codes per byte along the last axis, low nibble = even index; each blocked axis
       is zero-padded to a multiple of 16
     * ``block_scales``: the same axis order, ceil(n / 16) along each blocked axis
-    * ``amax``: float32 scalar; tensor_scale = amax / bound
+    * ``amax``: float32 scalar; tensor_scale = amax / bound. With ``spec.amax`` "example" or "row"
+      it has the rank of ``codes`` and their axis order, and 1 along the axes that it spans
     * value = code value * block scale * tensor scale; with ``spec.hadamard`` these are values of
       the rotated array, whose blocked axis is ``n`` padded to a multiple of 16
 
@@ -48,7 +49,7 @@ class QTensor:
     codes: Any
     # float8_e4m3fn (*rows, n / 16); for tiles one row for 16
     block_scales: Any
-    # float32 (), or (*batch) for stacked QTensors
+    # float32 (), (n, 1, ...) or (*rows, 1); with leading (*batch) for stacked QTensors
     amax: Any
     axes: tuple[int, ...] = dataclasses.field(metadata={"static": True})
     lengths: tuple[int, ...] = dataclasses.field(metadata={"static": True})
@@ -80,7 +81,7 @@ class QTensor:
         return float(self.spec.bound)
 
     @property
-    def tensor_scale(self) -> Float[Array, "*batch"]:
+    def tensor_scale(self) -> Float[Array, "..."]:
         """amax / bound."""
         return exact.divide(self.amax, self.bound)
 

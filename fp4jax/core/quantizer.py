@@ -1,16 +1,19 @@
 """quantize(x, spec, axis, key) -> QTensor, and fake_quantize with a straight-through gradient."""
 
+import dataclasses
 import functools
 import numbers
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from fp4jax.core import formats, implementations, sharding
+from fp4jax.core import exact, formats, implementations, reference, sharding
 from fp4jax.core.blocks import Axis, normalize_axes
 from fp4jax.core.qtensor import QTensor
-from fp4jax.core.seeds import Seed, seed, shard_word
+from fp4jax.core.scaling import MAGNITUDE_BITS
+from fp4jax.core.seeds import AxisName, Seed, seed, shard_word
 from fp4jax.core.spec import TensorSpec, shown
 from fp4jax.core.typing import Array, ArrayLike, Float, Shaped
 
@@ -21,6 +24,8 @@ def quantize(
     axis: Axis = -1,
     key: Array | None = None,
     *,
+    amax: Float[ArrayLike, ""] | float | None = None,
+    axis_name: AxisName = None,
     implementation: str = "auto",
 ) -> QTensor:
     """Quantizes an array to NVFP4.
@@ -31,6 +36,11 @@ def quantize(
         axis: the axis along which 16 values share a scale, that is the contracted axis of the
             product the tensor enters; a (row, column) pair for 16x16 tiles, default the last two.
         key: a ``jax.random`` key, needed if the spec rounds stochastically.
+        amax: for ``spec.amax="static"``, A: one non-negative number, such as another array's
+            ``quantize(...).amax``. With ``spec.hadamard`` that of the rotated array.
+        axis_name: of one or several mapped axes (``jax.vmap``, ``jax.shard_map``) of whose parts x
+            is one: amax is the largest of all (``lax.pmax``), as that of the whole array, and
+            shards that hold one key round with bits of their own. For ``spec.amax="tensor"``.
         implementation: who computes it; the bits are the same. "auto": fused kernels on a GPU that
             they are written for, else jax.numpy (:func:`fp4jax.kernels.explain_quantize` says
             which, and why); "reference": jax.numpy; "fused": the kernels, or a ValueError.
@@ -40,8 +50,10 @@ def quantize(
         array, and its ``dequantize()`` rotates back.
 
     Raises:
-        ValueError: for a dtype, rank or axis that cannot be quantized, a missing key, an unknown
-            implementation, or "fused" where no kernel can do it.
+        ValueError: for a dtype, rank or axis that cannot be quantized, a missing key or static
+            amax, an amax or axis_name that the spec has no use for, an unknown implementation, or
+            "fused" where no kernel can do it.
+        NameError: from JAX, for an axis_name that is not mapped.
 
     The gradient of ``quantize(x, ...).dequantize()`` is zero; :func:`fake_quantize` passes it on.
 
@@ -54,21 +66,35 @@ def quantize(
         >>> q = quantize(jnp.linspace(-1.0, 1.0, 32).reshape(2, 16), TensorSpec())
         >>> q.shape, q.nbytes, q.codes.dtype.name
         ((2, 16), 22, 'uint8')
+        >>> static = TensorSpec(amax="static")
+        >>> float(quantize(jnp.ones((2, 16)), static, amax=2.0).amax)
+        2.0
+        >>> quantize(jnp.ones((2, 16)), TensorSpec(amax="row")).tensor_scale.shape
+        (2, 1)
     """
     array, axes = _checked(x, spec, axis, key)
-    fused = implementations.choose(implementation, array.shape, array.dtype, spec, axes, "packed")
-    return _quantize(array, spec, axes, fused, _seed(array, spec, key))
+    fused = _choose(implementation, array, spec, axes, "packed")
+    amax = _amax(array, spec, axes, amax, axis_name)
+    return _quantize(array, spec, axes, fused, _seed(array, spec, key, axis_name), amax)
 
 
 # Jitted so that eager calls are one fused program, too; inlined into a surrounding jit.
 @functools.partial(jax.jit, static_argnums=(1, 2, 3), inline=True)
 def _quantize(
-    x: Array, spec: TensorSpec, axes: tuple[int, ...], fused: bool, seed: Seed | None
+    x: Array,
+    spec: TensorSpec,
+    axes: tuple[int, ...],
+    fused: bool,
+    seed: Seed | None,
+    amax: Array | None,
 ) -> QTensor:
     blocks = sharding.blocks_of(x, axes)
     shardings = None if blocks is None else (blocks, blocks, sharding.replicated())
-    compute = functools.partial(implementations.of(fused).packed, spec=spec, axes=axes)
-    codes, block_scales, amax = sharding.automatic(compute, shardings)(x, seed)
+
+    def compute(x: Array, seed: Seed | None, amax: Array | None) -> tuple[Array, Array, Array]:
+        return implementations.of(fused).packed(x, seed, _one_tensor(spec), axes, amax)
+
+    codes, block_scales, amax = sharding.automatic(compute, shardings)(x, seed, amax)
     return QTensor(
         codes=codes,
         block_scales=block_scales,
@@ -85,14 +111,17 @@ def fake_quantize(
     axis: Axis = -1,
     key: Array | None = None,
     *,
+    amax: Float[ArrayLike, ""] | float | None = None,
+    axis_name: AxisName = None,
     implementation: str = "auto",
 ) -> Shaped[Array, "..."]:
     """Quantizes and dequantizes, in x's dtype and shape; the gradient passes straight through.
 
     Equivalent to ``quantize(x, spec, axis, key).dequantize(x.dtype)``, with
-    ``d fake_quantize(x) / dx = 1``. Under ``shard_map`` amax is that of each shard, and shards that
-    hold one key draw bits of their own (with ``check_vma=False``, fold ``jax.lax.axis_index`` into
-    the key). In float16, values that are rounded up beyond 65504 (which "stochastic_unbiased"
+    ``d fake_quantize(x) / dx = 1``, beyond a static amax too. Under ``shard_map`` amax is that of
+    each shard, of all of them with ``axis_name``, and shards that hold one key draw bits of their
+    own (with ``check_vma=False``, give ``axis_name``, or fold ``jax.lax.axis_index`` into the key).
+    In float16, values that are rounded up beyond 65504 (which "stochastic_unbiased"
     and hadamard may do) become Inf.
 
     Args, raises: as :func:`quantize`.
@@ -106,39 +135,112 @@ def fake_quantize(
         [1.0, 1.0, 1.0, 1.0]
     """
     array, axes = _checked(x, spec, axis, key)
-    fused = implementations.choose(implementation, array.shape, array.dtype, spec, axes, "fake")
-    return _fake_quantize(array, spec, axes, fused, _seed(array, spec, key))
+    fused = _choose(implementation, array, spec, axes, "fake")
+    amax = _amax(array, spec, axes, amax, axis_name)
+    return _fake_quantize(array, spec, axes, fused, _seed(array, spec, key, axis_name), amax)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
 def _straight_through(
-    x: Array, spec: TensorSpec, axes: tuple[int, ...], fused: bool, seed: Seed | None
+    x: Array,
+    spec: TensorSpec,
+    axes: tuple[int, ...],
+    fused: bool,
+    seed: Seed | None,
+    amax: Array | None,
 ) -> Array:
-    compute = functools.partial(implementations.of(fused).fake, spec=spec, axes=axes)
-    return sharding.automatic(compute, sharding.of(x))(x, seed)
+    def compute(x: Array, seed: Seed | None, amax: Array | None) -> Array:
+        return implementations.of(fused).fake(x, seed, _one_tensor(spec), axes, amax)
+
+    return sharding.automatic(compute, sharding.of(x))(x, seed, amax)
 
 
 @_straight_through.defjvp
 def _identity_gradient(spec, axes, fused, primals, tangents):
-    x, seed = primals
-    return _straight_through(x, spec, axes, fused, seed), tangents[0]
+    x, seed, amax = primals
+    return _straight_through(x, spec, axes, fused, seed, amax), tangents[0]
 
 
 _fake_quantize = jax.jit(_straight_through, static_argnums=(1, 2, 3), inline=True)
 
 
 def operand(
-    x: Array, seed: Array | Seed | None, amax: Array | None, spec: TensorSpec, axes: tuple[int, ...]
-) -> tuple[Shaped[Array, "..."], Float[Array, ""]]:
+    x: Array,
+    seed: Array | Seed | None,
+    amax: Array | None,
+    spec: TensorSpec,
+    axes: tuple[int, ...],
+    apart: tuple[int, ...] = (),
+) -> tuple[Shaped[Array, "..."], Float[Array, "*parts"]]:
     """As :func:`fp4jax.core.reference.operand`, by whom "auto" chooses: operands of recipes."""
-    fused = implementations.choose("auto", x.shape, x.dtype, spec, axes, "operand")
-    return implementations.of(fused).operand(x, seed, amax, spec, axes)
+    if apart:
+        return reference.operand(x, seed, amax, spec, axes, apart)
+    fused = _choose("auto", x, spec, axes, "operand")
+    return implementations.of(fused).operand(x, seed, amax, _one_tensor(spec), axes)
 
 
-def tensor_amax(x: Array, spec: TensorSpec, axes: tuple[int, ...]) -> Float[Array, ""]:
+def tensor_amax(
+    x: Array, spec: TensorSpec, axes: tuple[int, ...], apart: tuple[int, ...] = ()
+) -> Float[Array, "*parts"]:
     """As :func:`fp4jax.core.reference.tensor_amax`, by whom "auto" chooses."""
-    fused = implementations.choose("auto", x.shape, x.dtype, spec, axes, "operand")
-    return implementations.of(fused).tensor_amax(x, spec, axes)
+    if apart:
+        return reference.tensor_amax(x, spec, axes, apart)
+    fused = _choose("auto", x, spec, axes, "operand")
+    return implementations.of(fused).tensor_amax(x, _one_tensor(spec), axes)
+
+
+def largest_of_shards(amax: Float[Array, "*parts"], axis_name: AxisName) -> Float[Array, "*parts"]:
+    """The largest along mapped axes; NaN and Inf are kept."""
+    bits = exact.bits(lax.stop_gradient(amax)) & MAGNITUDE_BITS
+    return exact.from_bits(lax.pmax(bits, axis_name))
+
+
+def static_amax(amax: Any, what: str) -> Float[Array, ""]:
+    """A given amax as a float32 scalar; ``what`` starts the message of the ValueError."""
+    if amax is None:
+        raise ValueError(
+            f"{what} has amax='static' but none is given; pass it, for example quantize(x, "
+            "TensorSpec()).amax of a calibration batch, or use amax='tensor'."
+        )
+    array = jnp.asarray(amax)
+    if array.ndim or not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(
+            f"the amax of {what} has shape {array.shape} and dtype {array.dtype}; give one "
+            "non-negative float (several by jax.vmap)."
+        )
+    return array.astype(jnp.float32)
+
+
+def _one_tensor(spec: TensorSpec) -> TensorSpec:
+    """As implementations know it: with a given amax the arithmetic is the tensor's."""
+    return dataclasses.replace(spec, amax="tensor") if spec.amax == "static" else spec
+
+
+def _choose(
+    implementation: str, x: Array, spec: TensorSpec, axes: tuple[int, ...], result: str
+) -> bool:
+    spec = _one_tensor(spec)
+    return implementations.choose(implementation, x.shape, x.dtype, spec, axes, result)
+
+
+def _amax(
+    x: Array, spec: TensorSpec, axes: tuple[int, ...], amax: Any, axis_name: AxisName
+) -> Array | None:
+    """The amax of another tensor than x: the given one, or that of all shards; None for x's own."""
+    if axis_name is not None and spec.amax != "tensor":
+        raise ValueError(
+            f"axis_name is {axis_name!r} with TensorSpec.amax={spec.amax!r}; one amax is reduced "
+            "over mapped axes, that of amax='tensor'."
+        )
+    if spec.amax == "static":
+        return static_amax(amax, "the spec")
+    if amax is not None:
+        raise ValueError(
+            f"amax is given, but TensorSpec.amax is {spec.amax!r}: use TensorSpec(amax='static')."
+        )
+    if axis_name is None:
+        return None
+    return largest_of_shards(tensor_amax(x, spec, axes), axis_name)
 
 
 def _checked(
@@ -156,6 +258,11 @@ def _checked(
     if not all(isinstance(a, numbers.Integral) for a in parts):
         raise ValueError(f"axis is {shown(axis)}; give an int, or two of them for 16x16 blocks.")
     axes = normalize_axes(axis, spec.block, array.ndim)
+    if spec.amax == "example" and 0 in axes:
+        raise ValueError(
+            f"axis is {shown(axis)}, the leading one, along which amax='example' has an amax for "
+            "each place: quantize along another axis, or use amax='tensor' or 'row'."
+        )
     if spec.stochastic and key is None:
         raise ValueError(
             f"rounding {spec.rounding!r} needs random bits but key is None; pass "
@@ -166,11 +273,13 @@ def _checked(
     return array, axes
 
 
-def _seed(x: Array, spec: TensorSpec, key: Array | None) -> Seed | None:
+def _seed(
+    x: Array, spec: TensorSpec, key: Array | None, axis_name: AxisName = None
+) -> Seed | None:
     """What x is rounded with; under ``shard_map`` another for each shard."""
     if not spec.stochastic or key is None:
         return None
-    return seed(key).apart(shard_word(key, x))
+    return seed(key).apart(shard_word(key, x, axis_name=axis_name))
 
 
 def check_key(key: Any, name: str = "key") -> None:

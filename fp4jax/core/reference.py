@@ -27,8 +27,14 @@ class Encoded(NamedTuple):
 
     values: Float[Array, "..."]
     scales: Float[Array, "..."]
-    amax: Float[Array, ""]
+    # see scaling.Amax
+    tensor_amax: Float[Array, "*parts"]
     view: BlockView
+
+    @property
+    def amax(self) -> Float[Array, "*parts"]:
+        """That of the tensor, or of its parts in the array's rank."""
+        return _per_block(self.tensor_amax, self.view)
 
 
 def encode(
@@ -36,11 +42,14 @@ def encode(
     spec: TensorSpec,
     axes: tuple[int, ...],
     key: Any,
-    amax_of_all: Float[Array, ""] | None = None,
+    amax_of_all: Float[Array, "*parts"] | None = None,
+    apart: tuple[int, ...] | None = None,
 ) -> Encoded:
     """Rotates, cuts into blocks, scales and rounds.
 
-    ``amax_of_all`` replaces the tensor amax where x is a part of a larger tensor.
+    ``amax_of_all`` replaces the tensor amax where x is a part of a larger tensor, or where the
+    amax is given. ``apart``: axes along which each place has a tensor amax of its own; what the
+    spec says of x by default.
 
     Example:
         >>> encoded = encode(jnp.array([6.0, -3.2, 0.5]), TensorSpec(), (0,), None)
@@ -48,9 +57,11 @@ def encode(
         ([6.0, -3.0, 0.5], [[448.0]])
     """
     blocked, view = _cut(x, spec, axes)
-    amax = scaling.find_amax(blocked, view)
+    apart = apart_of(spec, axes, x.ndim) if apart is None else apart
+    amax = scaling.find_amax(blocked, view, () if amax_of_all is not None else apart)
     if amax_of_all is not None:
-        amax = amax._replace(tensor=amax_of_all)
+        several = amax_of_all.ndim > 0
+        amax = amax._replace(tensor=view.per_element(amax_of_all) if several else amax_of_all)
     if spec.scaling == "four_over_six":
         values, scales = scaling.choose_four_over_six(blocked, amax, spec, view)
         return Encoded(values, scales, amax.tensor, view)
@@ -64,8 +75,24 @@ def encode(
     return Encoded(values, scale.block, amax.tensor, view)
 
 
+def apart_of(spec: TensorSpec, axes: tuple[int, ...], ndim: int) -> tuple[int, ...]:
+    """The axes of an array along which each place has a tensor amax of its own.
+
+    Example:
+        >>> apart_of(TensorSpec(amax="row"), (1,), 3), apart_of(TensorSpec(amax="example"), (1,), 3)
+        ((0, 2), (0,))
+    """
+    if spec.amax == "row":
+        return tuple(a for a in range(ndim) if a not in axes)
+    return (0,) if spec.amax == "example" else ()
+
+
 def packed(
-    x: Array, key: Array | Seed | None, spec: TensorSpec, axes: tuple[int, ...]
+    x: Array,
+    key: Array | Seed | None,
+    spec: TensorSpec,
+    axes: tuple[int, ...],
+    amax: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """Codes and block scales with the blocked axes moved last, and amax: as a QTensor stores them.
 
@@ -74,7 +101,7 @@ def packed(
         >>> codes.shape, scales.shape, float(amax)
         ((2, 16), (2, 2), 1.0)
     """
-    encoded = encode(x, spec, axes, key)
+    encoded = encode(x, spec, axes, key, amax)
     view = encoded.view
     last = tuple(range(-len(axes), 0))
     codes = formats.encode_e2m1(encoded.values).reshape(view.padded_shape)
@@ -82,29 +109,39 @@ def packed(
     return (
         formats.pack(jnp.moveaxis(codes, axes, last)),
         jnp.moveaxis(scales, axes, last),
-        encoded.amax,
+        jnp.moveaxis(encoded.amax, axes, last) if encoded.amax.ndim else encoded.amax,
     )
 
 
 def operand(
-    x: Array, key: Array | Seed | None, amax: Array | None, spec: TensorSpec, axes: tuple[int, ...]
-) -> tuple[Shaped[Array, "..."], Float[Array, ""]]:
+    x: Array,
+    key: Array | Seed | None,
+    amax: Array | None,
+    spec: TensorSpec,
+    axes: tuple[int, ...],
+    apart: tuple[int, ...] = (),
+) -> tuple[Shaped[Array, "..."], Float[Array, "*parts"]]:
     """Code value * block scale in float32, and amax: what enters a GEMM.
 
     With hadamard the blocked axis comes out padded to a multiple of 16, in the rotated basis.
-    ``amax`` is that of a larger tensor of which x is a part, or None.
+    ``amax`` is that of a larger tensor of which x is a part, or given, or None. ``apart``: axes
+    along which each place has an amax of its own; then amax has x's rank, and 1 elsewhere.
 
     Example:
         >>> values, amax = operand(jnp.array([6.0, 3.2]), None, None, TensorSpec(), (0,))
         >>> values.tolist(), float(amax)
         ([2688.0, 1344.0], 6.0)
     """
-    encoded = encode(x, spec, axes, key, amax)
+    encoded = encode(x, spec, axes, key, amax, apart)
     return encoded.view.merge(encoded.values * encoded.scales), encoded.amax
 
 
 def fake(
-    x: Array, key: Array | Seed | None, spec: TensorSpec, axes: tuple[int, ...]
+    x: Array,
+    key: Array | Seed | None,
+    spec: TensorSpec,
+    axes: tuple[int, ...],
+    amax: Array | None = None,
 ) -> Shaped[Array, "..."]:
     """Quantized, dequantized and rotated back, in x's dtype and shape.
 
@@ -112,8 +149,8 @@ def fake(
         >>> fake(jnp.array([6.0, -3.2, 0.1]), None, TensorSpec(), (0,)).tolist()
         [6.0, -3.0, 0.0]
     """
-    encoded = encode(x, spec, axes, key)
-    multiplier = scaling.decode_multiplier(encoded.scales, encoded.amax, spec.bound)
+    encoded = encode(x, spec, axes, key, amax)
+    multiplier = scaling.decode_multiplier(encoded.scales, encoded.tensor_amax, spec.bound)
     y = encoded.view.merge(encoded.values * multiplier)
     if spec.hadamard:
         y = hadamard.inverse_random_hadamard(y, axes[0])
@@ -121,15 +158,23 @@ def fake(
     return y.astype(x.dtype)
 
 
-def tensor_amax(x: Array, spec: TensorSpec, axes: tuple[int, ...]) -> Float[Array, ""]:
+def tensor_amax(
+    x: Array, spec: TensorSpec, axes: tuple[int, ...], apart: tuple[int, ...] = ()
+) -> Float[Array, "*parts"]:
     """The tensor amax that :func:`encode` finds: after the rotation, if there is one.
+
+    With ``apart`` it has x's rank, and 1 along all other axes.
 
     Example:
         >>> float(tensor_amax(jnp.array([1.0, -3.0]), TensorSpec(), (0,)))
         3.0
     """
     blocked, view = _cut(x, spec, axes)
-    return scaling.find_amax(blocked, view).tensor
+    return _per_block(scaling.find_amax(blocked, view, apart).tensor, view)
+
+
+def _per_block(amax: Array, view: BlockView) -> Array:
+    return view.per_block(amax) if amax.ndim else amax
 
 
 def _cut(x: Array, spec: TensorSpec, axes: tuple[int, ...]) -> tuple[Array, BlockView]:

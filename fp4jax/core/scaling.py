@@ -30,10 +30,14 @@ MAGNITUDE_BITS = np.int32(0x7FFFFFFF)
 
 
 class Amax(NamedTuple):
-    """Largest magnitudes: of each block (1 at the inner axes of the view) and of the tensor."""
+    """Largest magnitudes: of each block (1 at the inner axes of the view) and of the tensor.
+
+    That of the tensor is a scalar or, of several parts of it, has the rank of the view, with 1
+    along the axes that a part spans.
+    """
 
     block: Float[Array, "..."]
-    tensor: Float[Array, ""]
+    tensor: Float[Array, "*parts"]
 
 
 class Scale(NamedTuple):
@@ -43,8 +47,13 @@ class Scale(NamedTuple):
     encode: Float[Array, "..."]
 
 
-def find_amax(blocked: Float[Array, "..."], view: BlockView) -> Amax:
+def find_amax(
+    blocked: Float[Array, "..."], view: BlockView, apart: tuple[int, ...] = ()
+) -> Amax:
     """Block and tensor amax of a blocked float32 array; NaN and Inf are kept.
+
+    ``apart`` are axes of the array, not blocked ones, along which each place has a tensor amax of
+    its own.
 
     The maximum is taken over the bit patterns of the magnitudes: these sort as the numbers do,
     NaN above Inf, whereas a float maximum drops NaN on XLA:CPU for large arrays.
@@ -52,13 +61,16 @@ def find_amax(blocked: Float[Array, "..."], view: BlockView) -> Amax:
     magnitudes = exact.bits(blocked) & MAGNITUDE_BITS
     # Without the barrier XLA reads the whole tensor again for the tensor amax.
     block = exact.barrier(_largest(magnitudes, view.inner_axes))
-    tensor = _largest(block, tuple(range(block.ndim)))
-    with_ones = lax.expand_dims(block, sorted(view.inner_axes))
+    spanned = tuple(a for a in range(block.ndim) if a not in apart)
+    tensor = _largest(block, spanned)
+    if apart:
+        tensor = view.per_element(lax.expand_dims(tensor, spanned))
+    with_ones = view.per_element(block)
     return Amax(exact.from_bits(with_ones), exact.from_bits(tensor))
 
 
-def largest(amax: Float[Array, " n"]) -> Float[Array, ""]:
-    """The largest of several amax; NaN and Inf are kept."""
+def largest(amax: Float[Array, "n *parts"]) -> Float[Array, "*parts"]:
+    """The largest of several amax, along the first axis; NaN and Inf are kept."""
     return exact.from_bits(_largest(exact.bits(amax) & MAGNITUDE_BITS, (0,)))
 
 
@@ -115,10 +127,10 @@ class TensorFactors(NamedTuple):
     below ``limit`` are rounded as by :func:`fp4jax.core.exact.gradual_underflow`.
     """
 
-    encode: Float[Array, ""]
-    decode: Float[Array, ""]
-    unit: Float[Array, ""]
-    limit: Float[Array, ""]
+    encode: Float[Array, "*parts"]
+    decode: Float[Array, "*parts"]
+    unit: Float[Array, "*parts"]
+    limit: Float[Array, "*parts"]
 
 
 TINY_UNIT = np.float32(2.0**64)
@@ -126,13 +138,13 @@ TINY_UNIT = np.float32(2.0**64)
 TINY_NORMAL, TINY_SUBNORMAL = (np.float32(2.0 ** (64 - e)) for e in (126, 149))
 
 
-def tensor_factors(amax: Float[Array, ""], bound: np.float32) -> TensorFactors:
-    """What depends on the tensor's amax alone, computed once a tensor."""
+def tensor_factors(amax: Float[Array, "*parts"], bound: np.float32) -> TensorFactors:
+    """What depends on the tensor's amax alone, computed once a tensor or part."""
     encode = jnp.minimum(bound / amax, FLT_MAX)
-    encode = lax.select(encode == 0, jnp.float32(1), encode)
+    encode = lax.select(encode == 0, lax.full_like(encode, 1), encode)
     tiny = amax < np.float32(2.0**-100)
-    unit = lax.select(tiny, jnp.float32(TINY_UNIT), jnp.float32(1))
-    limit = lax.select(tiny, jnp.float32(TINY_NORMAL), jnp.float32(0))
+    unit = lax.select(tiny, lax.full_like(amax, TINY_UNIT), lax.full_like(amax, 1))
+    limit = lax.select(tiny, lax.full_like(amax, TINY_NORMAL), lax.full_like(amax, 0))
     decode = exact.gradual_underflow(unit / encode, limit)
     return TensorFactors(encode, decode, unit, limit)
 

@@ -19,6 +19,9 @@ from jax import lax
 from fp4jax.core import sharding
 from fp4jax.core.typing import Array, ArrayLike, Integer
 
+#: A mapped axis of ``vmap`` or ``shard_map``, or several, or None.
+AxisName = str | tuple[str, ...] | None
+
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = np.uint32(0x1BD11BDA)
 
@@ -36,17 +39,20 @@ class Seed(NamedTuple):
         return Seed(jnp.stack([first, second + word], -1))
 
 
-def shard_word(key: Array, *operands: Array) -> Integer[Array, ""] | None:
+def shard_word(
+    key: Array, *operands: Array, axis_name: AxisName = None
+) -> Integer[Array, ""] | None:
     """A uint32 of its own for each shard of a ``shard_map``; None outside of one.
 
     Shards that hold parts of an array would round them with the same bits if they hold the same
     key. The word numbers the shards along the axes over which an operand is known to vary and the
     key is not (with ``check_vma=False`` nothing is known: fold ``jax.lax.axis_index`` into the key
-    there).
+    there). Along the mapped axes of ``axis_name`` it numbers them in any case.
     """
-    varies = frozenset().union(*(sharding.varying_axes(x) for x in operands))
+    named = () if axis_name is None else (axis_name,) if isinstance(axis_name, str) else axis_name
+    varies = frozenset(named).union(*(sharding.varying_axes(x) for x in operands))
     word = None
-    for axis in sorted(varies - sharding.varying_axes(key)):
+    for axis in sorted((varies - sharding.varying_axes(key)) | frozenset(named)):
         index = lax.axis_index(axis).astype(jnp.uint32)
         word = index if word is None else word * np.uint32(lax.axis_size(axis)) + index
     # Far apart for neighbours, so that the words of shards and of calls can be added.

@@ -9,6 +9,7 @@ import numpy as np
 Rounding = Literal["nearest", "stochastic", "stochastic_unbiased"]
 Scaling = Literal["amax", "four_over_six"]
 FourOverSixError = Literal["mse", "mae"]
+Amax = Literal["tensor", "example", "row", "static"]
 
 
 def shown(value: object) -> str:
@@ -62,10 +63,22 @@ class TensorSpec:
         four_over_six_bound: the largest block scale of ``"four_over_six"``, in place of 448: S_enc
             is 6 * bound / A. 256 leaves room for the 1.5 times larger scale of "4" (256 * 1.5 =
             384); with 448 that scale is clamped to 448 in the blocks that have the largest values.
+        amax: what A, and with it the tensor scale, spans.
+
+            ``"tensor"``: the whole tensor, TransformerEngine's default.
+
+            ``"example"``: each example of the leading axis, which must not be a blocked one, so
+            that no example depends on what else is in the batch.
+
+            ``"row"``: each row along the blocked axis, for every place along the others:
+            TransformerEngine's row-scaled NVFP4. In a product these are the rows of the GEMM.
+
+            ``"static"``: a value that is given (``amax=``), of a calibration or of earlier steps.
+            What exceeds it is clamped to it, about: block scales to 448, codes to 6.
 
     Raises:
-        ValueError: a value that is not allowed; ``hadamard`` with tiles; ``"four_over_six"`` with
-            stochastic rounding.
+        ValueError: a value that is not allowed; ``hadamard``, or an amax for each example or row,
+            with tiles; ``"four_over_six"`` with stochastic rounding.
 
     Example:
         >>> TensorSpec(block=(16, 16)).stochastic
@@ -82,6 +95,7 @@ class TensorSpec:
     hadamard: bool = False
     four_over_six_error: FourOverSixError = "mse"
     four_over_six_bound: int = 256
+    amax: Amax = "tensor"
 
     def __post_init__(self) -> None:
         if isinstance(self.block, Iterable):
@@ -92,6 +106,12 @@ class TensorSpec:
         _check("four_over_six_error", self.four_over_six_error, get_args(FourOverSixError))
         _check("four_over_six_bound", self.four_over_six_bound, (256, 448))
         _check("hadamard", self.hadamard, (False, True))
+        _check("amax", self.amax, get_args(Amax))
+        if self.block == (16, 16) and self.several_scales:
+            raise ValueError(
+                f"TensorSpec.amax is {self.amax!r} with block=(16, 16): a tile may lie in several "
+                "of them. Use block=(1, 16), or amax='tensor' or 'static'."
+            )
         if self.hadamard and self.block == (16, 16):
             raise ValueError(
                 "TensorSpec.hadamard rotates along one axis, not over 16x16: use block=(1, 16)."
@@ -101,6 +121,11 @@ class TensorSpec:
                 f"TensorSpec.rounding is {self.rounding!r} with scaling='four_over_six': choosing "
                 "the candidate with the smaller error would bias the draw; use rounding='nearest'."
             )
+
+    @property
+    def several_scales(self) -> bool:
+        """True if a tensor has several tensor scales, one for each example or row."""
+        return self.amax in ("example", "row")
 
     @property
     def stochastic(self) -> bool:

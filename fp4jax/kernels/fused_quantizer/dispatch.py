@@ -134,26 +134,36 @@ def _module(name: str) -> Any:
 
 
 def packed(
-    x: Array, key: Array | Seed | None, spec: TensorSpec, axes: tuple[int, ...]
+    x: Array,
+    key: Array | Seed | None,
+    spec: TensorSpec,
+    axes: tuple[int, ...],
+    amax: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """As reference.packed."""
     return placement.on_one_gpu(
         x,
         key,
-        kernel=functools.partial(_module("fused").packed, spec=spec, axes=axes),
-        reference=functools.partial(reference.packed, spec=spec, axes=axes),
+        amax,
+        kernel=lambda x, key, amax: _module("fused").packed(x, key, spec, axes, amax),
+        reference=lambda x, key, amax: reference.packed(x, key, spec, axes, amax),
     )
 
 
 def fake(
-    x: Array, key: Array | Seed | None, spec: TensorSpec, axes: tuple[int, ...]
+    x: Array,
+    key: Array | Seed | None,
+    spec: TensorSpec,
+    axes: tuple[int, ...],
+    amax: Array | None = None,
 ) -> Shaped[Array, "..."]:
     """As reference.fake."""
     return placement.on_one_gpu(
         x,
         key,
-        kernel=functools.partial(_module("fused").fake, spec=spec, axes=axes),
-        reference=functools.partial(reference.fake, spec=spec, axes=axes),
+        amax,
+        kernel=lambda x, key, amax: _module("fused").fake(x, key, spec, axes, amax),
+        reference=lambda x, key, amax: reference.fake(x, key, spec, axes, amax),
     )
 
 

@@ -24,12 +24,13 @@ def packed(
     key: Array | Seed | None,
     spec: TensorSpec,
     axes: tuple[int, ...],
+    amax: Array | None = None,
     *,
     interpret: bool = False,
 ) -> tuple[Array, Array, Array]:
-    """Codes, E4M3 block scales and amax, as QTensor stores them."""
+    """Codes, E4M3 block scales and amax (that which is given, if any), as QTensor stores them."""
     view, plan = KernelView(x.shape, axes), Plan(spec, "packed", interpret)
-    (codes, scales), amax = _run(view.split(x), key, plan, None)
+    (codes, scales), amax = _run(view.split(x), key, plan, amax)
     # Tiles are packed along the columns the kernel sees, which is the higher axis.
     if plan.tiles and axes[0] > axes[1]:
         codes = _packed_along_rows(codes)
@@ -59,12 +60,13 @@ def fake(
     key: Array | Seed | None,
     spec: TensorSpec,
     axes: tuple[int, ...],
+    amax: Array | None = None,
     *,
     interpret: bool = False,
 ) -> Shaped[Array, "..."]:
     """Quantized, dequantized and rotated back, in x's dtype and shape."""
     view, plan = KernelView(x.shape, axes), Plan(spec, "fake", interpret)
-    (values,), _ = _run(view.split(x), key, plan, None)
+    (values,), _ = _run(view.split(x), key, plan, amax)
     return view.merge(values)
 
 

@@ -93,6 +93,8 @@ def obstacle(shape: tuple[int, ...], spec: TensorSpec, axes: tuple[int, ...]) ->
     """Why the kernels cannot quantize such an array; None if they can."""
     if spec.scaling != "amax":
         return f"scaling={spec.scaling!r} compares two candidates a block; there is no kernel"
+    if spec.several_scales:
+        return f"amax={spec.amax!r} has several tensor scales; the kernels take one"
     if math.prod(shape) == 0:
         return "the array is empty"
     padded = math.prod(_round_up(n) if a in axes else n for a, n in enumerate(shape))
