@@ -61,7 +61,9 @@ def divide(x: Float[Array, "*shape"], divisor: float) -> Float[Array, "*shape"]:
     return x / barrier(jnp.full_like(x, divisor))
 
 
-def gradual_underflow(x: Float[Array, "*shape"], limit: Float[Array, "..."]) -> Float[Array, "*shape"]:
+def gradual_underflow(
+    x: Float[Array, "*shape"], limit: Float[Array, "..."]
+) -> Float[Array, "*shape"]:
     """Non-negative numbers, those below ``limit`` rounded to multiples of limit * 2**-23.
 
     XLA:CPU flushes float32's subnormals to zero. Arithmetic in units of 2**-e has normal numbers

@@ -24,7 +24,7 @@ def quantize(
     axis: Axis = -1,
     key: Array | None = None,
     *,
-    amax: Float[ArrayLike, ""] | float | None = None,
+    amax: Shaped[ArrayLike, "..."] | None = None,
     axis_name: AxisName = None,
     implementation: str = "auto",
 ) -> QTensor:
@@ -111,7 +111,7 @@ def fake_quantize(
     axis: Axis = -1,
     key: Array | None = None,
     *,
-    amax: Float[ArrayLike, ""] | float | None = None,
+    amax: Shaped[ArrayLike, "..."] | None = None,
     axis_name: AxisName = None,
     implementation: str = "auto",
 ) -> Shaped[Array, "..."]:
@@ -273,9 +273,7 @@ def _checked(
     return array, axes
 
 
-def _seed(
-    x: Array, spec: TensorSpec, key: Array | None, axis_name: AxisName = None
-) -> Seed | None:
+def _seed(x: Array, spec: TensorSpec, key: Array | None, axis_name: AxisName = None) -> Seed | None:
     """What x is rounded with; under ``shard_map`` another for each shard."""
     if not spec.stochastic or key is None:
         return None

@@ -47,9 +47,7 @@ class Scale(NamedTuple):
     encode: Float[Array, "..."]
 
 
-def find_amax(
-    blocked: Float[Array, "..."], view: BlockView, apart: tuple[int, ...] = ()
-) -> Amax:
+def find_amax(blocked: Float[Array, "..."], view: BlockView, apart: tuple[int, ...] = ()) -> Amax:
     """Block and tensor amax of a blocked float32 array; NaN and Inf are kept.
 
     ``apart`` are axes of the array, not blocked ones, along which each place has a tensor amax of
@@ -69,7 +67,7 @@ def find_amax(
     return Amax(exact.from_bits(with_ones), exact.from_bits(tensor))
 
 
-def largest(amax: Float[Array, "n *parts"]) -> Float[Array, "*parts"]:
+def largest(amax: Float[Array, "_ *parts"]) -> Float[Array, "*parts"]:  # noqa: F821
     """The largest of several amax, along the first axis; NaN and Inf are kept."""
     return exact.from_bits(_largest(exact.bits(amax) & MAGNITUDE_BITS, (0,)))
 

@@ -9,25 +9,28 @@ blocks never cross them, and amax spans the whole operand.
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 from jax import lax
 
 from fp4jax.core import sharding
+from fp4jax.core.seeds import AxisName
 from fp4jax.core.typing import Array, ArrayLike, DTypeLike, Shaped
 from fp4jax.ops import gemm
-from fp4jax.ops.gemm import BlockAxes
+from fp4jax.ops.amaxes import Amaxes, amaxes
+from fp4jax.ops.gemm import BlockAxes, Operand
 from fp4jax.ops.recipe import Recipe, get_recipe
 from fp4jax.ops.role_keys import RoleKeys, role_keys
 
 # Tiles of W are (n, k) whichever axis is contracted: fprop and dgrad see the same codes.
-X_FPROP = BlockAxes(contracted=-1, tile=(-2, -1))
-X_WGRAD = BlockAxes(contracted=-2, tile=(-2, -1))
-G_DGRAD = BlockAxes(contracted=-1, tile=(-2, -1))
-G_WGRAD = BlockAxes(contracted=-2, tile=(-2, -1))
-W_FPROP = BlockAxes(contracted=-2, tile=(-1, -2))
-W_DGRAD = BlockAxes(contracted=-1, tile=(-1, -2))
+X_FPROP = BlockAxes(contracted=-1, tile=(-2, -1), rows=(-3, -2))
+X_WGRAD = BlockAxes(contracted=-2, tile=(-2, -1), rows=(-3, -1))
+G_DGRAD = BlockAxes(contracted=-1, tile=(-2, -1), rows=(-3, -2))
+G_WGRAD = BlockAxes(contracted=-2, tile=(-2, -1), rows=(-3, -1))
+W_FPROP = BlockAxes(contracted=-2, tile=(-1, -2), rows=(-3, -1))
+W_DGRAD = BlockAxes(contracted=-1, tile=(-1, -2), rows=(-3, -2))
 
 
 def dot_general(
@@ -40,6 +43,8 @@ def dot_general(
     out_sharding: Any = None,
     recipe: str | int | Recipe,
     key: Array | RoleKeys | None = None,
+    amax: Mapping[str, Any] | None = None,
+    axis_name: AxisName = None,
 ) -> Shaped[Array, "..."]:
     """``jax.lax.dot_general`` whose forward and backward products are quantized by a recipe.
 
@@ -57,6 +62,12 @@ def dot_general(
         recipe: a Recipe, its name, or the paper's id.
         key: ``jax.random`` key, needed if the recipe is stochastic; a new one for every step and
             layer. The six operands draw independent bits from it.
+        amax: one number for each operand whose spec has ``amax="static"``, by its role ("fprop.x",
+            "fprop.w", "dgrad.g", "dgrad.w", "wgrad.x", "wgrad.g"); of the rotated operand, if it
+            is one. Its gradient is None.
+        axis_name: of one or several mapped axes (``jax.vmap``, ``jax.shard_map``): operands with
+            ``amax="tensor"`` have that of all shards, as of the whole array, and shards that hold
+            one key draw bits of their own.
 
     Returns:
         What ``jax.lax.dot_general`` returns: same shape, dtype and sharding. Gradients have their
@@ -72,7 +83,12 @@ def dot_general(
     Raises:
         TypeError: from JAX, for ``jax.jvp``, ``jax.jacfwd`` or ``jax.linearize`` of a call whose
             recipe quantizes: rounding has no derivative, only a rule for reverse mode.
-        ValueError: for dtypes that cannot be quantized or a missing key.
+        ValueError: for dtypes that cannot be quantized, a missing key, a missing or unused amax,
+            or ``amax="example"`` where lhs's leading dimension is contracted.
+
+    With ``amax="example"`` each place of lhs's (for g, of the result's) leading dimension has a
+    tensor scale of its own, with "row" each row of the GEMM: of x for each of lhs's free (and
+    batch) dimensions, of w for each of rhs's. They multiply the accumulator.
 
     Example:
         >>> import jax.numpy as jnp
@@ -91,13 +107,14 @@ def dot_general(
     )
     if not recipe.quantizes:
         return _high_precision(product, lhs, rhs, dimension_numbers)
-    keys = role_keys(key, lhs, rhs) if recipe.stochastic else None
+    given = amaxes("dot_general", recipe, amax, axis_name)
+    keys = role_keys(key, lhs, rhs, axis_name=axis_name) if recipe.stochastic else None
     if keys is not None and recipe.stochastic_forward:
         keys = keys.of_data(lhs)
     lhs, rhs = sharding.varying_together(lhs, rhs, *jax.tree.leaves(keys))
     out = jax.eval_shape(product, lhs, rhs)
     plan = DotPlan.make(lhs.shape, rhs.shape, dimension_numbers, recipe, precision, out)
-    return _jitted(plan, lhs, rhs, keys)
+    return _jitted(plan, lhs, rhs, keys, given)
 
 
 def _high_precision(product, lhs: Array, rhs: Array, dimension_numbers: Any) -> Array:
@@ -135,6 +152,9 @@ class DotPlan:
     sizes: tuple[int, int, int]
     # (b,), or () if there are no batch dimensions
     batch: tuple[int, ...]
+    # where the leading dimensions of lhs and of the result lie, see BlockAxes
+    x_examples: tuple[int, int, int] | None
+    g_examples: tuple[int, int, int] | None
 
     @staticmethod
     def make(lhs_shape, rhs_shape, dimension_numbers, recipe, precision, out) -> "DotPlan":
@@ -144,6 +164,16 @@ class DotPlan:
         lhs_free = tuple(d for d in range(len(lhs_shape)) if d not in lhs_contract + lhs_batch)
         rhs_free = tuple(d for d in range(len(rhs_shape)) if d not in rhs_contract + rhs_batch)
         size = lambda shape, dims: math.prod(shape[d] for d in dims)  # noqa: E731
+        batch_size, m = size(lhs_shape, lhs_batch), size(lhs_shape, lhs_free)
+
+        def examples(n: int, axis: int) -> tuple[int, int, int]:
+            return axis, n, (batch_size if axis == -3 else m) // max(n, 1)
+
+        x_examples = g_examples = None
+        if 0 in (*lhs_batch[:1], *lhs_free):
+            x_examples = examples(lhs_shape[0], -3 if 0 in lhs_batch else -2)
+        if lhs_batch or lhs_free:
+            g_examples = examples(out.shape[0], -3 if lhs_batch else -2)
         return DotPlan(
             recipe=recipe,
             precision=tuple(precision) if isinstance(precision, list) else precision,
@@ -155,11 +185,13 @@ class DotPlan:
             lhs_order=lhs_batch + lhs_free + lhs_contract,
             rhs_order=rhs_batch + rhs_contract + rhs_free,
             sizes=(
-                size(lhs_shape, lhs_free),
+                m,
                 size(lhs_shape, lhs_contract),
                 size(rhs_shape, rhs_free),
             ),
-            batch=(size(lhs_shape, lhs_batch),) if lhs_batch else (),
+            batch=(batch_size,) if lhs_batch else (),
+            x_examples=x_examples,
+            g_examples=g_examples,
         )
 
     @property
@@ -179,12 +211,36 @@ class DotPlan:
         m, _, n = self.sizes
         return out.reshape(*self.batch, m, n)
 
+    @property
+    def x_fprop(self) -> BlockAxes:
+        """Of x in fprop."""
+        return X_FPROP._replace(examples=self.x_examples)
+
+    @property
+    def g_dgrad(self) -> BlockAxes:
+        """Of g in dgrad."""
+        return G_DGRAD._replace(examples=self.g_examples)
+
+    def place(self, lhs_axis: int, rhs_axis: int):
+        """Where the scales of both operands of :meth:`product` belong in its result."""
+        b = len(self.batch)
+        return (
+            lambda scale: lax.expand_dims(lax.squeeze(scale, (b + lhs_axis,)), (b + 1,)),
+            lambda scale: lax.expand_dims(lax.squeeze(scale, (b + rhs_axis,)), (b,)),
+        )
+
     def product(self, lhs_axis: int, rhs_axis: int):
         """A dot of two flattened operands, contracting one of their last two axes each."""
         b = len(self.batch)
         batch = tuple(range(b))
         dims = (((b + lhs_axis,), (b + rhs_axis,)), (batch, batch))
         return functools.partial(lax.dot_general, dimension_numbers=dims)
+
+    def contract(self, lhs: Operand, rhs: Operand, lhs_axis: int, rhs_axis: int, dtype) -> Array:
+        """That product of two operands, and their scales."""
+        axes = lhs_axis, rhs_axis
+        product, place = self.product(*axes), self.place(*axes)
+        return gemm.contract(lhs, rhs, product, dtype, self.precision, place)
 
 
 def _unflatten(flat: Array, shape: tuple[int, ...], order: tuple[int, ...]) -> Array:
@@ -194,45 +250,49 @@ def _unflatten(flat: Array, shape: tuple[int, ...], order: tuple[int, ...]) -> A
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _dot(plan: DotPlan, lhs: Array, rhs: Array, keys: RoleKeys | None) -> Array:
-    return _forward(plan, lhs, rhs, keys)[0]
+def _dot(
+    plan: DotPlan, lhs: Array, rhs: Array, keys: RoleKeys | None, amaxes: Amaxes | None
+) -> Array:
+    return _forward(plan, lhs, rhs, keys, amaxes)[0]
 
 
-def _forward(plan: DotPlan, lhs: Array, rhs: Array, keys: RoleKeys | None):
+def _forward(plan: DotPlan, lhs: Array, rhs: Array, keys: RoleKeys | None, amaxes: Amaxes | None):
     @jax.named_scope(plan.recipe.scope("fprop"))
-    def fprop(lhs, rhs, keys):
-        x, w = (plan.x(lhs), X_FPROP), (plan.w(rhs), W_FPROP)
-        x, w = gemm.pair(plan.recipe, "fprop", x, w, keys)
-        y = gemm.contract(x, w, plan.product(1, 0), plan.out_dtype, plan.precision)
+    def fprop(lhs, rhs, keys, amaxes):
+        x, w = (plan.x(lhs), plan.x_fprop), (plan.w(rhs), W_FPROP)
+        x, w = gemm.pair(plan.recipe, "fprop", x, w, keys, amaxes)
+        y = plan.contract(x, w, 1, 0, plan.out_dtype)
         return y.reshape(plan.out_shape), w if plan.shares_w else None
 
     out_sharding = None if plan.out_sharding is None else (plan.out_sharding, None)
-    y, w = sharding.automatic(fprop, out_sharding)(lhs, rhs, keys)
-    return y, (lhs, rhs, w, gemm.backward_keys(plan.recipe, keys, y))
+    y, w = sharding.automatic(fprop, out_sharding)(lhs, rhs, keys, amaxes)
+    return y, (lhs, rhs, w, gemm.backward_keys(plan.recipe, keys, y), amaxes)
 
 
 def _backward(plan: DotPlan, saved, g):
-    lhs, rhs, w, keys = saved
+    lhs, rhs, w, keys, amaxes = saved
 
     @jax.named_scope(plan.recipe.scope("dgrad"))
-    def dgrad(g, rhs, w, keys):
+    def dgrad(g, rhs, w, keys, amaxes):
         recipe = plan.recipe if w is None else plan.recipe.without_dgrad_w
         if w is None:
-            w = gemm.residual(recipe, "fprop.w", plan.w(rhs), W_FPROP, keys)
-        g, w = gemm.pair(recipe, "dgrad", (plan.g(g), G_DGRAD), (w, W_DGRAD), keys)
-        dx = gemm.contract(g, w, plan.product(1, 1), lhs.dtype, plan.precision)
+            w = gemm.residual(recipe, "fprop.w", plan.w(rhs), W_FPROP, keys, amaxes)
+        g, w = (plan.g(g), plan.g_dgrad), (w, W_DGRAD)
+        g, w = gemm.pair(recipe, "dgrad", g, w, keys, amaxes)
+        dx = plan.contract(g, w, 1, 1, lhs.dtype)
         return _unflatten(dx, plan.lhs_shape, plan.lhs_order)
 
     @jax.named_scope(plan.recipe.scope("wgrad"))
-    def wgrad(g, lhs, keys):
-        x = gemm.residual(plan.recipe, "fprop.x", plan.x(lhs), X_FPROP, keys)
-        x, g = gemm.pair(plan.recipe, "wgrad", (x, X_WGRAD), (plan.g(g), G_WGRAD), keys)
-        dw = gemm.contract(x, g, plan.product(0, 0), rhs.dtype, plan.precision)
+    def wgrad(g, lhs, keys, amaxes):
+        x = gemm.residual(plan.recipe, "fprop.x", plan.x(lhs), plan.x_fprop, keys, amaxes)
+        x, g = (x, X_WGRAD), (plan.g(g), G_WGRAD)
+        x, g = gemm.pair(plan.recipe, "wgrad", x, g, keys, amaxes)
+        dw = plan.contract(x, g, 0, 0, rhs.dtype)
         return _unflatten(dw, plan.rhs_shape, plan.rhs_order)
 
-    dx = sharding.automatic(dgrad, sharding.of(lhs))(g, rhs, w, keys)
-    dw = sharding.automatic(wgrad, sharding.of(rhs))(g, lhs, keys)
-    return dx, dw, None
+    dx = sharding.automatic(dgrad, sharding.of(lhs))(g, rhs, w, keys, amaxes)
+    dw = sharding.automatic(wgrad, sharding.of(rhs))(g, lhs, keys, amaxes)
+    return dx, dw, None, None
 
 
 # Eager calls are one program each way, too, and traced once; inlined into a surrounding jit.

@@ -21,25 +21,36 @@ from fp4jax.core.quantizer import check_key
 from fp4jax.core.seeds import Seed
 from fp4jax.core.spec import TensorSpec
 from fp4jax.core.typing import Array, ArrayLike, DTypeLike, Float, Shaped
+from fp4jax.ops.amaxes import Amaxes
 from fp4jax.ops.recipe import ROLES, Recipe
 from fp4jax.ops.role_keys import RoleKeys
 
 
 class Operand(NamedTuple):
-    """What enters a GEMM: values and their tensor scale (None: high precision)."""
+    """What enters a GEMM: values and their tensor scale (None: high precision).
+
+    The scale is a scalar or, with ``amax="example"`` or "row", of the values' rank and 1 along
+    the axes that the GEMM contracts.
+    """
 
     values: Shaped[Array, "..."]
-    scale: Float[Array, ""] | None
+    scale: Float[Array, "*parts"] | None
 
 
 class BlockAxes(NamedTuple):
     """Where an operand's blocks lie: 1x16 along ``contracted``, 16x16 tiles over ``tile``.
 
-    ``tile`` is a (row, column) pair, or None for operands that cannot have tiles.
+    ``tile`` is a (row, column) pair, or None for operands that cannot have tiles. ``rows`` are the
+    axes, from the end, that the GEMM does not contract: with ``amax="row"`` every place along them
+    has a tensor scale; None where an output sums several of them. ``examples``, for
+    ``amax="example"``: an axis from the end, and how many examples of how many places lie along
+    it; None for operands without examples.
     """
 
     contracted: int
     tile: tuple[int, int] | None
+    rows: tuple[int, ...] | None = None
+    examples: tuple[int, int, int] | None = None
 
 
 def operand(
@@ -55,25 +66,78 @@ def operand(
     """
     if spec is None:
         return Operand(x, None)
-    return _quantized(spec, _spec_axes(spec, axes, x.ndim), x, seed, amax_of_all)
+    if spec.amax == "static" and amax_of_all is None:
+        quantizer.static_amax(None, "an operand of the product")  # raises
+    if spec.amax == "example":
+        return _by_examples(x, spec, axes, seed)
+    apart = apart_of(spec, axes, x.ndim)
+    return _quantized(spec, _spec_axes(spec, axes, x.ndim), apart, x, seed, amax_of_all)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def operand_of(
+    role: str,
+    x: Array,
+    spec: TensorSpec | None,
+    axes: BlockAxes,
+    keys: RoleKeys | None,
+    amaxes: Amaxes | None,
+) -> Operand:
+    """The operand of a role, with its random bits and its amax."""
+    amax = None
+    if amaxes is not None and spec is not None:
+        amax = amaxes.of(role, spec, x, _spec_axes(spec, axes, x.ndim))
+    return operand(x, spec, axes, seed(keys, spec, role), amax)
+
+
+def apart_of(spec: TensorSpec, axes: BlockAxes, ndim: int) -> tuple[int, ...]:
+    """The axes of an operand along which each place has a tensor scale of its own.
+
+    Raises:
+        ValueError: for rows that an output sums.
+    """
+    if spec.amax != "row":
+        return ()
+    if axes.rows is None:
+        raise ValueError(
+            "amax='row' gives every pixel a scale of its own, of which an output of a convolution "
+            "sums several: use 'example', 'tensor' or 'static' for activations and gradients."
+        )
+    return tuple(sorted(a % ndim for a in axes.rows if a >= -ndim))
+
+
+def _by_examples(x: Array, spec: TensorSpec, axes: BlockAxes, seed: Array | Seed | None) -> Operand:
+    """An operand of which each example has a tensor scale."""
+    if axes.examples is None:
+        raise ValueError(
+            "amax='example' needs a leading axis that is not contracted: use 'tensor' or 'row'."
+        )
+    axis, n, places = axes.examples
+    axis = axis % x.ndim
+    split = x.reshape(*x.shape[:axis], n, places, *x.shape[axis + 1 :])
+    block = _spec_axes(spec, axes, split.ndim)
+    values, scale = _quantized(spec, block, (axis,), split, seed, None)
+    together = lambda a: a.reshape(*a.shape[:axis], n * places, *a.shape[axis + 2 :])  # noqa: E731
+    repeated = [places if a == axis + 1 else size for a, size in enumerate(scale.shape)]
+    return Operand(together(values), together(jnp.broadcast_to(scale, repeated)))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def _quantized(
     spec: TensorSpec,
     axes: tuple[int, ...],
+    apart: tuple[int, ...],
     x: Array,
     seed: Array | Seed | None,
     amax_of_all: Array | None,
 ) -> Operand:
-    values, amax = quantizer.operand(x, seed, amax_of_all, spec, axes)
+    values, amax = quantizer.operand(x, seed, amax_of_all, spec, axes, apart)
     return Operand(values, exact.divide(amax, float(spec.bound)))
 
 
 @_quantized.defjvp
-def _straight_through(spec, axes, primals, tangents):
+def _straight_through(spec, axes, apart, primals, tangents):
     """Where gradients are differentiated again: the operand's, as if nothing were rounded."""
-    operand = _quantized(spec, axes, *primals)
+    operand = _quantized(spec, axes, apart, *primals)
     dx = tangents[0].astype(jnp.float32)
     if spec.hadamard:
         dx = hadamard.random_hadamard(dx, axes[0])
@@ -88,6 +152,7 @@ def pair(
     first: tuple[Array | Operand, BlockAxes],
     second: tuple[Array | Operand, BlockAxes],
     keys: RoleKeys | None,
+    amaxes: Amaxes | None,
 ) -> tuple[Operand, Operand]:
     """Both operands of ``gemm`` (fprop, dgrad or wgrad), quantized as the recipe says.
 
@@ -98,13 +163,18 @@ def pair(
     done = []
     for (x, axes), spec, role in zip((first, second), getattr(recipe, gemm), roles, strict=True):
         if spec is not None:
-            x = operand(dequantized(x), spec, axes, seed(keys, spec, role))
+            x = operand_of(role, dequantized(x), spec, axes, keys, amaxes)
         done.append(x if isinstance(x, Operand) else Operand(x, None))
     return done[0], done[1]
 
 
 def residual(
-    recipe: Recipe, role: str, x: Array, axes: BlockAxes, keys: RoleKeys | None
+    recipe: Recipe,
+    role: str,
+    x: Array,
+    axes: BlockAxes,
+    keys: RoleKeys | None,
+    amaxes: Amaxes | None,
 ) -> Array | Operand:
     """What the backward pass uses for x (role "fprop.x") or w ("fprop.w"), in its own basis.
 
@@ -114,9 +184,10 @@ def residual(
     spec = recipe.operands[ROLES.index(role)]
     if recipe.residuals == "original" or spec is None:
         return x
-    quantized = operand(x, spec, axes, seed(keys, spec, role))
+    quantized = operand_of(role, x, spec, axes, keys, amaxes)
     if not spec.hadamard:
-        return quantized
+        # Several scales lie along an axis that the backward pass contracts.
+        return dequantized(quantized) if spec.several_scales else quantized
     axis = axes.contracted % x.ndim
     rotated_back = hadamard.inverse_random_hadamard(dequantized(quantized), axis)
     return lax.slice_in_dim(rotated_back, 0, x.shape[axis], axis=axis)
@@ -183,11 +254,17 @@ def checked(
 
 
 def contract(
-    a: Operand, b: Operand, product: Callable[..., Array], out_dtype: DTypeLike, precision=None
+    a: Operand,
+    b: Operand,
+    product: Callable[..., Array],
+    out_dtype: DTypeLike,
+    precision=None,
+    place: tuple[Callable[[Array], Array], Callable[[Array], Array]] | None = None,
 ) -> Array:
     """``product(a, b)`` in float32, times both tensor scales, in ``out_dtype``.
 
     ``product(a, b, precision=, preferred_element_type=)`` is bilinear: a dot or a convolution.
+    ``place`` turns several scales of a, and of b, so that they fit the result.
     """
     if a.scale is None and b.scale is None:
         # A float32 cotangent may meet bfloat16 operands; convolutions want one dtype.
@@ -201,9 +278,10 @@ def contract(
         )
         return y.astype(out_dtype)
     accumulator = _accumulate(a, b, functools.partial(product, precision=precision))
-    for scale in (a.scale, b.scale):
+    for i, scale in enumerate((a.scale, b.scale)):
         if scale is not None:
-            accumulator = accumulator * scale
+            several = place is not None and scale.ndim > 0
+            accumulator = accumulator * (place[i](scale) if several else scale)
     return accumulator.astype(out_dtype)
 
 

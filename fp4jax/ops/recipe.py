@@ -48,7 +48,8 @@ class Recipe:
 
     Raises:
         ValueError: fprop, dgrad or wgrad is no pair of TensorSpec or None, or only one of the pair
-            has ``hadamard``; unknown residuals.
+            has ``hadamard``; ``amax="example"`` for w, or for wgrad, which sums over the examples;
+            unknown residuals.
 
     Example:
         >>> import dataclasses
@@ -79,6 +80,12 @@ class Recipe:
                 raise ValueError(
                     f"Recipe.{field} rotates only one operand: the Hadamard transform cancels "
                     "only if both operands have hadamard=True. Set it on both or on neither."
+                )
+        for role, spec in zip(ROLES, self.operands, strict=True):
+            if spec is not None and spec.amax == "example" and role not in ("fprop.x", "dgrad.g"):
+                why = "w has no examples" if role.endswith("w") else "wgrad sums over the examples"
+                raise ValueError(
+                    f"{role} has amax='example', but {why}: use 'tensor', 'row' or 'static'."
                 )
         if self.residuals not in get_args(Residuals):
             raise ValueError(
@@ -165,7 +172,13 @@ class Recipe:
 
 
 def _spec_record(spec: TensorSpec | None) -> dict[str, Any] | None:
-    return None if spec is None else {**dataclasses.asdict(spec), "block": list(spec.block)}
+    if spec is None:
+        return None
+    record = {**dataclasses.asdict(spec), "block": list(spec.block)}
+    if spec.amax == "tensor":
+        # Not in the records of earlier versions, whose runs keep their ids.
+        del record["amax"]
+    return record
 
 
 def _spec(record: Any) -> Any:

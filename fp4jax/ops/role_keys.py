@@ -26,7 +26,7 @@ import numpy as np
 from jax import lax
 
 from fp4jax.core import exact, seeds, sharding
-from fp4jax.core.seeds import Seed
+from fp4jax.core.seeds import AxisName, Seed
 from fp4jax.core.typing import Array, Integer, Shaped
 from fp4jax.ops.recipe import ROLES
 
@@ -79,8 +79,12 @@ class CallKeys(RoleKeys):
         return self.apart(sharding.automatic(fingerprint, out)(lax.stop_gradient(x)))
 
 
-def role_keys(key: Array | RoleKeys | None, *operands: Array) -> RoleKeys | None:
+def role_keys(
+    key: Array | RoleKeys | None, *operands: Array, axis_name: AxisName = None
+) -> RoleKeys | None:
     """A key as the keys of the roles; under ``shard_map`` others for each shard of the operands.
+
+    So along the mapped axes of ``axis_name``.
 
     Example:
         >>> import jax
@@ -92,7 +96,7 @@ def role_keys(key: Array | RoleKeys | None, *operands: Array) -> RoleKeys | None
         return None
     if not isinstance(key, RoleKeys):
         key = RoleKeys(key, draw(key))
-    return key.apart(seeds.shard_word(key.key, *operands))
+    return key.apart(seeds.shard_word(key.key, *operands, axis_name=axis_name))
 
 
 def draw(key: Array) -> Integer[Array, "*keys 6 2"]:

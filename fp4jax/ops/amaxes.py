@@ -1,0 +1,88 @@
+"""The amax of operands where it is not that of the array at hand: given, or of all shards."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from fp4jax.core import quantizer
+from fp4jax.core.seeds import AxisName
+from fp4jax.core.spec import TensorSpec, shown
+from fp4jax.core.typing import Array, Float, Shaped
+from fp4jax.ops.recipe import ROLES, Recipe
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Amaxes:
+    """Amax by role, for operands with ``amax="static"``; mapped axes, for those with "tensor".
+
+    A pytree, which passes through a call's forward and backward pass as its keys do.
+    """
+
+    given: dict[str, Array]
+    axis_name: AxisName = dataclasses.field(default=None, metadata={"static": True})
+
+    def of(
+        self,
+        role: str,
+        spec: TensorSpec,
+        x: Shaped[Array, "..."],
+        axes: tuple[int, ...],
+    ) -> Float[Array, ""] | None:
+        """That of an operand; None where it is the array's own."""
+        if spec.amax == "static":
+            return self.given[role]
+        if spec.amax != "tensor" or self.axis_name is None:
+            return None
+        return self.of_shards(quantizer.tensor_amax(x, spec, axes), spec)
+
+    def of_shards(self, amax: Float[Array, "*parts"], spec: TensorSpec) -> Float[Array, "*parts"]:
+        """The largest of all shards, of an operand with ``amax="tensor"``."""
+        if spec.amax != "tensor" or self.axis_name is None:
+            return amax
+        return quantizer.largest_of_shards(amax, self.axis_name)
+
+
+def amaxes(name: str, recipe: Recipe, amax: Any, axis_name: AxisName) -> Amaxes | None:
+    """What a call of ``name`` was given; None where every operand has an amax of its own.
+
+    Raises:
+        ValueError: roles of the recipe with ``amax="static"`` that have none, others that have
+            one, or values that are not scalars.
+
+    Example:
+        >>> import dataclasses
+        >>> from fp4jax.ops.recipe import get_recipe
+        >>> static = dataclasses.replace(get_recipe(1).fprop[0], amax="static")
+        >>> recipe = Recipe(name="static", fprop=(static, static))
+        >>> amaxes("dot_general", recipe, {"fprop.x": 3.0}, None)
+        Traceback (most recent call last):
+        ...
+        ValueError: recipe 'static' needs amax of fprop.w: pass dot_general(amax={"fprop.w": ...}).
+    """
+    static = [
+        role
+        for role, spec in zip(ROLES, recipe.operands, strict=True)
+        if spec is not None and spec.amax == "static"
+    ]
+    given = {} if amax is None else amax
+    if not isinstance(given, Mapping):
+        raise ValueError(
+            f"amax is {shown(amax)}; give a mapping of roles ({', '.join(ROLES)}) to numbers."
+        )
+    if missing := [role for role in static if given.get(role) is None]:
+        example = ", ".join(f'"{role}": ...' for role in missing)
+        raise ValueError(
+            f"recipe {recipe.name!r} needs amax of {', '.join(missing)}: pass "
+            f"{name}(amax={{{example}}})."
+        )
+    if unused := [role for role in given if role not in static]:
+        raise ValueError(
+            f"amax is given for {', '.join(map(str, unused))}, which recipe {recipe.name!r} does "
+            "not quantize with TensorSpec(amax='static')."
+        )
+    if not static and axis_name is None:
+        return None
+    return Amaxes({role: quantizer.static_amax(given[role], role) for role in static}, axis_name)
