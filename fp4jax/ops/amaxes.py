@@ -21,7 +21,8 @@ class Amaxes:
     A pytree, which passes through a call's forward and backward pass as its keys do.
     """
 
-    given: dict[str, Array]
+    # Any, not Array: pytrees also carry shapes and placeholders through this field.
+    given: dict[str, Any]
     axis_name: AxisName = dataclasses.field(default=None, metadata={"static": True})
 
     def of(

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 from jax.sharding import PartitionSpec as P
 
 import fp4jax as fp4
@@ -20,9 +19,6 @@ ROW, EXAMPLE, STATIC = (fp4.TensorSpec(amax=a) for a in ("row", "example", "stat
 KEY = jax.random.key(5)
 TOLERANCE = 2e-6
 LAYOUT = ("NHWC", "HWIO", "NHWC")
-
-X = sample("normal", (8, 3, 40)) * jnp.exp2(jnp.arange(8.0))[:, None, None]
-W = sample("normal", (40, 20)) * jnp.exp2(jnp.arange(20.0) / 4)
 
 
 def recipe_of(x, w, g, x_back=None, g_back=None, w_back=None) -> fp4.Recipe:
@@ -46,20 +42,34 @@ def transposed(x, w, **options):
     return fp4.conv_transpose(x, w, (2, 1), "SAME", **options)
 
 
-OPS = {"dot": (dot, X, W)} | {
-    name: (call, sample("normal", x) * jnp.exp2(jnp.arange(8.0))[:, None, None, None], w)
-    for name, call, x, w in (
-        ("conv", conv, (8, 4, 3, 18), sample("normal", (3, 2, 18, 20))),
-        (
-            "grouped",
-            functools.partial(conv, feature_group_count=2),
-            (8, 4, 3, 18),
-            sample("normal", (3, 2, 9, 20)),
-        ),
-        ("transposed", transposed, (8, 2, 3, 18), sample("normal", (4, 2, 18, 20))),
+def rising(shape, seed: int = 0):
+    """Samples whose examples are each twice as large as the one before."""
+    return sample("normal", shape, seed) * jnp.exp2(jnp.arange(float(shape[0]))).reshape(
+        -1, *(1,) * (len(shape) - 1)
     )
+
+
+X = rising((8, 3, 40))
+W = sample("normal", (40, 20)) * jnp.exp2(jnp.arange(20.0) / 4)[None]
+# call, x, w
+OPS = {
+    "dot": (dot, X, W),
+    "conv": (conv, rising((8, 4, 3, 18)), sample("normal", (3, 2, 18, 20))),
+    "grouped": (
+        functools.partial(conv, feature_group_count=2),
+        rising((8, 4, 3, 18)),
+        sample("normal", (3, 2, 9, 20)),
+    ),
+    "transposed": (transposed, rising((8, 2, 3, 18)), sample("normal", (4, 2, 18, 20))),
 }
-ops = pytest.mark.parametrize("op", OPS.values(), ids=OPS)
+_SLOW = ("grouped", "transposed")
+ops = pytest.mark.parametrize(
+    "op",
+    [
+        pytest.param(op, id=name, marks=[pytest.mark.slow] * (name in _SLOW))
+        for name, op in OPS.items()
+    ],
+)
 
 
 def results(op, recipe, x=None, g=None, **options):
@@ -67,10 +77,7 @@ def results(op, recipe, x=None, g=None, **options):
     x = x0 if x is None else x
     run = lambda x, w: call(x, w, recipe=recipe, key=KEY, **options)  # noqa: E731
     if g is None:
-        shape = jax.eval_shape(run, x, w).shape
-        g = sample("uniform", shape) * jnp.exp2(jnp.arange(float(shape[0]))).reshape(
-            -1, *(1,) * (len(shape) - 1)
-        )
+        g = rising(jax.eval_shape(run, x, w).shape, 1)
     return jax.jit(lambda x, w, g: three_gemms(run)(x, w, g))(x, w, g)
 
 
@@ -94,7 +101,7 @@ def test_an_example_is_alone(op):
     recipe = recipe_of(EXAMPLE, SPEC, EXAMPLE)
     call, x, w = op
     y, dx, _ = results(op, recipe)
-    g = sample("uniform", y.shape) * jnp.exp2(jnp.arange(8.0)).reshape(-1, *(1,) * (y.ndim - 1))
+    g = rising(y.shape, 1)
     alone = recipe_of(SPEC, SPEC, SPEC)
     for i in (0, 5):
         one = results((call, x[i : i + 1], w), alone, g=g[i : i + 1])
@@ -120,32 +127,26 @@ def test_rows_of_kernels_and_of_wgrad(op):
     """A channel that is 2**9 times as large has the same codes: the result times 2**9."""
     call, x, w = op
     recipe = recipe_of(SPEC, ROW, SPEC, ROW, ROW)
-    scale = jnp.where(jnp.arange(w.shape[-1]) == 4, 512.0, 1.0)
     plain = call(x, w, recipe=recipe)
-    assert_same_bits(call(x, w * scale, recipe=recipe), plain * scale)
+    last = (*(1,) * (w.ndim - 1), -1)
+    scale = jnp.where(jnp.arange(w.shape[-1]) == 4, 512.0, 1.0).reshape(last)
+    of_y = scale.reshape(*(1,) * (plain.ndim - 1), -1)
+    assert_same_bits(call(x, w * scale, recipe=recipe), plain * of_y)
     tensor = recipe_of(SPEC, SPEC, SPEC)
-    assert (call(x, w * scale, recipe=tensor) != call(x, w, recipe=tensor) * scale).any()
+    assert (call(x, w * scale, recipe=tensor) != call(x, w, recipe=tensor) * of_y).any()
     dw = lambda g: jax.vjp(lambda w: call(x, w, recipe=recipe), w)[1](g)[0]  # noqa: E731
     g = sample("normal", plain.shape)
-    np.testing.assert_allclose(dw(g * scale), dw(g) * scale, rtol=1e-6)
+    np.testing.assert_allclose(dw(g * of_y), dw(g) * scale, rtol=1e-6)
 
 
 @ops
 @pytest.mark.parametrize("recipe", ["full", "2d+rht+sr", "chain_rule"])
 def test_static_is_dynamic_with_the_same_amax(op, recipe):
-    """With the amax that the operands have, a static recipe has the dynamic one's bits."""
-    call, x, w = op
     recipe = fp4.get_recipe(recipe)
-    measured = {}
-    # x and w are the only ones whose amax is at hand; those of g come from a scaled run below.
-    for role, (array, axis) in {"fprop.x": (x, -1), "fprop.w": (w, -2)}.items():
-        measured[role] = jnp.abs(array).max() + 0 * axis
-    static = dataclasses.replace(
-        recipe, fprop=tuple(dataclasses.replace(s, amax="static") for s in recipe.fprop)
-    )
-    dynamic = results(op, recipe)
-    given = results(op, static, amax=measured)
-    for a, b in zip(dynamic, given, strict=True):
+    fprop = tuple(dataclasses.replace(spec, amax="static") for spec in recipe.fprop)
+    static = dataclasses.replace(recipe, fprop=fprop)
+    amax = {"fprop.x": jnp.abs(op[1]).max(), "fprop.w": jnp.abs(op[2]).max()}
+    for a, b in zip(results(op, recipe), results(op, static, amax=amax), strict=True):
         assert_same_bits(a, b)
 
 
@@ -174,9 +175,7 @@ def test_shards_have_the_amax_of_the_whole(op, recipe, by):
     """Forward and input gradient are those of the whole batch; with SR up to its own bits."""
     call, x, w = op
     whole = results(op, recipe)
-    g = sample("uniform", whole.y.shape) * jnp.exp2(jnp.arange(8.0)).reshape(
-        -1, *(1,) * (whole.y.ndim - 1)
-    )
+    g = rising(whole.y.shape, 1)
 
     def run(x, g):
         layer = lambda x: call(x, w, recipe=recipe, key=KEY, axis_name="i")  # noqa: E731
@@ -190,9 +189,9 @@ def test_shards_have_the_amax_of_the_whole(op, recipe, by):
         mesh = jax.make_mesh((8,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
         y, dx = jax.jit(jax.shard_map(run, mesh=mesh, in_specs=P("i"), out_specs=P("i")))(x, g)
     assert relative_error(y, whole.y) < TOLERANCE
-    limit = 0.2 if fp4.get_recipe(recipe).stochastic else TOLERANCE
+    limit = 0.4 if fp4.get_recipe(recipe).stochastic else TOLERANCE
     assert relative_error(dx, whole.dx) < limit
-    if limit == 0.2:
+    if limit == 0.4:
         assert relative_error(dx, whole.dx) > TOLERANCE
 
 
@@ -231,20 +230,17 @@ def test_empty(shape):
     assert (y.shape, dx.shape, dw.shape) == ((*shape[:-1], 4), shape, w.shape)
 
 
-def test_quantized_residuals_with_several_scales():
+@ops
+def test_quantized_residuals_with_several_scales(op):
+    call, x, w = op
     recipe = fp4.Recipe(name="mine", fprop=(EXAMPLE, ROW), residuals="quantized")
-    for op in OPS.values():
-        call, x, w = op
-        y, dx, dw = results(op, recipe)
-        axes = range(x.ndim)
-        del axes
-        plain = lambda x, w: call(x, w, recipe="baseline")  # noqa: E731
-        quantized_x = fp4.fake_quantize(x, EXAMPLE)
-        g = sample("uniform", y.shape) * jnp.exp2(jnp.arange(8.0)).reshape(-1, *(1,) * (y.ndim - 1))
-        if w.shape[-2] == x.shape[-1]:
-            expected = jax.vjp(lambda w: plain(quantized_x, w), w)[1](g)[0]
-            assert relative_error(dw, expected) < TOLERANCE
+    y, dx, dw = results(op, recipe)
+    if call is not dot and call is not conv:
         assert jnp.isfinite(dx).all()
+        return
+    quantized = fp4.fake_quantize(x, EXAMPLE)
+    _, pull = jax.vjp(lambda w: call(quantized, w, recipe="baseline"), w)
+    assert relative_error(dw, pull(rising(y.shape, 1))[0]) < TOLERANCE
 
 
 @pytest.mark.parametrize(
@@ -294,4 +290,3 @@ def test_second_derivatives_pass_straight_through():
 
     error = relative_error(jax.grad(penalty)(X, recipe), jax.grad(penalty)(X, "baseline"))
     assert error < 0.3
-    assert lax.full((), 1.0) == 1
