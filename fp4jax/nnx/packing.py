@@ -53,7 +53,7 @@ def pack(model: Model, *, rest_dtype: DTypeLike | None = None, verbose: bool = F
 
     Raises:
         ValueError: nothing to pack, a packed model, or a recipe whose forward pass rounds
-            stochastically.
+            stochastically or has an amax other than "tensor".
 
     Example:
         >>> import jax.numpy as jnp
@@ -123,6 +123,14 @@ def _check(model: Any) -> None:
                 "rounding='nearest' in fprop first, for example dataclasses.replace(recipe, fprop="
                 "get_recipe('full').fprop)."
             )
+    for layer, recipe in found:
+        for spec in recipe.fprop:
+            if spec is not None and spec.amax != "tensor":
+                raise ValueError(
+                    f"layer {layer.path!r} has the recipe {recipe.name!r} with amax={spec.amax!r}; "
+                    "packed layers have one tensor scale, that of the operand: apply a recipe "
+                    "whose fprop has amax='tensor' first."
+                )
     if not any(recipe.fprop[1] is not None for _, recipe in found):
         raise ValueError(
             f"no layer of {type(model).__name__} has quantized weights in its forward pass; "

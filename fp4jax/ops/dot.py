@@ -98,6 +98,7 @@ def dot_general(
     """
     recipe = get_recipe(recipe)
     lhs, rhs = gemm.checked("dot_general", lhs, rhs, recipe, key)
+    given = amaxes("dot_general", recipe, amax, axis_name)
     product = functools.partial(
         lax.dot_general,
         dimension_numbers=dimension_numbers,
@@ -107,7 +108,6 @@ def dot_general(
     )
     if not recipe.quantizes:
         return _high_precision(product, lhs, rhs, dimension_numbers)
-    given = amaxes("dot_general", recipe, amax, axis_name)
     keys = role_keys(key, lhs, rhs, axis_name=axis_name) if recipe.stochastic else None
     if keys is not None and recipe.stochastic_forward:
         keys = keys.of_data(lhs)

@@ -280,8 +280,8 @@ def contract(
     accumulator = _accumulate(a, b, functools.partial(product, precision=precision))
     for i, scale in enumerate((a.scale, b.scale)):
         if scale is not None:
-            several = place is not None and scale.ndim > 0
-            accumulator = accumulator * (place[i](scale) if several else scale)
+            placed = place[i](scale) if place is not None and scale.ndim else scale
+            accumulator = accumulator * placed
     return accumulator.astype(out_dtype)
 
 

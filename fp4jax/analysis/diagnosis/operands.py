@@ -20,7 +20,7 @@ from fp4jax.core.seeds import Seed
 from fp4jax.core.spec import TensorSpec
 from fp4jax.core.typing import Array
 from fp4jax.ops import gemm
-from fp4jax.ops.convolution import quantized as conv
+from fp4jax.ops.convolution import plan as conv
 from fp4jax.ops.convolution.geometry import Geometry, merge_groups, positions, resolve
 from fp4jax.ops.convolution.taps import map_taps
 from fp4jax.ops.dot import (

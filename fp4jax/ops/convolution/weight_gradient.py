@@ -1,0 +1,94 @@
+"""wgrad of a quantized convolution: tap by tap, or as one product where nothing is quantized."""
+
+import jax.numpy as jnp
+from jax import lax
+
+from fp4jax.core.quantizer import tensor_amax
+from fp4jax.core.scaling import largest
+from fp4jax.core.seeds import Seed
+from fp4jax.core.typing import Array
+from fp4jax.ops import gemm
+from fp4jax.ops.amaxes import Amaxes
+from fp4jax.ops.convolution import products as windows
+from fp4jax.ops.convolution.geometry import merge_groups, positions
+from fp4jax.ops.convolution.plan import POSITIONS, Plan
+from fp4jax.ops.convolution.taps import map_taps
+from fp4jax.ops.role_keys import RoleKeys
+
+
+def kernel_gradient(
+    plan: Plan,
+    x: Array | gemm.Operand,
+    g: Array,
+    dtype,
+    keys: RoleKeys | None,
+    amaxes: Amaxes | None,
+) -> Array:
+    """The kernel's gradient (*taps, in, group, out), from split x and g."""
+    geometry = plan.geometry
+    if plan.recipe.wgrad == (None, None):
+
+        def product(x, g, **options):
+            x, g = merge_groups(x), merge_groups(g)
+            image, grid = (g, x) if geometry.mirrored else (geometry.dilate(x), g)
+            return windows.kernel_gradient(image, grid, window=geometry.window, **options)
+
+        x = x if isinstance(x, gemm.Operand) else gemm.Operand(x, None)
+        return geometry.from_kernel(
+            gemm.contract(x, gemm.Operand(g, None), product, dtype, plan.precision)
+        )
+    return _wgrad_by_taps(plan, gemm.dequantized(x), g, dtype, keys, amaxes)
+
+
+def _wgrad_by_taps(
+    plan: Plan, x: Array, g: Array, dtype, keys: RoleKeys | None, amaxes: Amaxes | None
+) -> Array:
+    """wgrad with quantized operands: for each tap, positions x channels of both sides.
+
+    One side lies on the window's grid and is quantized once. The other is the image, of which each
+    tap sees a different view, cut into blocks anew; a first pass finds the amax of all views.
+    """
+    geometry = plan.geometry
+    sides = (x, plan.recipe.wgrad[0], "wgrad.x"), (g, plan.recipe.wgrad[1], "wgrad.g")
+    (image, image_spec, image_role), (grid, grid_spec, grid_role) = (
+        sides[::-1] if geometry.mirrored else sides
+    )
+    image = geometry.dilate(merge_groups(image))
+    grid_operand = gemm.operand_of(grid_role, positions(grid), grid_spec, POSITIONS, keys, amaxes)
+    tap_seeds = gemm.tap_seeds(keys, image_spec, image_role, geometry.window.number_of_taps)
+    split_view = lambda view: positions(geometry.split(view))  # noqa: E731
+    amax = None
+    if image_spec is not None and image_spec.amax == "static":
+        amax = amaxes and amaxes.given[image_role]
+    elif image_spec is not None:
+        apart = gemm.apart_of(image_spec, POSITIONS, 3)
+        per_tap = map_taps(
+            lambda view, t: tensor_amax(split_view(view), image_spec, (0,), apart),
+            image,
+            geometry.window,
+        )
+        amax = largest(per_tap)
+        amax = amax if amaxes is None else amaxes.of_shards(amax, image_spec)
+
+    def one_tap(view: Array, t: Array, grid_operand, amax, tap_seeds) -> Array:
+        seed = None if tap_seeds is None else Seed(tap_seeds.words[t])
+        image_operand = gemm.operand(split_view(view), image_spec, POSITIONS, seed, amax)
+        pair = (grid_operand, image_operand) if geometry.mirrored else (image_operand, grid_operand)
+        return gemm.contract(*pair, _position_product, dtype, plan.precision, _CHANNEL_SCALES)
+
+    taps = map_taps(one_tap, image, geometry.window, grid_operand, amax, tap_seeds)
+    # (tap, group, in, out) -> (*taps, in, group, out)
+    w = jnp.moveaxis(taps.reshape(*geometry.window.taps, *taps.shape[1:]), -3, -2)
+    return lax.rev(w, tuple(range(geometry.window.ndim))) if geometry.mirrored else w
+
+
+# Several scales, (1, group, channel), of x and of g where :func:`_position_product` has them.
+_CHANNEL_SCALES = (lambda scale: scale[0][:, :, None], lambda scale: scale[0][:, None, :])
+
+
+def _position_product(x: Array, g: Array, **options) -> Array:
+    """Sum over positions, (position, group, in) and (position, group, out) -> (group, in, out)."""
+    if x.shape[1] == 1:
+        # One group: an ordinary product, which is faster than a batch of one.
+        return lax.dot_general(x[:, 0], g[:, 0], (((0,), (0,)), ((), ())), **options)[None]
+    return lax.dot_general(x, g, (((0,), (0,)), ((1,), (1,))), **options)
