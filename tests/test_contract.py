@@ -11,7 +11,8 @@ test still meets every operation, with at least two of them, every time.
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 import fp4jax as fp4
+from fp4jax.ops.recipe import ROLES
 from tests.checks import Results, assert_close, relative_error, three_gemms
 from tests.samples import assert_same_bits
 
@@ -59,11 +61,33 @@ OPS = {
 }
 
 
+ROW, EXAMPLE, STATIC = (fp4.TensorSpec(amax=amax) for amax in ("row", "example", "static"))
+STATIC_SR = fp4.TensorSpec(amax="static", rounding="stochastic", hadamard=True)
+STATIC_RHT = fp4.TensorSpec(amax="static", hadamard=True)
+
+#: What amax spans: recipes, and what a call takes besides.
+AMAX = {
+    "rows": (
+        fp4.Recipe(name="rows", fprop=(EXAMPLE, ROW), dgrad=(EXAMPLE, ROW), wgrad=(ROW, ROW)),
+        {},
+    ),
+    "static": (
+        fp4.Recipe(
+            name="static",
+            fprop=(STATIC, STATIC),
+            dgrad=(STATIC, STATIC),
+            wgrad=(STATIC_RHT, STATIC_SR),
+        ),
+        {"amax": {role: 5.0 + i for i, role in enumerate(ROLES)}},
+    ),
+}
+
+
 class Contract:
     """One recipe with one operation."""
 
-    def __init__(self, op: Op, recipe: fp4.Recipe):
-        self.op, self.recipe = op, recipe
+    def __init__(self, op: Op, recipe: fp4.Recipe, options: Mapping[str, Any]):
+        self.op, self.recipe, self.options = op, recipe, options
         self.traces = 0
         # compiled once, used by most tests; equal recipes must share it
         self.compiled = jax.jit(self.run, static_argnames="recipe")
@@ -72,7 +96,8 @@ class Contract:
         """y, dx and dw."""
         self.traces += 1
         recipe = self.recipe if recipe is None else recipe
-        return three_gemms(lambda x, w: self.op.call(x, w, recipe=recipe, key=key))(x, w, g)
+        options = {"recipe": recipe, "key": key, **self.options}
+        return three_gemms(lambda x, w: self.op.call(x, w, **options))(x, w, g)
 
     def __call__(self, x, w, g, key=KEY) -> Results:
         return self.compiled(x, w, g, key, recipe=self.recipe)
@@ -91,14 +116,15 @@ class Contract:
     scope="module",
     params=[
         pytest.param((op, recipe), id=f"{op}-{recipe}", marks=[pytest.mark.slow] * slow)
-        for i, recipe in enumerate(fp4.recipes())
+        for i, recipe in enumerate((*fp4.recipes(), *AMAX))
         for j, op in enumerate(OPS)
-        for slow in [i >= 8 or i % len(OPS) != j]
+        for slow in [(i >= 8 and recipe not in AMAX) or i % len(OPS) != j]
     ],
 )
 def contract(request) -> Contract:
-    op, recipe = request.param
-    return Contract(OPS[op], fp4.get_recipe(recipe))
+    op, name = request.param
+    recipe, options = AMAX[name] if name in AMAX else (fp4.get_recipe(name), {})
+    return Contract(OPS[op], recipe, options)
 
 
 def stack(lanes):
@@ -171,7 +197,8 @@ def test_scan_is_a_loop(contract):
 
 def test_remat_changes_nothing(contract):
     def run(x, w, g):
-        call = lambda x, w, key: contract.op.call(x, w, recipe=contract.recipe, key=key)  # noqa: E731
+        options = {"recipe": contract.recipe, **contract.options}
+        call = lambda x, w, key: contract.op.call(x, w, key=key, **options)  # noqa: E731
         return three_gemms(lambda x, w: jax.checkpoint(call)(x, w, KEY))(x, w, g)
 
     arguments = contract.data()
@@ -276,9 +303,11 @@ def test_zeros_stay_zeros(contract):
 def test_nan_is_not_hidden(contract):
     """A NaN reaches the two products its tensor enters, and not the third.
 
-    All of a product if its tensor is quantized there, since a NaN tensor has no scale.
+    All of a product if its tensor is quantized there as one, since a NaN tensor has no scale.
     """
-    x, w, gd, wd, xw, gw = (spec is not None for spec in contract.recipe.operands)
+    x, w, gd, wd, xw, gw = (
+        spec is not None and spec.amax == "tensor" for spec in contract.recipe.operands
+    )
     if contract.recipe.residuals == "quantized":
         wd, xw = wd or w, xw or x
     everywhere = ((x, False, xw), (w, wd, False), (False, gd, gw))

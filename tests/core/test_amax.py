@@ -1,5 +1,6 @@
 """What amax spans: the tensor, each example, each row, a given value, all shards."""
 
+import dataclasses
 import functools
 
 import jax
@@ -10,7 +11,8 @@ from jax.sharding import PartitionSpec as P
 
 import fp4jax as fp4
 from fp4jax.kernels import scaled_matmul
-from tests.samples import assert_same_bits, sample
+from tests.oracle import nvfp4 as oracle
+from tests.samples import KINDS, assert_same_bits, sample
 
 # Small integers times powers of two: rotating 16 of them is exact, in any order.
 X = jnp.round(2 * sample("normal", (8, 5, 40))) * jnp.exp2(jnp.arange(8.0))[:, None, None]
@@ -98,6 +100,23 @@ def test_static_is_dynamic_on_the_batch_that_sets_it(way, block):
     assert_same_values(fake, dynamic.dequantize(), spec)
     traced = jax.jit(lambda x, a: fp4.quantize(x, spec, key=KEY, amax=a))(X, dynamic.amax)
     assert_same(traced, dynamic)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("way", ["nearest", "four_over_six", "mae"])
+def test_rows_equal_the_oracle(kind, way):
+    """TransformerEngine's python reference, of which each row has its own global amax."""
+    magnitudes = np.exp2(np.arange(-60, 66, 18)).astype(np.float32)
+    x = sample(kind, (7, 37)) * magnitudes[:, None]
+    x[3] = 0
+    spec = fp4.TensorSpec(**WAYS[way])
+    q = fp4.quantize(x, dataclasses.replace(spec, amax="row"))
+    for i, row in enumerate(x):
+        expected = oracle.quantize(row, spec, -1)
+        assert q.amax[i, 0] == expected.amax
+        assert_same_bits(q.block_scales.view(jnp.uint8)[i], expected.scales_u8)
+        # The sign of a zero code does not count.
+        np.testing.assert_array_equal(q.dequantize()[i], expected.dequantize())
 
 
 def test_what_exceeds_a_static_amax_is_clamped():
