@@ -14,10 +14,12 @@ Example:
     (2, 8)
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from flax import linen
 
+from fp4jax.core.seeds import AxisName
 from fp4jax.core.typing import Array
 from fp4jax.ops.convolution.quantized import conv_general_dilated
 from fp4jax.ops.dot import dot_general
@@ -25,13 +27,19 @@ from fp4jax.ops.recipe import Recipe, get_recipe
 
 
 class _Op(linen.Module):
-    """A recipe, and the key drawn from the RNG stream "rounding" if it is stochastic."""
+    """A recipe, and the key drawn from the RNG stream "rounding" if it is stochastic.
+
+    ``amax`` and ``axis_name`` are those of :func:`fp4jax.dot_general`.
+    """
 
     recipe: str | int | Recipe
+    amax: Mapping[str, Any] | None = None
+    axis_name: AxisName = None
 
     def _options(self) -> dict[str, Any]:
         recipe = get_recipe(self.recipe)
-        return {"recipe": recipe, "key": self.make_rng("rounding") if recipe.stochastic else None}
+        key = self.make_rng("rounding") if recipe.stochastic else None
+        return {"recipe": recipe, "key": key, "amax": self.amax, "axis_name": self.axis_name}
 
 
 class DotGeneral(_Op):

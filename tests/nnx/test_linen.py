@@ -135,3 +135,15 @@ def test_unknown_recipe():
     _, x = case("dense")
     with pytest.raises(ValueError, match="no recipe 'nvfp4'; known names: "):
         dense("nvfp4").init(jax.random.key(0), x)
+
+
+def test_static_amax():
+    static = fp4.TensorSpec(amax="static")
+    recipe = fp4.Recipe(name="static", fprop=(static, fp4.TensorSpec()))
+    x, w = sample("normal", (3, 20)), sample("normal", (20, 8))
+    dot = DotGeneral(recipe=recipe, amax={"fprop.x": 3.0})
+    dims = (((1,), (0,)), ((), ()))
+    expected = fp4.dot_general(x, w, dims, recipe=recipe, amax={"fprop.x": 3.0})
+    assert_same_bits(dot.apply({}, x, w, dims), expected)
+    with pytest.raises(ValueError, match=r"needs amax of fprop\.x"):
+        DotGeneral(recipe=recipe).apply({}, x, w, dims)

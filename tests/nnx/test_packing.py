@@ -312,3 +312,11 @@ def test_a_packed_model_is_in_evaluation_mode():
     assert not model.drop.deterministic
     model.eval()
     assert relative_error(small(x), model(x)) < TOLERANCE
+
+
+@pytest.mark.parametrize("amax", ["example", "row", "static"])
+def test_other_tensor_scales_are_refused(amax):
+    x = fp4.TensorSpec(amax=amax)
+    recipe = fp4.Recipe(name="mine", fprop=(x, fp4.TensorSpec()))
+    with pytest.raises(ValueError, match=f"layer '' has the recipe 'mine' with amax='{amax}'; pac"):
+        fp4nnx.pack(linear(recipe, 24, 24))

@@ -219,3 +219,17 @@ def test_a_packed_model_has_the_same_products():
     shape = lambda p: (p.path, p.kind, p.multiply_adds, p.fp4)  # noqa: E731
     packed, trained = (report(m, x).products for m in (pack(model), model))
     assert list(map(shape, packed)) == list(map(shape, trained))
+
+
+@pytest.mark.parametrize("arch", ["cnn", "vit", "swin", "unet", "swin_unetr"])
+def test_models_have_the_multiply_adds_that_macs_counts(arch):
+    make = lambda: fp4.models.create(  # noqa: E731
+        arch, "500k", in_channels=3, num_classes=1, image_size=64, rngs=nnx.Rngs(0)
+    )
+    plain = nnx.eval_shape(make)
+    expected = sum(fp4.models.macs(plain, 64).values())
+    model = nnx.eval_shape(lambda: apply(make(), "2d+rht+sr", keep=plain.high_precision))
+    model.eval()
+    result = report(model, jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32))
+    assert result.multiply_adds == expected
+    assert 0.5 < result.fp4_multiply_adds / expected < 1

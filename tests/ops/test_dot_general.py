@@ -148,14 +148,14 @@ def test_mixed_dtypes_as_in_lax():
     assert [d.dtype for d in gradients] == [jnp.bfloat16, jnp.float32]
 
 
-def test_signature_is_lax_plus_recipe_and_key():
+def test_signature_is_lax_plus_what_quantizes():
     ours = inspect.signature(fp4.dot_general).parameters
     theirs = inspect.signature(lax.dot_general).parameters
-    assert list(ours) == [*theirs, "recipe", "key"]
+    assert list(ours) == [*theirs, "recipe", "key", "amax", "axis_name"]
     for name, parameter in theirs.items():
         assert (ours[name].kind, ours[name].default) == (parameter.kind, parameter.default)
     assert ours["recipe"].default is inspect.Parameter.empty
-    assert ours["key"].default is None
+    assert {ours[name].default for name in ("key", "amax", "axis_name")} == {None}
 
 
 @cases

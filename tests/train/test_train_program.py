@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import fp4jax as fp4
 from fp4jax.train import Batch, Program
+from fp4jax.train.program import build
 from tests import blobs
 
 COHORT = blobs.cohort()
@@ -116,3 +118,19 @@ def test_bfloat16_keeps_float32_parameters():
     state, values = program.step(program.start(0), batch())
     assert {p.dtype for p in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
     assert np.isfinite(float(values["loss"]))
+
+
+def test_rules_say_it_all():
+    """Also of the layers that the model keeps in high precision otherwise."""
+    layers = lambda config: {  # noqa: E731
+        layer.path: layer.recipe
+        for layer in fp4.nnx.report(nnx.eval_shape(lambda: build(config, 3, 1, 0))).layers
+    }
+    usual = layers(blobs.config(recipe="full"))
+    kept = [path for path, recipe in usual.items() if not recipe]
+    assert kept
+    rules = layers(blobs.config(recipe={"encoders": "sr", ".*": "full"}))
+    assert set(rules) == set(usual)
+    assert all(rules[p] == ("sr" if p.startswith("encoders") else "full") for p in rules)
+    both = layers(blobs.config(recipe={"encoders": "sr", ".*": "full"}, keep=tuple(kept)))
+    assert [path for path, recipe in both.items() if not recipe] == kept
