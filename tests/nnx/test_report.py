@@ -1,6 +1,7 @@
 """report(model): which layers hold a recipe, which use it, and what is said about it."""
 
 import logging
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -226,7 +227,7 @@ def test_models_have_the_multiply_adds_that_macs_counts(arch):
     make = lambda: fp4.models.create(  # noqa: E731
         arch, "500k", in_channels=3, num_classes=1, image_size=64, rngs=nnx.Rngs(0)
     )
-    plain = nnx.eval_shape(make)
+    plain: Any = nnx.eval_shape(make)
     expected = sum(fp4.models.macs(plain, 64).values())
     model = nnx.eval_shape(lambda: apply(make(), "2d+rht+sr", keep=plain.high_precision))
     model.eval()
