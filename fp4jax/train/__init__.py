@@ -12,7 +12,11 @@ from fp4jax.train.fit import Saving as Saving
 from fp4jax.train.folder import RunFolder as RunFolder
 from fp4jax.train.group import Options as Options
 from fp4jax.train.lane import DivergedError as DivergedError
-from fp4jax.train.listeners import Listener as Listener, Listeners as Listeners
+from fp4jax.train.listeners import (
+    Guarded as Guarded,
+    Listener as Listener,
+    Listeners as Listeners,
+)
 from fp4jax.train.lock import BusyError as BusyError
 from fp4jax.train.model import Model as Model
 from fp4jax.train.program import Program as Program

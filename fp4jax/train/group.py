@@ -33,15 +33,15 @@ class Options:
 
     Attributes:
         listener: is told about steps, epochs and ends.
-        progress: show a bar on terminals, and a line per epoch elsewhere.
         saving: when checkpoints are written.
         wait: seconds to wait for a run that another process trains; None: until it has ended.
+        progress: show a bar on terminals, and a line per epoch elsewhere.
     """
 
     listener: Listener | None = None
-    progress: bool = True
     saving: Saving = dataclasses.field(default_factory=Saving)
     wait: float | None = 0.0
+    progress: bool = True
 
 
 class Group:

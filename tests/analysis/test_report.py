@@ -1,5 +1,6 @@
 """The report of fabricated studies: complete, escaped, self-contained, honest about one run."""
 
+import dataclasses
 import html.parser
 import re
 
@@ -14,7 +15,7 @@ from fp4jax.train import Volumes
 from tests import fabricated_runs as fabricated
 
 CSV = ("runs", "summary", "relative", "comparisons", "all_pairs", "kendall", "patient_bootstrap")
-CSV += ("regions",)
+CSV += ("regions", "patients", "patient_comparisons")
 ABOUT = {
     "configuration": {"demo": {"archs": ["cnn"], "data": {"name": "phantom", "<b>": 1}}},
     "data": {"demo": {"name": "fabricated", "sha256": "ab" * 32}},
@@ -254,3 +255,32 @@ def test_cells_sort_by_number():
     assert "data-v='0.5'" in text
     assert "data-v='-1e999'" in text
     assert "<td>&lt;</td>" in text
+
+
+def test_patients_of_a_cross_validation_are_compared(tmp_path):
+    """Three patients are too few to find anything; the verdicts say so."""
+    root = fabricated.study(
+        tmp_path / "runs", archs=("cnn",), labels=("baseline", "full"), splits=("fold0", "fold1")
+    )
+    write_report(tmp_path / "r.html", title="x", runs=read_runs(root), **ABOUT)
+    page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert "patients" in page.values("id")
+    assert "with 2 pairs (a pair is a fold)" in page.text
+    assert "2 folds" in page.text
+    found = pd.read_csv(tmp_path / "tables" / "patient_comparisons.csv")
+    assert found["metric"].tolist() == ["auprc", "f2", "recall", "dice", "missed"]
+    assert (found["n"] == 3).all()
+    assert (found["verdict"].isin(["out of reach", "equivalent"])).all()
+    assert len(pd.read_csv(tmp_path / "tables" / "patients.csv")) == 12 * 3
+
+
+def test_a_threshold_that_could_not_be_chosen_is_named(tmp_path):
+    fabricated.run(tmp_path / "runs", fabricated.cohort(), arch="vit")
+    (run,) = read_runs(tmp_path / "runs")
+    val = {**run.summary["val"], "best_f2_score": 0.0}
+    broken = dataclasses.replace(run, summary={**run.summary, "val": val, "threshold": 0.5})
+    for runs, said in ((run, False), (broken, True)):
+        write_report(tmp_path / "r.html", title="x", runs=[runs], **ABOUT)
+        page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
+        text = f"it is 0.5 for 1 of 1 runs: {run.path.name}"
+        assert (text in page.text) == said

@@ -11,6 +11,7 @@ from fp4jax.analysis.report.frames import Frames
 from fp4jax.analysis.report.headline import headline, size
 from fp4jax.analysis.report.html import Cell, Section, paragraph
 from fp4jax.analysis.report.made import RESEARCH, made_with, summary
+from fp4jax.analysis.stats.verdicts import MARGIN
 from fp4jax.files import replacing
 
 if TYPE_CHECKING:
@@ -37,6 +38,18 @@ _READING = (
 _OF_REGIONS = (
     "Regions overlap, and these figures are of the voxels of all of them together; each region on "
     "its own is in 'Regions', where masks are at 0.5, and Dice and HD95 are means over test cases. "
+)
+
+_ON_PATIENTS = (
+    "Each label against the baseline on the same test patients, those with a lesion; every patient "
+    "counts once, with the mean over the seeds (and splits) that tested it. AUPRC and F2 are "
+    "primary. 'p of these networks' is Wilcoxon's over patients: it says whether the networks of "
+    "this study differ on patients like these. All patients of a fold share networks, and what "
+    "other training sets would give is in 'p over folds', of a mixed model with a random effect of "
+    "folds: a label 'differs' if both are below 0.05, and 'differs here' if only the first is. "
+    "Intervals are of the hierarchical bootstrap, which draws folds, seeds and patients; Holm's "
+    f"correction is within each metric, architecture and scale; 'equivalent' is within {MARGIN}. "
+    "Of 'missed', the share of patients in whom none of the lesion is found, less is better."
 )
 
 
@@ -155,6 +168,21 @@ def _reading(runs: "Sequence[RunResult]") -> str:
         example="window of a volume" if volumes else "slice",
         elements="voxels" if volumes else "pixels",
         regions=_OF_REGIONS if volumes else "",
+    ) + _unchosen(runs)
+
+
+def _unchosen(runs: "Sequence[RunResult]") -> str:
+    """Which runs could choose no threshold."""
+    names = [
+        run.path.name
+        for run in runs
+        if run.summary["threshold"] == 0.5 and not run.summary["val"].get("best_f2_score", 0) > 0
+    ]
+    if not names:
+        return ""
+    return (
+        " No threshold could be chosen where validation patients have no lesion, or none of it is "
+        f"found at any; it is 0.5 for {len(names)} of {len(runs)} runs: {', '.join(names)}."
     )
 
 
@@ -167,8 +195,10 @@ def _compared(frames: Frames, figures: str) -> Iterator[Section]:
             "splits a pair is a split, with the mean over its seeds. Tests are "
             "Wilcoxon's, two-sided, with Holm's correction within each architecture and scale; "
             "'smallest p' is what the corrected p cannot fall below with so many pairs, and where "
-            "that is not below 0.05 a difference is 'out of reach' of the test. "
-            + stats.power_note(frames.comparisons)
+            "that is not below 0.05 a difference is 'out of reach' of the test. Intervals are "
+            f"Student's; 'equivalent' is a difference within {MARGIN}, by two one-sided tests; "
+            "'detectable' is what such a study would find in 80 % of cases by Student's test, "
+            "given the spread that was seen. " + stats.power_note(frames.comparisons)
         )
         body += comparisons.paired(frames.comparisons)
     else:
@@ -181,6 +211,11 @@ def _compared(frames: Frames, figures: str) -> Iterator[Section]:
         pairs = paragraph(note) + comparisons.paired(frames.all_pairs)
         body += html.details(f"All {len(frames.all_pairs)} pairs", pairs)
     yield Section("Statistics", body)
+    if len(frames.patient_comparisons):
+        yield Section(
+            "Patients",
+            paragraph(_ON_PATIENTS) + comparisons.on_patients(frames.patient_comparisons),
+        )
     if len(frames.kendall):
         note = (
             "Kendall's W says whether each seed (or split, if there are several) ranks the labels "
