@@ -68,6 +68,17 @@ class VolumeData(Data):
     ) -> dict[str, Any]:
         return scoring.score(model, self, patients, threshold)
 
+    def check(self, config: "RunConfig") -> None:
+        if not exclusive(config):
+            return
+        for case in self.volumes.cases:
+            values = [set(map(int, case.table[region])) for region in self.regions]
+            if sum(map(len, values)) > len(set().union(*values)):
+                raise ValueError(
+                    f"the regions {', '.join(self.regions)} overlap, but the loss {config.loss} is "
+                    "of classes that exclude each other; take bce_dice, or regions that do not."
+                )
+
     def prepare(self, patients: Sequence[str]) -> None:
         self.volumes.prepare(self.places(patients))
 
@@ -90,8 +101,7 @@ class PatchFeed(Feed):
 
     def __init__(self, data: VolumeData, config: "RunConfig", places: Sequence[int], seed: int):
         task = data.task
-        self.regions, self.loss = data.regions, config.loss
-        self.exclusive, self.flat = exclusive(config), task.spatial_dims == 2
+        self.flat = task.spatial_dims == 2
         self.steps = task.steps
         size: Any = config.batch_size
         self.batch_size: int = size
@@ -108,11 +118,6 @@ class PatchFeed(Feed):
         """The patches of a step, counted from the first epoch's."""
         # The sampler's epochs take every case once; those here have as many steps as asked for.
         images, targets = self.sampler.batch(*divmod(step, self.sampler.steps_per_epoch))
-        if self.exclusive and targets.sum(-1).max() > 1:
-            raise ValueError(
-                f"the regions {', '.join(self.regions)} overlap, but the loss {self.loss} is of "
-                "classes that exclude each other; take bce_dice, or regions that do not."
-            )
         if self.flat:
             images, targets = images[..., 0, :], targets[..., 0, :]
         index = np.arange(self.batch_size, dtype=np.int32) + step * self.batch_size
