@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fp4jax.data import Split
+from fp4jax.study import Study
 from fp4jax.train import RunConfig, Slices, config as configs, read_trained, train
 from fp4jax.train.member import member_of
 from tests import blobs
@@ -95,3 +96,12 @@ def test_what_does_not_fit_leaves_no_folder(tmp_path):
     with pytest.raises(ValueError, match="known names"):
         RunConfig(Slices("blobs"), arch="resnet")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_crossed_fold_tests_whom_the_fold_validates_with():
+    data = blobs.config().data.bind(blobs.cohort())
+    fold, crossed = (data.split(blobs.config(split=s)) for s in ("fold1", "fold01_swapped"))
+    assert (crossed.train, crossed.val, crossed.test) == (fold.train, fold.test, fold.val)
+    study = Study(blobs.config().data, archs=("cnn",), recipes=("full",), splits=("cv_crossed",))
+    tested = [p for run in study.runs() for p in data.split(run).test]
+    assert sorted(tested) == sorted(data.patients)

@@ -48,7 +48,7 @@ class SliceData(Data):
         if config.fold is None:
             return patient_holdout(self.cohort, seed=config.split_seed)
         folds = patient_kfold(self.cohort, folds=config.folds, seed=config.split_seed)
-        return folds[config.fold]
+        return config.of_folds(folds)
 
     def feed(self, config: "RunConfig", patients: Sequence[str], seed: int) -> "SliceFeed":
         places = np.flatnonzero(np.isin(self.cohort.patient_ids, patients)).astype(np.int32)

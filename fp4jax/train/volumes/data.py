@@ -52,7 +52,7 @@ class VolumeData(Data):
             task = self.task
             return split_patients(self.patients, task.val_share, task.test_share, config.split_seed)
         strata = dict.fromkeys(self.patients, 0)
-        return split_folds(strata, config.folds, config.split_seed)[config.fold]
+        return config.of_folds(split_folds(strata, config.folds, config.split_seed))
 
     def feed(self, config: "RunConfig", patients: Sequence[str], seed: int) -> "PatchFeed":
         return PatchFeed(self, config, self.places(patients), seed)
