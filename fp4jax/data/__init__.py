@@ -9,11 +9,12 @@ from fp4jax.data.contents import (
 from fp4jax.data.lgg import LGG_EXPECTED as LGG_EXPECTED
 from fp4jax.data.loaders import (
     load as load,
-    needs_root as needs_root,
     names as names,
+    needs_root as needs_root,
     options as options,
     register as register,
 )
+from fp4jax.data.regrouping import joined as joined
 from fp4jax.data.splits import (
     Split as Split,
     patient_holdout as patient_holdout,
