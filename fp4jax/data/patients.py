@@ -38,7 +38,7 @@ _ENDS_WITH_TIME = re.compile(rf"(?P<patient>.*\d.*?|[^\d]{{3,}}?)[-_. ]{_TIME}",
 
 # Folders that sort files, not patients.
 _SORTING = re.compile(
-    r"(?:derivatives|raw(?:data)?|sourcedata|source|nifti|nii|dicom|data|mri?|ct|anat|images?|imgs?"
+    r"(?:derivatives|raw(?:data)?|sourcedata|source|nifti|nii|dicom|data|mri?|ct|anat|scan|exam|session|visit|images?|imgs?"
     r"|labels?|masks?|segs?|train(?:ing)?|val(?:id(?:ation)?)?|(?:images|labels)(?:tr|ts|val)"
     r"|test(?:ing)?|training[-_ ]?data|validation[-_ ]?data|hgg|lgg|preproc(?:essed)?)",
     re.IGNORECASE,
@@ -182,7 +182,7 @@ def _key(scan: Scan) -> tuple[Key, str]:
     kept = [part for part in own if not _IS_TIME.fullmatch(part)]
     if not kept:
         # study_001/scan_1: the uppermost is more of a patient than what is in it
-        return tuple(own[:1]) if len(own) > 1 else (scan.id,), ""
+        return tuple(own[:1]), ""
     key = tuple(_without_time(part) for part in kept)
     timed = len(kept) < len(own) or key != tuple(kept)
     # P001/P001_2019-01-11 is one name

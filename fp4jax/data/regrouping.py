@@ -66,7 +66,7 @@ def joined(cohort: Cohort) -> Cohort:
     for patient, image in zip(cohort.patient_ids.tolist(), cohort.images, strict=True):
         pixels = np.ascontiguousarray(image)
         if pixels.min() != pixels.max():
-            own[zlib.crc32(pixels)].add(patient)
+            own[zlib.crc32(pixels.tobytes())].add(patient)
     same = {tuple(sorted(names)): None for names in own.values() if len(names) > 1}
     if not same:
         return cohort

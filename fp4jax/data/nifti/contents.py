@@ -63,8 +63,11 @@ def content(file: Path) -> bytes:
 
 
 def is_as_named(file: Path) -> bool:
-    """Whether a file is compressed as its name says: gzip if it ends in .gz, else not at all."""
-    return layers(file) == (["gzip"] if file.name.lower().endswith(".gz") else [])
+    """Whether nibabel can go by a file's name: .nii is not compressed, .nii.gz by gzip, once."""
+    name = file.name
+    if not name.endswith((".nii", ".nii.gz", ".NII", ".NII.GZ")):
+        return False
+    return layers(file) == (["gzip"] if name.lower().endswith(".gz") else [])
 
 
 def other_kind(file: Path) -> str | None:

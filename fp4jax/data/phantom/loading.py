@@ -78,7 +78,7 @@ def load(
     if cache is False:
         return _generate(patients, grid, seed, channel_order, workers)
     entry = _entry(
-        disk.default_folder() if cache is None else expanded(cache),
+        expanded(cache) or disk.default_folder(),
         patients=patients,
         slices=slices,
         image_size=image_size,
