@@ -214,6 +214,55 @@ def test_which_label_is_enhancing(tmp_path, style, values, layout):
     assert loaded(tmp_path, layout=layout)[0][0].layout == layout
 
 
+@pytest.mark.parametrize(
+    ("cases", "suffixes", "patients"),
+    [
+        (("UPENN-GBM-00001_11", "UPENN-GBM-00001_21"), "_FLAIR _T1 _T1GD _T2 _segm", 1),
+        (("UCSF-PDGM-0004", "UCSF-PDGM-0005"), "_FLAIR _T1 _T1c _T2 _tumor_segmentation", 2),
+        (
+            ("PatientID_0003_Timepoint_1", "PatientID_0003_Timepoint_2"),
+            "_brain_t2f _brain_t1n _brain_t1c _brain_t2w _tumorMask",
+            1,
+        ),
+        (
+            ("TCGA-02-0006_1996.08.23", "TCGA-02-0009_1997.06.14"),
+            "_flair _t1 _t1Gd _t2 _GlistrBoost_ManuallyCorrected",
+            2,
+        ),
+    ],
+)
+def test_gliomas_of_tcia(tmp_path, cases, suffixes, patients):
+    for i, case in enumerate(cases):
+        for m, suffix in enumerate(suffixes.split()):
+            content = label((2, 1, 4)) if m == 4 else volume((i, m))
+            write(tmp_path / f"{case}_nifti" / f"{case}{suffix}.nii.gz", content)
+        write(tmp_path / f"{case}_nifti" / f"{case}_brain_segmentation.nii.gz", label((1,)))
+    found, one = loaded(tmp_path)
+    assert [case.id for case in found] == list(cases)
+    assert len({case.patient for case in found}) == patients
+    assert one.target.sum(axis=(0, 1, 2)).tolist() == [120, 48, 12]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("a/IM001.dcm", "dcm2niix"), ("Flair.mha", "convert them"), ("brats.tar.gz", "unpack them")],
+)
+def test_other_files(tmp_path, name, text):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(ValueError, match=text):
+        nifti.find_cases(tmp_path)
+
+
+def test_masks_of_another_value(tmp_path):
+    write(tmp_path / "P1/f.nii", volume(1))
+    write(tmp_path / "P1/s.nii", label((255,)))
+    options = {"modalities": {"flair": "f.nii"}, "layout": "folder", "label": "s.nii"}
+    with pytest.raises(ValueError, match="--labels 'lesion=255'"):
+        loaded(tmp_path, ("lesion",), labels="lesion=1", **options)
+    assert loaded(tmp_path, ("lesion",), labels="lesion=255", **options)[1].target.sum() == 120
+
+
 def test_advice_on_labels_works(tmp_path):
     brats(tmp_path, ("BraTS-GLI-00001-000", "BraTS-GLI-00002-000"), "brats2023", (2, 1, 4))
     with pytest.raises(ValueError, match="label values 4") as error:

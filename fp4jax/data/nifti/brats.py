@@ -23,13 +23,35 @@ _LOG = logging.getLogger("fp4jax.data")
 MODALITIES = ("flair", "t1", "t1c", "t2")
 LAYOUTS = ("brats2020", "brats2021", "brats2023", "brats2024")
 
+# Modality -> suffixes of files, the usual one first: those of BraTS, and of TCIA's sets of gliomas
+# (UPENN-GBM, UCSF-PDGM, TCGA-GBM, MU-Glioma-Post), whose label values are those of some BraTS.
 _SUFFIXES = {
-    "underscore": {"flair": "_flair", "t1": "_t1", "t1c": "_t1ce", "t2": "_t2", "seg": "_seg"},
-    "hyphen": {"flair": "-t2f", "t1": "-t1n", "t1c": "-t1c", "t2": "-t2w", "seg": "-seg"},
+    "underscore": {
+        "flair": ("_flair", "_t2f"),
+        "t1": ("_t1", "_t1n"),
+        "t1c": ("_t1ce", "_t1gd", "_t1c"),
+        "t2": ("_t2", "_t2w"),
+        "seg": (
+            *("_seg", "_segm", "_segmentation", "_tumor_segmentation", "_tumor_mask"),
+            *("_tumormask", "_glistrboost_manuallycorrected"),
+        ),
+    },
+    "hyphen": {
+        "flair": ("-t2f",),
+        "t1": ("-t1n",),
+        "t1c": ("-t1c",),
+        "t2": ("-t2w",),
+        "seg": ("-seg",),
+    },
 }
 _NAME = re.compile(
-    r"(?P<case>.+)(?P<suffix>"
-    + "|".join(suffix for style in _SUFFIXES.values() for suffix in style.values())
+    r"(?P<case>.+?)(?P<suffix>"
+    + "|".join(
+        (r"(?:_brain)?" if name != "seg" else "") + suffix
+        for style in _SUFFIXES.values()
+        for name, suffixes in style.items()
+        for suffix in suffixes
+    )
     + r")\.nii(\.gz)?",
     re.IGNORECASE,
 )
@@ -84,7 +106,8 @@ def find(
         suffix = _SUFFIXES[style]
         for modality in wanted:
             if modality not in found:
-                expected = f"{name}{suffix[modality]}.nii" if modality in suffix else modality
+                usual = suffix.get(modality, (f" {modality}",))[0]
+                expected = f"{name}{usual}.nii"
                 problems.append(f"{case}: modality {modality} is missing, {folder / expected}(.gz)")
         if labels[key] is None and _group(key) in labelled:
             bare.append(case)
@@ -139,7 +162,8 @@ def _layouts(root: Path, labels: dict[tuple[Path, str, str], Path | None]) -> di
 
 def _place(root: Path, folder: Path, case: str) -> str:
     parts = [readable(part) for part in folder.relative_to(root).parts]
-    return "/".join(parts if parts and parts[-1] == readable(case) else [*parts, readable(case)])
+    own = parts and parts[-1].startswith(readable(case))  # UCSF-PDGM-0004_nifti
+    return "/".join([*(parts[:-1] if own else parts), readable(case)])
 
 
 def _files(root: Path) -> Files:
@@ -148,7 +172,8 @@ def _files(root: Path) -> Files:
     of_suffix = {
         suffix: (name, style)
         for style, suffixes in _SUFFIXES.items()
-        for name, suffix in suffixes.items()
+        for name, several in suffixes.items()
+        for suffix in several
     }
     for parent, folders, names in walk(root):
         # a folder named x.nii holds the file
@@ -157,7 +182,7 @@ def _files(root: Path) -> Files:
         for name in sorted([*names, *holders], reverse=True):  # .nii after .nii.gz: it is kept
             match = _NAME.fullmatch(name)
             if match:
-                modality, style = of_suffix[match["suffix"].lower()]
+                modality, style = of_suffix[match["suffix"].lower().removeprefix("_brain")]
                 files[parent, match["case"], style][modality] = parent / name
     return {key: found for key, found in files.items() if set(found) != {"seg"}}
 
@@ -180,7 +205,8 @@ def _label(key: tuple[Path, str, str], found: dict[str, Path], files: Files) -> 
 def _group(key: tuple[Path, str, str]) -> Path:
     """The folder of the cases that are trained on or validated with together."""
     folder, case, _ = key
-    return folder.parent if folder.name == case else folder
+    own = folder.name.startswith(case) or case.startswith(folder.name)
+    return folder.parent if own else folder
 
 
 def _year(root: Path, key: tuple[Path, str, str]) -> str:

@@ -1,11 +1,13 @@
 """find_cases: the cases of a data set on disk, in any of the known layouts."""
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fp4jax.data.folders import walk
 from fp4jax.data.nifti import bids, brats, dataset_json, decathlon, folder, nnunet
 from fp4jax.data.nifti.case import Case, canonical_all
 from fp4jax.data.nifti.labels import given
@@ -96,12 +98,30 @@ def find_cases(
             "files named as in BraTS (..._flair.nii.gz, ...-t2f.nii.gz)",
         }.get(layout, f"no files named as in {layout}")
         raise ValueError(
-            f"No cases in {base}: {looked_for}. Check the folder, or describe it: --patterns flair "
-            "'*flair*.nii.gz' --label '*seg*.nii.gz' --labels whole_tumour=1,2,4 (in Python "
+            f"No cases in {base}: {looked_for}.{_other_files(base)} Check the folder, or describe "
+            "it: --patterns flair '*flair*.nii.gz' --label '*seg*.nii.gz' --labels whole_tumour=1,2,4 (in Python "
             "layout='folder', modalities={'flair': '*flair*.nii.gz'}, label='*seg*.nii.gz', "
             "labels={'whole_tumour': {1, 2, 4}})."
         )
     return grouped(cases, patient_pattern)
+
+
+# Endings of files that are images of another kind, or archives -> what to do.
+_OTHER_FILES = {
+    (".dcm", ".ima"): "DICOM; convert them, for example with dcm2niix",
+    (".mha", ".mhd", ".nrrd", ".mgz", ".img", ".hdr", ".mnc"): "no NIfTI; convert them",
+    (".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar"): "archives; unpack them",
+}
+
+
+def _other_files(root: Path) -> str:
+    """A sentence about files that a user may have taken for a data set."""
+    every = (name.lower() for _, _, names in walk(root) for name in names)
+    for name in itertools.islice(every, 10_000):
+        for endings, what in _OTHER_FILES.items():
+            if name.endswith(endings):
+                return f" Files such as {name} are {what}."
+    return ""
 
 
 def _known(

@@ -285,7 +285,7 @@ def _integers(labels: np.ndarray, name: str) -> np.ndarray:
 
 def _layouts_with(values: Sequence[int]) -> str:
     fitting = [name for name, table in LABELS.items() if set(values) <= {0}.union(*table.values())]
-    example = fitting[-1] if fitting else "lesion=1"
+    example = fitting[-1] if fitting else "lesion=" + ",".join(str(v) for v in values if v > 0)
     own = f"give --labels '{example}' (in Python labels={example!r})"
     if fitting:
         return (
