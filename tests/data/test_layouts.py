@@ -217,7 +217,11 @@ def test_which_label_is_enhancing(tmp_path, style, values, layout):
 @pytest.mark.parametrize(
     ("cases", "suffixes", "patients"),
     [
-        (("UPENN-GBM-00001_11", "UPENN-GBM-00001_21"), "_FLAIR _T1 _T1GD _T2 _segm", 1),
+        (
+            ("UPENN-GBM-00001_11", "UPENN-GBM-00001_21", "UPENN-GBM-00002_11"),
+            "_FLAIR _T1 _T1GD _T2 _segm",
+            2,
+        ),
         (("UCSF-PDGM-0004", "UCSF-PDGM-0005"), "_FLAIR _T1 _T1c _T2 _tumor_segmentation", 2),
         (
             ("PatientID_0003_Timepoint_1", "PatientID_0003_Timepoint_2"),

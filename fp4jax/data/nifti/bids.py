@@ -71,7 +71,7 @@ def find(
     raw = {key: found for key, found in images.items() if not key[0]}
     images = raw or images
     names = [canonical(name) for name in modalities or _in_order(images.values())]
-    problems, cases = [], []
+    problems, cases, unexplained = [], [], []
     first: dict[str, Key] = {}
     for key, found in sorted(images.items(), key=lambda item: item[0][1:]):
         _, place, case = key
@@ -92,12 +92,15 @@ def find(
             problems.append(f"{case}: the label map is there {len(masks)} times, {shown}")
         own = table if label is None or table is not None else _table(label, notes)
         if label is not None and own is None:
-            problems.append(
-                f"{case}: the values of {label.name} are explained nowhere (dseg.tsv); give "
-                "--labels, such as --labels lesion=1"
-            )
+            unexplained.append(label)
         one = tuple((name, found[name][0], None) for name in names if found.get(name))
         cases.append(Case(case, "bids", one, label, own, place=_place(place, case)))
+    if unexplained and not problems:
+        raise ValueError(
+            f"The values of {len(unexplained)} label maps, such as {unexplained[0]}, are explained "
+            "nowhere (dseg.tsv). Say what they mean with --labels: another layout's name, such as "
+            "brats2023, or regions, such as lesion=1 (in Python labels='lesion=1')."
+        )
     if problems:
         refuse(root, problems, _REMEDY)
     return tuple(sorted(cases, key=lambda case: case.id))

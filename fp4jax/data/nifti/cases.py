@@ -99,9 +99,9 @@ def find_cases(
         }.get(layout, f"no files named as in {layout}")
         raise ValueError(
             f"No cases in {base}: {looked_for}.{_other_files(base)} Check the folder, or describe "
-            "it: --patterns flair '*flair*.nii.gz' --label '*seg*.nii.gz' --labels whole_tumour=1,2,4 (in Python "
-            "layout='folder', modalities={'flair': '*flair*.nii.gz'}, label='*seg*.nii.gz', "
-            "labels={'whole_tumour': {1, 2, 4}})."
+            "it: --patterns flair '*flair*.nii.gz' --label '*seg*.nii.gz' --labels "
+            "whole_tumour=1,2,4 (in Python layout='folder', modalities={'flair': "
+            "'*flair*.nii.gz'}, label='*seg*.nii.gz', labels={'whole_tumour': {1, 2, 4}})."
         )
     return grouped(cases, patient_pattern)
 
