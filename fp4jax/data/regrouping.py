@@ -2,8 +2,8 @@
 
 import collections
 import dataclasses
+import hashlib
 import warnings
-import zlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -62,11 +62,11 @@ def joined(cohort: Cohort) -> Cohort:
     all slices are kept: which of two names is right, and whose masks, only their owner knows.
     Images of one grey level are in many patients, and do not count.
     """
-    own: dict[int, set[str]] = collections.defaultdict(set)
+    own: dict[bytes, set[str]] = collections.defaultdict(set)
     for patient, image in zip(cohort.patient_ids.tolist(), cohort.images, strict=True):
         pixels = np.ascontiguousarray(image)
         if pixels.min() != pixels.max():
-            own[zlib.crc32(pixels.tobytes())].add(patient)
+            own[hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()].add(patient)
     same = {tuple(sorted(names)): None for names in own.values() if len(names) > 1}
     if not same:
         return cohort

@@ -1,5 +1,6 @@
 """Scans of one patient have one patient: by names, by a pattern, and by images that come twice."""
 
+import dataclasses
 import gzip
 import logging
 import os
@@ -10,6 +11,7 @@ import pytest
 
 from fp4jax import data
 from fp4jax.data import nifti, patients, regrouping
+from fp4jax.data.nifti.persons import joined
 from fp4jax.train import Slices, Source, Volumes
 from tests.brains import brats, label, volume, write
 
@@ -189,3 +191,12 @@ def test_partly_labelled(tmp_path, caplog):
     assert len(opened.patients) == 2
     assert "1 scans without a label map are left out" in opened.describe()
     assert len(nifti.find_cases(tmp_path)) == 3
+
+
+def test_one_file_of_two_patients(tmp_path):
+    brats(tmp_path, ["BraTS20_Training_001"])
+    (case,) = nifti.find_cases(tmp_path)
+    other = dataclasses.replace(case, id="other", person=patients.Patient("other"))
+    with pytest.warns(UserWarning, match="BraTS20_Training_001 = other"):
+        found = joined([case, other])
+    assert {one.patient for one in found} == {"BraTS20_Training_001"}

@@ -98,10 +98,10 @@ def find_cases(
             "files named as in BraTS (..._flair.nii.gz, ...-t2f.nii.gz)",
         }.get(layout, f"no files named as in {layout}")
         raise ValueError(
-            f"No cases in {base}: {looked_for}.{_other_files(base)} Check the folder, or describe "
-            "it: --patterns flair '*flair*.nii.gz' --label '*seg*.nii.gz' --labels "
-            "whole_tumour=1,2,4 (in Python layout='folder', modalities={'flair': "
-            "'*flair*.nii.gz'}, label='*seg*.nii.gz', labels={'whole_tumour': {1, 2, 4}})."
+            f"No cases in {base}: {looked_for}{folder.there_are(base)}.{_other_files(base)} Check "
+            "the folder, or describe it: --patterns flair '*flair*.nii.gz' --label "
+            "'*seg*.nii.gz' --labels whole_tumour=1,2,4 (in Python layout='folder', modalities="
+            "{'flair': '*flair*.nii.gz'}, label='*seg*.nii.gz', labels={'whole_tumour': {1, 2, 4}})."
         )
     return grouped(cases, patient_pattern)
 

@@ -44,10 +44,13 @@ def find(
         ) from error
     wanted = chosen(file, names, modalities)
     channel = {name: index for index, name in names.items()}
-    problems, cases = [], []
+    problems, cases, seen = [], [], set()
     for image, label in entries:
         case, path = dataset_json.id_of(image), dataset_json.resolve(file.parent, image)
         label_path = None if label is None else dataset_json.resolve(file.parent, label)
+        if case in seen:
+            problems.append(f"{case}: dataset.json names it twice")
+        seen.add(case)
         for what, needed in (("image", path), ("label map", label_path)):
             if needed is not None and not needed.exists():
                 problems.append(f"{case}: its {what} {needed} is missing")

@@ -95,7 +95,7 @@ def find(
         )
         cases.append(Case(case, "folder", images, one.get(_LABEL), table, one.get(_MASK), place))
     if not cases:
-        problems.append(f"no file matches {', '.join(patterns.values())}{_there_are(root)}")
+        problems.append(f"no file matches {', '.join(patterns.values())}{there_are(root)}")
     if problems:
         refuse(root, problems, _REMEDY)
     if bare and any_label:
@@ -179,7 +179,7 @@ def _expression(pattern: str) -> str:
     return expression.removeprefix("(?s:").removesuffix(r")\Z").replace(".*", "[^/]*")
 
 
-def _there_are(root: Path) -> str:
+def there_are(root: Path) -> str:
     """The names of some NIfTI files that are there, to correct patterns by."""
     some = [
         (folder / name).relative_to(root).as_posix()

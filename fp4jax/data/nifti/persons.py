@@ -2,14 +2,17 @@
 
 import collections
 import dataclasses
+import hashlib
+import lzma
 import os
 import warnings
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from fp4jax.data import patients
 from fp4jax.data.nifti.case import Case
-from fp4jax.data.nifti.contents import checksum, fingerprint
+from fp4jax.data.nifti.contents import checksum, content, fingerprint
 from fp4jax.data.nifti.volume import find_file
 
 
@@ -32,25 +35,29 @@ def joined(cases: Sequence[Case]) -> tuple[Case, ...]:
     they are treated as scans of one patient, the first by name, and all are kept: which of two
     names is right, and whose labels, only their owner knows.
 
-    Images are compared by their length and checksum, not by what a resampling would leave alike.
+    Images are compared by their bytes, uncompressed: first by length and checksum, those that agree
+    as a whole.
     """
-    own: dict[str, set[str]] = collections.defaultdict(set)
-    ids: dict[str, str] = {}
+    files: dict[str, dict[Path, set[str]]] = collections.defaultdict(dict)
     for case, marks in zip(cases, _marks(cases), strict=True):
-        for mark in marks:
-            own[mark].add(case.patient)
-            ids.setdefault(f"{mark} {case.patient}", case.id)
-    same = [(mark, sorted(names)) for mark, names in sorted(own.items()) if len(names) > 1]
+        for path, mark in marks.items():
+            files[mark].setdefault(path, set()).add(case.patient)
+    same, shown = [], []
+    for found in files.values():
+        if len(set().union(*found.values())) > 1:
+            for paths in _alike(list(found)):
+                names = sorted(set().union(*(found[path] for path in paths)))
+                if len(names) > 1:
+                    same.append(names)
+                    shown.append(sorted({c.id for c in cases if set(paths) & _images(c)}))
     if not same:
         return tuple(cases)
-    first = patients.together([case.patient for case in cases], [names for _, names in same])
-    shown = {
-        " = ".join(sorted(ids[f"{mark} {name}"] for name in names)): None for mark, names in same
-    }
-    more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
+    first = patients.together([case.patient for case in cases], same)
+    texts = sorted({" = ".join(ids) for ids in shown})
+    more = f" and {len(texts) - 5} more" if len(texts) > 5 else ""
     warnings.warn(
-        f"The same image is there under several names: {'; '.join(list(shown)[:5])}{more}. They "
-        "are kept together as scans of one patient; remove copies that should not count twice.",
+        f"The same image is there under several names: {'; '.join(texts[:5])}{more}. They are "
+        "kept together as scans of one patient; remove copies that should not count twice.",
         stacklevel=2,
     )
     return tuple(
@@ -61,13 +68,28 @@ def joined(cases: Sequence[Case]) -> tuple[Case, ...]:
     )
 
 
-def _marks(cases: Sequence[Case]) -> list[set[str]]:
-    """What tells the images of each case apart; files that cannot be read are left to the reader.
+def _alike(paths: Sequence[Path]) -> list[list[Path]]:
+    """Groups of files with the same content; those that cannot be read are left to the reader."""
+    groups: dict[bytes, list[Path]] = collections.defaultdict(list)
+    for path in paths:
+        try:
+            groups[hashlib.sha256(content(find_file(path))).digest()].append(path)
+        except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError):
+            continue
+    return list(groups.values())
+
+
+def _images(case: Case) -> set[Path]:
+    return {path for _, path, _ in case.images}
+
+
+def _marks(cases: Sequence[Case]) -> list[dict[Path, str]]:
+    """Image -> what tells it apart, of each case, for those that can be read.
 
     Where some files are compressed and others are not, those are read as a whole: their content
     may be the same.
     """
-    every = [{path: None for _, path, _ in case.images} for case in cases]
+    every = [_images(case) for case in cases]
     found = {path: _mark(path) for paths in every for path in paths}
     packed = any(mark.startswith("gzip") for mark in found.values())
     for path, mark in found.items():
@@ -76,7 +98,7 @@ def _marks(cases: Sequence[Case]) -> list[set[str]]:
             found[path] = rest[-1]  # another level of compression makes no difference
         elif kind == "file" and packed:
             found[path] = checksum(find_file(path))
-    return [{found[path] for path in paths if found[path]} for paths in every]
+    return [{path: found[path] for path in paths if found[path]} for paths in every]
 
 
 def _mark(path: Path) -> str:
