@@ -159,7 +159,8 @@ def find_folder(root: str | os.PathLike) -> Path:
         ValueError: there is none.
     """
     root = expanded(root) or Path()
-    candidates = (root, root / "kaggle_3m", root / "lgg-mri-segmentation" / "kaggle_3m")
+    candidates = [root, root / "kaggle_3m", root / "lgg-mri-segmentation" / "kaggle_3m"]
+    candidates += [*sorted(root.glob("*/kaggle_3m")), *sorted(root.glob("*/*/kaggle_3m"))]
     for folder in candidates:
         if any(_tiffs(patient) for patient in _patient_folders(folder)):
             return folder

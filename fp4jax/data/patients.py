@@ -234,6 +234,8 @@ def _numbered(keys: Sequence[Key]) -> dict[Key, Key]:
     """Numbers after an id: of one or two digits, or of three that count from 0 or 1 in each id."""
     found, numbers = {}, collections.defaultdict(list)
     for key in set(keys):
+        if _IS_TIME.fullmatch(key[-1]):  # nothing but a date
+            continue
         match = _NUMBERED.fullmatch(key[-1])
         if match is None and len(key) > 1 and key[-1].isdecimal() and len(key[-1]) <= 2:
             head, scan = key[:-1], key[-1]

@@ -249,9 +249,16 @@ def test_gliomas_of_tcia(tmp_path, cases, suffixes, patients):
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("a/IM001.dcm", "dcm2niix"), ("Flair.mha", "convert them"), ("brats.tar.gz", "unpack them")],
+    [
+        ("../dataset.json", "beside it: give"),
+        ("a/IM001.dcm", "dcm2niix"),
+        ("Flair.mha", "convert them"),
+        ("brats.tar.gz", "unpack them"),
+    ],
 )
 def test_other_files(tmp_path, name, text):
+    tmp_path = tmp_path / "inner"
+    tmp_path.mkdir()
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(ValueError, match=text):
@@ -262,7 +269,7 @@ def test_masks_of_another_value(tmp_path):
     write(tmp_path / "P1/f.nii", volume(1))
     write(tmp_path / "P1/s.nii", label((255,)))
     options = {"modalities": {"flair": "f.nii"}, "layout": "folder", "label": "s.nii"}
-    with pytest.raises(ValueError, match="--labels 'lesion=255'"):
+    with pytest.raises(ValueError, match="--labels 'lesion=1,255'"):
         loaded(tmp_path, ("lesion",), labels="lesion=1", **options)
     assert loaded(tmp_path, ("lesion",), labels="lesion=255", **options)[1].target.sum() == 120
 

@@ -67,6 +67,7 @@ def grouped(*places, pattern=None):
         (("s0001", "s0002", "s0103"), None),
         (("IXI002-Guys-0828", "IXI012-HH-1211"), None),
         (("19283746", "20190111"), None),
+        (("2019-01-11", "2019-01-12", "2019-02-11"), None),
         (("study_001/scan", "study_002/scan"), ["study_001", "study_002"]),
         (("case1", "case2"), None),
     ],

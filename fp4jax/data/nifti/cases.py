@@ -100,8 +100,9 @@ def find_cases(
         raise ValueError(
             f"No cases in {base}: {looked_for}{folder.there_are(base)}.{_other_files(base)} Check "
             "the folder, or describe it: --patterns flair '*flair*.nii.gz' --label "
-            "'*seg*.nii.gz' --labels whole_tumour=1,2,4 (in Python layout='folder', modalities="
-            "{'flair': '*flair*.nii.gz'}, label='*seg*.nii.gz', labels={'whole_tumour': {1, 2, 4}})."
+            "'*seg*.nii.gz' --labels whole_tumour=1,2,4, by paths where folders sort files: "
+            "'imagesTr/{id}_0000.nii.gz' (in Python layout='folder', modalities={'flair': "
+            "'*flair*.nii.gz'}, label='*seg*.nii.gz', labels={'whole_tumour': {1, 2, 4}})."
         )
     return grouped(cases, patient_pattern)
 
@@ -116,6 +117,8 @@ _OTHER_FILES = {
 
 def _other_files(root: Path) -> str:
     """A sentence about files that a user may have taken for a data set."""
+    if (root.parent / "dataset.json").is_file():
+        return f" There is a dataset.json beside it: give {root.parent}."
     every = (name.lower() for _, _, names in walk(root) for name in names)
     for name in itertools.islice(every, 10_000):
         for endings, what in _OTHER_FILES.items():

@@ -172,7 +172,7 @@ def region_bits(
         what = f"layout {layout!r}" if isinstance(layout, str) else "its layout"
         raise ValueError(
             f"{name} has label values {shown}; {what} has {', '.join(map(str, allowed))} only. "
-            f"{_layouts_with(found.tolist())}"
+            f"{_layouts_with(layout, found.tolist())}"
         )
     return lookup[values]
 
@@ -283,9 +283,18 @@ def _integers(labels: np.ndarray, name: str) -> np.ndarray:
     return values
 
 
-def _layouts_with(values: Sequence[int]) -> str:
+def _with(layout: str | Mapping[str, Collection[int]], values: Sequence[int]) -> str:
+    """A table for these values, with those that its one region has already."""
+    table = {} if isinstance(layout, str) else table_of(layout)
+    names = [name for name in table if name != "foreground"]
+    name = names[0] if len(names) == 1 else "lesion"
+    members = {value for value in values if value > 0} | table.get(name, frozenset())
+    return f"{name}={','.join(map(str, sorted(members)))}"
+
+
+def _layouts_with(layout: str | Mapping[str, Collection[int]], values: Sequence[int]) -> str:
     fitting = [name for name, table in LABELS.items() if set(values) <= {0}.union(*table.values())]
-    example = fitting[-1] if fitting else "lesion=" + ",".join(str(v) for v in values if v > 0)
+    example = fitting[-1] if fitting else _with(layout, values)
     own = f"give --labels '{example}' (in Python labels={example!r})"
     if fitting:
         return (
