@@ -76,14 +76,15 @@ class SliceData(Data):
         one = self.cohort
         own = [(patient, scan) for patient, ids in one.scans.items() for scan in ids]
         share = float(one.positive.mean()) if len(one) else 0.0
+        several = patients.listing(
+            [patients.Scan(scan) for _, scan in own],
+            [patients.Patient(patient) for patient, _ in own],
+        )
         return [
             f"data: {one.name}, {len(self.patients)} patients, {len(own)} scans, {len(one)} slices "
             f"({share:.0%} with lesion), channels {', '.join(self.channels)}",
-            *patients.listing(
-                [patients.Scan(scan) for _, scan in own],
-                [patients.Patient(patient) for patient, _ in own],
-            ),
             f"images: {one.nbytes / max(len(one), 1) / 1e6:.3f} MB a slice with its mask",
+            *(several if len(own) > len(self.patients) else []),
         ]
 
     def _own(self, patients: Sequence[str]) -> Cohort:
