@@ -4,67 +4,121 @@
     python -m experiments.study paper-cv --root kaggle_3m --epochs 50
 
 Starts from a named study; every option changes it. Repeating a command goes on where it was
-interrupted and skips what is finished. Exit code 1 if a run failed.
+interrupted and skips what is finished; several commands may share a folder, also the same ones at
+the same time. Exit code 1 if a run failed.
 """
 
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 import tyro
 
-from experiments.command import Source, main
-from experiments.presets import PRESETS, Options
+from experiments import command as commands
+from experiments.command import main
+from experiments.options import SavingOptions, SliceOptions, plain
+from experiments.presets import PRESETS
 from experiments.tables import print_runs
-from fp4jax.analysis.report.of_study import report
-from fp4jax.study import execute
+from fp4jax.analysis.report import report_folder
+from fp4jax.predict.pictures import Pictures
+from fp4jax.study import Study, execute
 from fp4jax.study.live import watching
+from fp4jax.train import Listeners, Slices, Source, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyOptions(Study):
+    """A study of which every field but one is an option; :meth:`study` is the study itself."""
+
+    data: Task = dataclasses.field(default_factory=SliceOptions)
+    # QAT recipes, by names or by the paper's ids (0 to 7)
+    recipes: tuple[str, ...] = ("baseline", "full", "2d+rht+sr")
+    # further options of all models, by name and value: init ref
+    model_options: dict[str, str] = dataclasses.field(default_factory=dict)
+    per_arch: tyro.conf.Suppress[dict] = dataclasses.field(default_factory=dict)
+    plugins: tyro.conf.Suppress[tuple[str, ...]] = ()
+
+    def __post_init__(self):
+        # Defaults are filled in when all options are known.
+        pass
+
+    def study(self) -> Study:
+        """With the defaults, checked."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(Study)}
+        return Study(**{**fields, "data": plain(self.data), "plugins": commands.plugins()})
 
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    study: Options
+    study: StudyOptions
     source: Source
+    saving: SavingOptions
     # gets the runs' folders, report.html, tables and figures
     out: Path
     # the named study that this one started from
     preset: tyro.conf.Suppress[str]
     # train runs again that failed before
     retry: bool = False
+    # show images of patients in the report, which the data's licence may forbid to pass on; of
+    # synthetic ones they are always shown
+    pictures: bool = False
     # list the runs and train nothing
     dry_run: bool = False
 
 
 def command(args: Args) -> None:
+    study, preset = args.study.study(), PRESETS[args.preset]()
     if args.dry_run:
-        for run in args.study.runs():
-            print(run.arch, run.scale, run.method, run.recipe, run.split, f"seed {run.seed}")
+        for run in study.runs():
+            name = run.recipe_name
+            print(run.arch, run.scale, run.method, name, run.split, f"seed {run.seed}")
         return
-    cohort = args.source.load(args.study.data, args.study.image_size)
-    print(cohort)
-    with watching(args.study) as watcher:
-        outcome = execute(args.study, cohort, args.out, retry=args.retry, watcher=watcher)
+    source = args.source if preset.prepare is None else preset.prepare(args.source)
+    data = study.data.open(source)
+    print("\n".join(data.describe()))
+    with watching(study) as table:
+        listener = Listeners([table, Pictures(args.pictures)])
+        outcome = execute(
+            study,
+            data,
+            args.out,
+            name=args.preset,
+            expected=preset.expected,
+            retry=args.retry,
+            saving=args.saving.saving(),
+            listener=listener,
+            synthetic=preset.prepare is not None and args.source.root is None,
+        )
     if outcome.folders:
         print_runs([run.summary() or {} for run in outcome.folders])
     if not outcome.changed:
         print("All runs were finished before: nothing was trained.")
-    expected = PRESETS[args.preset]().expected
-    for path in report(args.study, cohort, args.out, outcome, expected):
+    for path in report_folder(args.out, pictures=args.pictures).paths:
         print(path)
     for name, error in outcome.failures:
         print(f"failed: {name}: {error}", file=sys.stderr)
     sys.exit(1 if outcome.failures else 0)
 
 
-def arguments() -> type:
+def arguments() -> Any:
     """One subcommand per named study."""
     made = {name: make() for name, make in PRESETS.items()}
     defaults = {
-        name: Args(Options(**vars(preset.study)), preset.source, Path("runs") / name, name)
+        name: Args(
+            _options(preset.study), preset.source, SavingOptions(), Path("runs") / name, name
+        )
         for name, preset in made.items()
     }
     about = {name: (make.__doc__ or "").strip() for name, make in PRESETS.items()}
     return tyro.extras.subcommand_type_from_defaults(defaults, about, prefix_names=False)
+
+
+def _options(study: Study) -> StudyOptions:
+    fields = {field.name: getattr(study, field.name) for field in dataclasses.fields(study)}
+    if isinstance(study.data, Slices):
+        fields["data"] = SliceOptions(**vars(study.data))
+    return StudyOptions(**fields)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
-"""A cohort small enough to train on in seconds, and a process that trains on it for tests that kill."""
+"""A cohort small enough to train on in seconds, and a process to be killed that trains on it."""
 
 import dataclasses
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from fp4jax.data import Cohort
-from fp4jax.train import Options, RunConfig, Saving, Slices
+from fp4jax.study import Study, execute
+from fp4jax.train import Options, RunConfig, Saving, Slices, train
 
 TINY = {"stages": 2, "channels": 16}
 #: A checkpoint after every epoch, which is seldom older than a kill.
@@ -57,18 +59,24 @@ def config(**changes) -> RunConfig:
     )
 
 
+def study() -> Study:
+    """Six runs, with augmentation: all that must repeat bit for bit is in them."""
+    of_run = ("model_options", "batch_size", "learning_rate", "epochs")
+    shared = {name: getattr(config(), name) for name in of_run}
+    data = config(augment=True).data
+    return Study(data, archs=("cnn",), recipes=("0", "1", "5"), seeds=(1, 2), **shared)
+
+
 def main(out: str, cache: str, *seeds: str) -> None:
-    """Trains a run per seed."""
-    import jax
-
-    from fp4jax.train import train
-
+    """Trains a run per seed, or all of the study."""
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    # All that must repeat bit for bit is in it.
-    train(config(augment=True), cohort(), Path(out), [*map(int, seeds)] or None, options=OFTEN)
+    if seeds == ("study",):
+        execute(study(), cohort(), Path(out), saving=OFTEN.saving)
+    else:
+        train(config(), cohort(), Path(out), [*map(int, seeds)] or None, options=OFTEN)
 
 
 if __name__ == "__main__":
-    # python -m tests.blobs OUT CACHE [SEED ...]
+    # python -m tests.blobs OUT CACHE [study | SEED ...]
     main(*sys.argv[1:])

@@ -52,7 +52,7 @@ FIRST = (
     "ops/test_modes.py",
     "models/test_models_golden.py",
     "experiments/test_experiments.py",
-    "volumes/test_volumes.py",
+    "train/test_volumes.py",
     "nnx/test_training_nnx.py",
     "train/test_train_resume.py",
     "train/test_train_lanes.py",

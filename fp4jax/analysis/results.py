@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fp4jax.extras import Extra
-from fp4jax.files import read_json
 from fp4jax.metrics import Histogram
-from fp4jax.train.config import RunConfig, from_json
+from fp4jax.train.config import RunConfig
 from fp4jax.train.folder import RunFolder
 from fp4jax.train.patients import Examples, read_examples, read_scores
+from fp4jax.train.trained import read_trained
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,18 +28,22 @@ class RunResult:
         config: its configuration, resolved.
         summary: ``summary.json``: ``val`` and ``test`` are its metrics by name, ``test_patients``
             the volumetric Dice of each test patient, ``threshold`` that of the best F2 on the
-            validation patients.
+            validation patients; of volumes also ``test_regions``.
+        digest: of the data it was trained on.
+        environment: what it was made with; None in folders of version 0.1.
     """
 
     path: Path
     config: RunConfig
     summary: dict[str, Any]
+    digest: str = ""
+    environment: dict[str, Any] | None = None
 
     @property
     def label(self) -> str:
         """What is compared: the recipe, with the method in front where it is not QAT."""
-        method = self.config.method
-        return self.config.recipe if method == "qat" else f"{method} {self.config.recipe}"
+        method, recipe = self.config.method, self.config.recipe_name
+        return recipe if method == "qat" else f"{method} {recipe}"
 
     def history(self) -> list[dict[str, Any]]:
         """A record per epoch."""
@@ -55,9 +59,9 @@ class RunResult:
 
     def row(self) -> dict[str, Any]:
         """Keys, then all metrics with ``val_`` and ``test_`` in front."""
-        summary = self.summary
+        summary, config = self.summary, self.config
         keys: dict[str, Any] = {"run": self.path.name, "label": self.label}
-        keys |= {key: getattr(self.config, key) for key in KEYS}
+        keys |= {key: getattr(config, key) for key in KEYS} | {"recipe": config.recipe_name}
         other = ("threshold", "best_epoch", "epochs_run", "train_seconds", "lanes", "device")
         metrics = {f"{p}_{k}": v for p in ("val", "test") for k, v in summary[p].items()}
         return keys | {key: summary[key] for key in other} | metrics
@@ -65,10 +69,12 @@ class RunResult:
 
 def read_run(path: Path) -> RunResult | None:
     """The run in that folder, None if it is not finished."""
-    config, summary = read_json(path / "config.json"), RunFolder(path).summary()
-    if config is None or summary is None:
+    folder = RunFolder(path)
+    if folder.config() is None or folder.summary() is None:
         return None
-    return RunResult(path, from_json(config), summary)
+    run = read_trained(path)
+    summary: Any = run.summary
+    return RunResult(path, run.config.resolved(), summary, run.digest, folder.environment())
 
 
 def read_runs(root: Path) -> list[RunResult]:
@@ -82,6 +88,23 @@ def read_runs(root: Path) -> list[RunResult]:
     if not runs:
         raise ValueError(f"{root} holds no finished run; name a folder of run folders.")
     return runs
+
+
+def regions(runs: Iterable[RunResult]) -> "pd.DataFrame":
+    """A row per run and segmented region, with the means of its metrics over the test cases.
+
+    Runs that score no regions, as those on slices, have none.
+    """
+    with Extra("study"):
+        import pandas as pd
+
+    rows = []
+    for run in runs:
+        keys = {"run": run.path.name, "label": run.label}
+        keys |= {key: getattr(run.config, key) for key in ("arch", "scale", "split", "seed")}
+        for region, scores in run.summary.get("test_regions", {}).items():
+            rows.append({**keys, "region": region, **scores})
+    return pd.DataFrame(rows, columns=None if rows else ["arch", "scale", "label", "region"])
 
 
 def table(runs: Iterable[RunResult]) -> "pd.DataFrame":

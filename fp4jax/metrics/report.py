@@ -46,8 +46,8 @@ def evaluate(
     ece                       expected calibration error, 15 bins (lo, hi], all pixels
     logit_mean logit_std      of log(p / (1 - p)); mean entropy of a pixel in nats
       prob_entropy
-    best_threshold            of 0.05, 0.10 ... 0.95, by F2 of p > threshold; that F2
-      best_f2_score
+    best_threshold            of 0.05, 0.10 ... 0.95, by F2 of p > threshold, 0.5 if that is 0 at
+      best_f2_score           all of them; that F2
     images positive_images    counts; share of positive pixels
       patients
       positive_share

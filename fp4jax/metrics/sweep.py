@@ -11,19 +11,31 @@ from fp4jax.metrics.overlap import f2
 #: 0.05, 0.10, ... 0.95
 THRESHOLDS = np.arange(1, 20) / 20
 
+#: Where no threshold is best.
+UNCHOSEN = 0.5
+
 _EPS = 1e-7
 
 
 class Sweep(NamedTuple):
-    """F2 of ``p > threshold`` for each threshold; of equally good ones the lowest is best."""
+    """F2 of ``p > threshold`` for each threshold; of equally good ones the lowest is best.
+
+    Where F2 is 0 at all of them, as it is without positives, nothing speaks for any, and 0.5 is
+    taken.
+    """
 
     thresholds: np.ndarray
     f2: np.ndarray
 
     @property
     def best_threshold(self) -> float:
-        """The threshold of the largest F2."""
-        return float(self.thresholds[np.argmax(self.f2)])
+        """The threshold of the largest F2; 0.5 if there is none above 0."""
+        return float(self.thresholds[np.argmax(self.f2)]) if self.chooses else UNCHOSEN
+
+    @property
+    def chooses(self) -> bool:
+        """Whether any threshold is better than none: there are positives, and some are found."""
+        return bool(np.any(self.f2 > 0))
 
     @property
     def best_f2(self) -> float:

@@ -58,6 +58,8 @@ class About:
     run: str = ""
 
     def __post_init__(self) -> None:
+        for name in ("options", "task"):
+            object.__setattr__(self, name, tuples(getattr(self, name)))
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold is {self.threshold}; give a probability, 0 to 1.")
         for name in ("mean", "sd", "channels"):

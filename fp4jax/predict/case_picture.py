@@ -96,20 +96,14 @@ def picture(
     axes = figure.subplots(rows, 3, squeeze=False)
     for channel, row in enumerate(axes):
         volume = image[..., channel]
-        inside = volume[volume != 0]
-        low, high = np.percentile(inside, _WINDOW) if inside.size else (0.0, 1.0)
+        low, high = _window(volume)
         for axis, (name, cut, (right, up)) in zip(row, _PLANES, strict=True):
             at = centre[cut]
             slice_ = volume.take(at, cut).T
-            axis.imshow(
-                # What is 0 is background, whatever the z-scores of the brain.
-                np.where(slice_ == 0, low, slice_),
-                cmap="gray",
-                vmin=low,
-                vmax=high,
-                origin="lower",
-                aspect=spacing[up] / spacing[right],
-            )
+            # What is 0 is background, whatever the z-scores of the brain.
+            shown = np.where(slice_ == 0, low, slice_)
+            edges = spacing[up] / spacing[right]
+            axis.imshow(shown, cmap="gray", vmin=low, vmax=high, origin="lower", aspect=edges)
             _outlines(axis, predicted.take(at, cut), "solid")
             if target is not None:
                 _outlines(axis, target.take(at, cut), "dashed")
@@ -119,6 +113,13 @@ def picture(
     figure.suptitle(f"{title} (the patient's right is on the right)".strip(), fontsize=9)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
+
+
+def _window(volume: np.ndarray) -> tuple[float, float]:
+    """What is shown as black and as white."""
+    inside = volume[volume != 0]
+    low, high = np.percentile(inside, _WINDOW) if inside.size else (0.0, 1.0)
+    return float(low), float(high)
 
 
 def _legend(figure, regions: Sequence[str], has_target: bool) -> None:

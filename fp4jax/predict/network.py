@@ -19,7 +19,7 @@ from fp4jax.inference import Alone, Segmentation, segment_volume
 from fp4jax.predict.about import About, about_model, about_run
 from fp4jax.predict.packed_files import describe, load_packed
 from fp4jax.train import Model, RunConfig, Task, Volumes, read_trained
-from fp4jax.train.program import program_of
+from fp4jax.train.program import key_of, program_of
 from fp4jax.version import NUMERICS
 
 
@@ -33,12 +33,14 @@ class Network:
             out in another way.
         alone: its forward pass, of images as they are stored.
         variables: its parameters and statistics.
+        config: all else that its outputs depend on, as JSON.
     """
 
     about: About
     task: Task
     alone: Alone
     variables: Any
+    config: str
 
     def logits(self, images: Iterable[np.ndarray]) -> Iterator[Float[np.ndarray, "..."]]:
         """The logits (*space, k) of images of one size, one after the other."""
@@ -63,6 +65,7 @@ class Network:
             "run": about.run,
             "recipe": about.recipe,
             "weights": self.digest,
+            "config": hashlib.sha256(self.config.encode()).hexdigest(),
             "numerics": NUMERICS,
         }
 
@@ -79,7 +82,10 @@ class Network:
 
 def from_model(model: Model, about: About) -> Network:
     """The network of a run, as its scores are of."""
-    return Network(about, model.config.data, model.program.alone, (model.params, model.stats))
+    # What the file of weights is called does not count.
+    config = key_of(dataclasses.replace(model.config, weights=None))
+    variables = model.params, model.stats
+    return Network(about, model.config.data, model.program.alone, variables, config)
 
 
 def from_module(module: nnx.Module, about: About) -> Network:
@@ -91,7 +97,7 @@ def from_module(module: nnx.Module, about: About) -> Network:
         model: Any = nnx.merge(graph, variables)
         return model(task.inputs(images))
 
-    return Network(about, task, Alone(forward), state)
+    return Network(about, task, Alone(forward), state, about.to_json())
 
 
 def from_run(path: str | Path, *, recipe: str | None = None) -> Network:

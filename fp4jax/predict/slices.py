@@ -113,7 +113,7 @@ def _with_defaults(options: SliceOptions, network: Network) -> SliceOptions:
     return dataclasses.replace(
         options,
         threshold=network.about.threshold if threshold is None else threshold,
-        channel_order=options.channel_order or getattr(task, "channel_order", "rgb"),
+        channel_order=options.channel_order or getattr(task, "channel_order", None) or "rgb",
     )
 
 

@@ -20,6 +20,8 @@ from fp4jax.train.volumes.digest import digest
 from fp4jax.train.volumes.scoring import Report, region_report, write_table
 
 TABLE = "scores.csv"
+# Of a task, what segmenting depends on and a command may say otherwise.
+_OPTIONS = ("overlap", "spacing", "layout", "patterns", "label", "labels", "mask")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,12 +79,7 @@ def segment_volumes(
         need_matplotlib()
     volumes = _open(network, source)
     jobs = [_job(case, volumes, out, pictures) for case in volumes.cases]
-    command = {
-        **network.identity,
-        "overlap": volumes_task(network).overlap,
-        "spacing": volumes_task(network).spacing,
-    }
-    journal = Journal(out, command, overwrite=overwrite)
+    journal = Journal(out, _command(network, volumes), overwrite=overwrite)
     others = [out / TABLE] if any(case.label is not None for case in volumes.cases) else []
     left = {job.name for job in journal.remaining(jobs, others)}
     places = [place for place, job in enumerate(jobs) if job.name in left]
@@ -124,6 +121,11 @@ def path_of_picture(path: Path) -> Path:
 def _open(network: Network, source: Source) -> VolumeSet:
     """The cases, with the network's channels and regions; prepared volumes are not kept."""
     task, about = volumes_task(network), network.about
+    if task.modalities is not None and len(task.modalities) != about.in_channels:
+        raise ValueError(
+            f"modalities are {task.modalities}; the network has {about.in_channels} channels "
+            f"({', '.join(about.channels)}), name the files of each."
+        )
     wanted = task.modalities or (None if task.patterns else about.channels)
     cases = dataclasses.replace(task, modalities=wanted).cases(source)
     cases = [_with_table(case, task, about.regions) for case in cases]
@@ -140,6 +142,13 @@ def _with_table(case: Case, task: Volumes, regions: Sequence[str]) -> Case:
     if not set(regions) <= set(table):
         table = {name: {number} for number, name in enumerate(regions, start=1)}
     return dataclasses.replace(case, labels=table)
+
+
+def _command(network: Network, volumes: VolumeSet) -> dict[str, Any]:
+    """What the results depend on beside the cases."""
+    task = volumes_task(network)
+    options = {name: getattr(task, name) for name in _OPTIONS}
+    return {**network.identity, **options, "modalities": volumes.modalities}
 
 
 def _job(case: Case, volumes: VolumeSet, out: Path, pictures: bool) -> Job:

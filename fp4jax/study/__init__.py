@@ -3,3 +3,4 @@
 from fp4jax.study.execution import Outcome as Outcome, execute as execute
 from fp4jax.study.expectations import Expectation as Expectation
 from fp4jax.study.plan import Study as Study
+from fp4jax.study.record import StudyRecord as StudyRecord, read_records as read_records

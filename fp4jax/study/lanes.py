@@ -1,55 +1,68 @@
 """Which runs of a group an accelerator trains side by side."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from fp4jax.data import Cohort
 from fp4jax.train.config import RunConfig
-from fp4jax.train.loop import places, steps_per_epoch
-from fp4jax.train.parts import split_of
-from fp4jax.train.program import Program
+from fp4jax.train.fit import room
+from fp4jax.train.program import Program, program_of
+from fp4jax.train.rehearsal import batch_of
+from fp4jax.train.state import TrainState
+from fp4jax.train.task import Data
 
-# Of the memory of the device that is left beside the cohort: XLA's estimate leaves out fragments.
+# Of the memory of the device that is left beside the data: XLA's estimate leaves out fragments.
 _USABLE = 0.8
 
 
-def lanes(group: Sequence[RunConfig], cohort: Cohort, most: int) -> list[list[RunConfig]]:
+def lanes(group: Sequence[RunConfig], data: Data, most: int) -> list[list[RunConfig]]:
     """The group in parts that share a ``vmap``; single runs on CPU, where lanes are slow.
 
-    Runs of one part take the same number of steps in an epoch. What is finished plays no role, so
-    that an interrupted study forms the same parts when it is called again.
+    Folds whose epochs have different numbers of steps share one too: the shorter ones stand still.
+
+    Args:
+        group: runs that differ in split and seed alone.
+        data: of all of them.
+        most: runs of a part.
     """
     if jax.default_backend() == "cpu" or group[0].method == "ptq":
         return [[run] for run in group]
-    by_steps: dict[int, list[RunConfig]] = {}
-    for run in group:
-        train = places(cohort, split_of(run, cohort).train)
-        by_steps.setdefault(steps_per_epoch(len(train), run.batch_size), []).append(run)
-    parts = []
-    for steps, runs in by_steps.items():
-        most = min(most, len(runs))
-        if most > 1:
-            most = min(most, _fitting(runs[0], cohort, steps))
-        parts += [runs[i : i + most] for i in range(0, len(runs), most)]
-    return parts
+    size = min(most, len(group))
+    if size > 1:
+        size = min(size, _fitting(group[0], data))
+    return [list(group[i : i + size]) for i in range(0, len(group), size)]
 
 
-def _fitting(run: RunConfig, cohort: Cohort, steps: int) -> int:
+def _fitting(run: RunConfig, data: Data) -> int:
     """Number of lanes whose states and activations the device has room for; at least 1."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    if "bytes_limit" not in stats:
-        return len(cohort)
-    program = Program(run, len(cohort.channels), max(steps, 1))
-    state = jax.eval_shape(program.start, jnp.zeros((), jnp.uint32))
-    images = jax.ShapeDtypeStruct(cohort.images.shape, jnp.uint8)
-    masks = jax.ShapeDtypeStruct(cohort.masks.shape, jnp.uint8)
-    order = jax.ShapeDtypeStruct((1, run.batch_size), jnp.int32)
-    epoch, active = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((), jnp.bool_)
-    memory = program.epoch.lower(state, images, masks, order, epoch, active).compile()
-    temporary = getattr(memory.memory_analysis(), "temp_size_in_bytes", 0)
-    held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    room = _USABLE * (stats["bytes_limit"] - cohort.images.nbytes - cohort.masks.nbytes)
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    if limit is None:
+        return 1 << 16
+    run = run.resolved()
+    program = program_of(run, len(data.channels), len(data.regions))
+    state = program.abstract()
+    # Shapes alone: nothing goes to the device.
+    resident: Any = jax.eval_shape(lambda: data.resident(room()))
+    memory = _lowered(program, state, resident, data).compile().memory_analysis()
+    temporary = getattr(memory, "temp_size_in_bytes", 0)
+    free = _USABLE * (limit - _bytes(resident))
     # a state, the one after the step, and the best parameters
-    return max(int(room // (temporary + 3 * held)), 1)
+    return max(int(free // (temporary + 3 * _bytes(state))), 1)
+
+
+def _lowered(program: Program, state: TrainState, resident: Any, data: Data) -> Any:
+    """The steps of one run as :class:`fp4jax.train.fit.Fit` calls them."""
+    config, step = program.config, (1,)
+    if resident is None:
+        return program.step.lower(state, batch_of(config, len(data.channels), len(data.regions)))
+    index = jax.ShapeDtypeStruct((*step, config.batch_size or 1), jnp.int32)
+    kinds = (jnp.int32, jnp.float32, jnp.bool_)
+    steps = (index, *(jax.ShapeDtypeStruct(step, kind) for kind in kinds))
+    return program.epoch.lower(state, *resident, steps)
+
+
+def _bytes(tree: Any) -> int:
+    return sum(int(np.prod(a.shape)) * np.dtype(a.dtype).itemsize for a in jax.tree.leaves(tree))

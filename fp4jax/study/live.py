@@ -2,19 +2,24 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from fp4jax.extras import Extra
 from fp4jax.study.plan import Study
 from fp4jax.train.config import RunConfig
-from fp4jax.train.listeners import Listener
+from fp4jax.train.console import Lines
+from fp4jax.train.listeners import Listener, Listeners
 
 Kind = tuple[str, str, str, str]
 
+# Of an epoch's record, the first one that is there.
+_SHOWN = (("val_auprc", "AUPRC"), ("val_dice", "Dice"), ("val_loss", "loss"))
+
 
 def _kind(run: RunConfig) -> Kind:
-    return run.arch, run.scale, run.recipe, run.method
+    return run.arch, run.scale, run.recipe_name, run.method
 
 
 class Table(Listener):
@@ -25,8 +30,9 @@ class Table(Listener):
         line: is called with a line of text when a run ends; None if the table itself is shown.
     """
 
-    def __init__(self, study: Study, line=None):
-        self._total = {_kind(group[0]): len(group) for group in study.groups()}
+    def __init__(self, study: Study, line: Callable[[str], None] | None = None):
+        groups = study.groups()
+        self._total = {_kind(group[0]): len(group) for group in groups}
         self._scores: dict[Kind, dict[str, float | None]] = {kind: {} for kind in self._total}
         self._running: dict[Kind, str] = {}
         self._line, self._began = line, time.monotonic()
@@ -37,14 +43,15 @@ class Table(Listener):
         self._running = {_kind(runs[0]): f"{runs[0].split} seed {runs[0].seed}{several}"}
 
     def epoch(self, run: str, record: dict[str, Any]) -> None:
+        shown = [f", validation {what} {record[key]:.3f}" for key, what in _SHOWN if key in record]
         for kind, text in self._running.items():
             start = text.split(":")[0]
-            self._running[kind] = (
-                f"{start}: epoch {record['epoch']}, validation AUPRC {record['val_auprc']:.3f}"
-            )
+            self._running[kind] = f"{start}: epoch {record['epoch']}{''.join(shown[:1])}"
 
-    def ended(self, run: RunConfig, summary: dict[str, Any] | None) -> None:
-        value = summary["test"]["auprc"] if summary else None
+    def ended(self, run: RunConfig, summary: dict[str, Any] | None, folder: Path) -> None:
+        if _kind(run) not in self._total:
+            return  # a baseline that the study needs and does not compare
+        value = summary["test"].get("auprc") if summary else None
         self._scores[_kind(run)][f"{run.split}/{run.seed}"] = value
         was_running = self._running.pop(_kind(run), None) is not None
         self._trained += was_running
@@ -83,14 +90,16 @@ class Table(Listener):
 
 @contextlib.contextmanager
 def watching(study: Study) -> Iterator[Listener]:
-    """A watcher for :func:`fp4jax.study.execute`."""
+    """A listener for :func:`fp4jax.study.execute`."""
     with Extra("study"):
         from rich.console import Console
         from rich.live import Live
 
     terminal = Console(stderr=True)
     if not terminal.is_terminal:
-        yield Table(study, line=lambda text: print(text, flush=True))
+        yield Listeners(
+            [Table(study, line=lambda text: print(text, flush=True)), Lines(study.epochs)]
+        )
         return
     table = Table(study)
     with Live(get_renderable=table.__rich__, console=terminal, refresh_per_second=2):

@@ -2,12 +2,15 @@
 
 import dataclasses
 import itertools
+import json
 from typing import Any, Literal
 
-from fp4jax.ops.recipe import get_recipe
+from fp4jax.ops.recipe import Recipe
 from fp4jax.train.config import RunConfig, Training
 
 _PER_ARCH = ("optimizer", "learning_rate", "weight_decay", "model_options")
+# Play no part in a run that is not distilled, and must not tell equal runs apart.
+_OF_DISTILLATION = ("distill_weight", "distill_ratio", "temperature", "divergence")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,14 +25,18 @@ class Study(Training):
         >>> study = Study(archs=("swin",), recipes=("0", "5"), methods=("qat", "ptq"), seeds=(1, 2))
         >>> [(group[0].method, group[0].recipe, len(group)) for group in study.groups()]
         [('qat', 'baseline', 2), ('qat', '2d+rht+sr', 2), ('ptq', '2d+rht+sr', 2)]
+        >>> from fp4jax.train import Volumes
+        >>> [run.arch for run in Study(Volumes(patch_size=(32, 32, 32)), recipes=("0",)).runs()]
+        ['swin_unetr']
     """
 
-    # architectures to compare: cnn, vit, swin
-    archs: tuple[str, ...] = ("cnn", "swin")
-    # sizes of the models: 500k, 4m, 15m
-    scales: tuple[str, ...] = ("500k",)
-    # QAT recipes, by names or by the paper's ids (0 to 7)
-    recipes: tuple[str, ...] = ("baseline", "full", "2d+rht+sr")
+    # architectures to compare: cnn, vit, swin, unet, basic_unet, swin_unetr or registered ones;
+    # default: the task's
+    archs: tuple[str, ...] = ()
+    # sizes of the models: 500k, 4m, 15m, or monai; default: the task's
+    scales: tuple[str, ...] = ()
+    # QAT recipes: names, the paper's ids (0 to 7), or recipes
+    recipes: tuple[Any, ...] = ("baseline", "full", "2d+rht+sr")
     # qat: trained with the recipe; qad: distilled from the baseline; ptq: quantized after training
     methods: tuple[Literal["qat", "qad", "ptq"], ...] = ("qat",)
     # holdout, single parts of a cross-validation (fold0 ...), or cv for all of them
@@ -44,8 +51,14 @@ class Study(Training):
 
     def __post_init__(self):
         super().__post_init__()
+        defaults = RunConfig(self.data, weights=self.weights)
+        for name, default in (("archs", defaults.arch), ("scales", defaults.scale)):
+            object.__setattr__(self, name, getattr(self, name) or (default,))
+        recipes = tuple(RunConfig(recipe=recipe).recipe for recipe in self.recipes)
+        object.__setattr__(self, "recipes", recipes)
+        names = tuple(map(_name, recipes))
         for name in ("archs", "scales", "recipes", "methods", "splits", "seeds"):
-            values = getattr(self, name)
+            values = names if name == "recipes" else getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"{name} is {values}; name one or more, each once.")
         if self.max_lanes < 1:
@@ -57,14 +70,13 @@ class Study(Training):
                     f"per_arch[{arch!r}] sets {', '.join(sorted(unknown))}; it may set "
                     f"{', '.join(_PER_ARCH)}."
                 )
-        object.__setattr__(self, "recipes", tuple(get_recipe(r).name for r in self.recipes))
         if not self.groups():
             raise ValueError(f"methods {self.methods} compare with baseline; name further recipes.")
 
     def groups(self) -> list[list[RunConfig]]:
         """Runs in the order in which they are trained."""
         replicates = list(itertools.product(self._splits(), self.seeds))
-        kinds: list[tuple[Any, str]] = [
+        kinds: list[tuple[Any, Any]] = [
             (method, recipe)
             for method in self.methods
             for recipe in self.recipes
@@ -72,22 +84,33 @@ class Study(Training):
         ]
         groups = []
         for arch, scale, (method, recipe) in itertools.product(self.archs, self.scales, kinds):
-            constants = self._constants(arch)
+            constants = self._constants(arch, method)
             one = RunConfig(arch=arch, scale=scale, recipe=recipe, method=method, **constants)
-            groups.append(
-                [dataclasses.replace(one, split=split, seed=seed) for split, seed in replicates]
-            )
+            runs = [dataclasses.replace(one, split=split, seed=seed) for split, seed in replicates]
+            # fold0 and fold00 are one fold.
+            groups.append(list({(run.split, run.seed): run for run in runs}.values()))
         return groups
 
     def runs(self) -> list[RunConfig]:
         """All runs."""
         return list(itertools.chain.from_iterable(self.groups()))
 
-    def _constants(self, arch: str) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
+        """All of it as JSON holds it."""
+        record = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        record["data"] = {"kind": self.data.kind, **dataclasses.asdict(self.data)}  # pyright: ignore
+        record["weights"] = None if self.weights is None else str(self.weights)
+        record["recipes"] = [r.to_json() if isinstance(r, Recipe) else r for r in self.recipes]
+        return json.loads(json.dumps(record))
+
+    def _constants(self, arch: str, method: str) -> dict[str, Any]:
         """What its runs are trained with; what the study itself says goes first."""
         shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(Training)}
+        if method != "qad":
+            for name in _OF_DISTILLATION:
+                del shared[name]
         own = self.per_arch.get(arch, {})
-        shared["model_options"] = own.get("model_options", {}) | self.model_options
+        shared["model_options"] = {**own.get("model_options", {}), **self.model_options}
         missing = {name: value for name, value in own.items() if shared[name] is None}
         return shared | missing
 
@@ -95,3 +118,7 @@ class Study(Training):
         every = [f"fold{i}" for i in range(self.folds)]
         parts = itertools.chain.from_iterable(every if s == "cv" else [s] for s in self.splits)
         return list(dict.fromkeys(parts))
+
+
+def _name(recipe: Any) -> str:
+    return recipe.name if isinstance(recipe, Recipe) else recipe

@@ -5,13 +5,18 @@ run = RunConfig(Slices("lgg", image_size=128), arch="swin", recipe="2d+rht+sr")
 evaluate_folder(folder.path, data)
 """
 
+from fp4jax.train.arrays import OutOfMemoryError as OutOfMemoryError
 from fp4jax.train.config import RunConfig as RunConfig
 from fp4jax.train.evaluation import evaluate_folder as evaluate_folder, unseen as unseen
 from fp4jax.train.fit import Saving as Saving
 from fp4jax.train.folder import RunFolder as RunFolder
 from fp4jax.train.group import Options as Options
 from fp4jax.train.lane import DivergedError as DivergedError
-from fp4jax.train.listeners import Listener as Listener, Listeners as Listeners
+from fp4jax.train.listeners import (
+    Guarded as Guarded,
+    Listener as Listener,
+    Listeners as Listeners,
+)
 from fp4jax.train.lock import BusyError as BusyError
 from fp4jax.train.model import Model as Model
 from fp4jax.train.program import Program as Program

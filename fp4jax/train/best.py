@@ -83,7 +83,7 @@ def _checkpoints_of(folder: Path) -> tuple[Path, int | None]:
     """(folder of checkpoints, lane) of a run."""
     record = status.read(folder)
     group = status.group(folder, record)
-    if group is None or (folder / _CHECKPOINTS).is_dir():
+    if group is None or not (group / _CHECKPOINTS).is_dir():
         return folder / _CHECKPOINTS, None
     return group / _CHECKPOINTS, (record or {}).get("lane")
 

@@ -27,7 +27,7 @@ _OF_STUDENT = ("recipe", "method", "distill_weight", "distill_ratio", "temperatu
 class Training:
     """What the runs of a study share: data, model options, optimization.
 
-    Where a default is None it is the task's (:attr:`fp4jax.train.Task.defaults`) or, for the
+    Where a default is None it is that of the task (:class:`fp4jax.train.Task`) or, for the
     optimizer's constants, the architecture's.
     """
 
@@ -190,7 +190,7 @@ class RunConfig(Training):
         return dataclasses.replace(self, **{name: fields[name] for name in _OF_STUDENT})
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as JSON holds it; :func:`from_json` is the inverse."""
+        """All of it as JSON holds it; :func:`fp4jax.train.from_json` is the inverse."""
         record = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         record["data"] = {"kind": self.data.kind, **dataclasses.asdict(self.data)}  # pyright: ignore
         record["weights"] = None if self.weights is None else str(self.weights)

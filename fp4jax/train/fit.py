@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fp4jax.train.arrays import memory_errors
 from fp4jax.train.checkpoint import Checkpoints
 from fp4jax.train.lane import DivergedError, Lane
 from fp4jax.train.listeners import Listener
@@ -96,10 +95,9 @@ class Fit:
         self.state = self._stacked([start.state for start in starts])
         self.best = self._stacked([start.best for start in starts])
         self.teacher = None if teachers is None else self._stacked(list(teachers))
-        self.resident = data.resident(_room()) if jax.default_backend() != "cpu" else None
+        self.resident = data.resident(room()) if jax.default_backend() != "cpu" else None
         self._number = max(checkpoints.numbers(), default=0)
-        self._saved = time.monotonic()
-        self._saved_epoch = max(lane.epoch for lane in self.lanes)
+        self._saved, self._unsaved = time.monotonic(), 0
 
     def __call__(self) -> None:
         """Trains until all lanes have ended.
@@ -119,8 +117,8 @@ class Fit:
                 self._end(lane)
         while active := [lane for lane in self.lanes if not lane.ended]:
             began = time.perf_counter()
-            with memory_errors():
-                waited = self._train()
+            waited = self._train()
+            self._unsaved += 1
             going = [lane for lane in active if not lane.failed]
             for lane in going:
                 self._end_epoch(lane, began, waited)
@@ -252,17 +250,15 @@ class Fit:
             self.best = jax.tree.map(lambda old, new: old.at[i].set(new[i]), self.best, now)
 
     def _due(self) -> bool:
-        epoch = max(lane.epoch for lane in self.lanes)
-        by_epochs = self.saving.epochs and epoch - self._saved_epoch >= self.saving.epochs
-        return bool(by_epochs) or time.monotonic() - self._saved >= self.saving.seconds
+        by_epochs = self.saving.epochs is not None and self._unsaved >= self.saving.epochs
+        return by_epochs or time.monotonic() - self._saved >= self.saving.seconds
 
     def save(self) -> None:
         """Writes a checkpoint of all lanes."""
         self._number += 1
         progress = {"lanes": [lane.progress() for lane in self.lanes]}
         self.checkpoints.save(self._number, self.state, self.best, progress)
-        self._saved = time.monotonic()
-        self._saved_epoch = max(lane.epoch for lane in self.lanes)
+        self._saved, self._unsaved = time.monotonic(), 0
 
     def _terminate(self) -> None:
         self.save()
@@ -315,7 +311,7 @@ class _Batches:
                 close()
 
 
-def _room() -> float:
+def room() -> float:
     """Bytes that data may take on the device, infinite where the device does not tell."""
     stats = jax.local_devices()[0].memory_stats() or {}
     return _DATA_SHARE * stats.get("bytes_limit", np.inf)

@@ -174,7 +174,7 @@ class RunFolder:
         return Status(
             state=state,
             epoch=epoch,
-            epochs=known.get("epochs") or config.get("epochs"),
+            epochs=known.get("epochs") or config.get("config", config).get("epochs"),
             owner=owner,
             group=status.group(self.path, record),
             lane=known.get("lane"),

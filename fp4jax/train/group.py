@@ -16,12 +16,13 @@ from fp4jax.train.checkpoint import Checkpoints
 from fp4jax.train.console import progress_bar
 from fp4jax.train.distilling import teachers_of
 from fp4jax.train.fit import Fit, Saving, Start
+from fp4jax.train.folder import RunFolder
 from fp4jax.train.lane import DivergedError, Lane
 from fp4jax.train.listeners import Listener, Listeners
 from fp4jax.train.lock import Held
 from fp4jax.train.member import Member, summarize, teacher_of
 from fp4jax.train.program import Program, program_of
-from fp4jax.train.resume import checkpoints_of, is_over, resumed, start_group
+from fp4jax.train.resume import GROUPS, checkpoints_of, is_over, resumed, start_group
 from fp4jax.train.signals import Termination
 from fp4jax.train.task import Data
 
@@ -32,15 +33,15 @@ class Options:
 
     Attributes:
         listener: is told about steps, epochs and ends.
-        progress: show a bar on terminals, and a line per epoch elsewhere.
         saving: when checkpoints are written.
         wait: seconds to wait for a run that another process trains; None: until it has ended.
+        progress: show a bar on terminals, and a line per epoch elsewhere.
     """
 
     listener: Listener | None = None
-    progress: bool = True
     saving: Saving = dataclasses.field(default_factory=Saving)
     wait: float | None = 0.0
+    progress: bool = True
 
 
 class Group:
@@ -95,7 +96,8 @@ class Group:
             fit()
         finally:
             checkpoints.close()
-        self._tidy(before | {where})
+        for member in members:
+            tidy(member.folder, *before, where)
         failed = [f"{lane.name}: {lane.ended}" for lane in lanes if lane.failed]
         if failed:
             raise DivergedError("; ".join(failed))
@@ -146,14 +148,22 @@ class Group:
         summarize(member, self.program, best, self.data, about)
         listener.ended(lane.config, lane.folder.summary(), lane.folder.path)
 
-    def _tidy(self, places: set[Path]) -> None:
-        """Deletes the checkpoints that nobody goes on from."""
-        for member in self.members:
-            if member.finished:
-                finish(member.folder.path)
-        for place in places:
-            if place.parent.parent.name == ".groups" and is_over(place.parent):
-                _remove(place.parent)
+
+def tidy(folder: RunFolder, *places: Path) -> None:
+    """Deletes the checkpoints of a finished run, and of its groups if all of their runs are.
+
+    Args:
+        folder: of the run.
+        places: where it had checkpoints, beside those that its status names.
+    """
+    if folder.summary() is None:
+        return
+    places = (*places, checkpoints_of(folder))
+    if folder.checkpoints.exists():
+        finish(folder.path)
+    for group in {place.parent for place in places if place.parent.parent.name == GROUPS}:
+        if group.exists() and is_over(group):
+            _remove(group)
 
 
 def _new(program: Program, lane: Lane) -> Start:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from fp4jax import plugins
@@ -40,6 +41,8 @@ def from_json(record: Mapping[str, Any]) -> RunConfig:
     values["data"] = task_of(values["data"])
     if isinstance(values.get("recipe"), Mapping):
         values["recipe"] = Recipe.from_json(values["recipe"])
+    if values.get("weights") is not None:
+        values["weights"] = Path(values["weights"])
     return RunConfig(**_fields(RunConfig, values))
 
 

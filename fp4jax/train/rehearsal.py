@@ -36,7 +36,7 @@ def dry_run(config: RunConfig, data: Data | Cohort | None = None) -> str:
         >>> small = {"stages": 2, "channels": 16}
         >>> data = Slices(image_size=32)
         >>> run = RunConfig(data, arch="cnn", batch_size=2, model_options=small)
-        >>> print(dry_run(run, cohort).splitlines()[1])
+        >>> print(dry_run(run, cohort).splitlines()[2])
         patients: 16 train, 2 val, 2 test
     """
     config = config.resolved()
@@ -50,7 +50,7 @@ def dry_run(config: RunConfig, data: Data | Cohort | None = None) -> str:
     program = Program(config, channels, regions)
     state = program.abstract()
     size: Any = config.batch_size
-    batch = _batch(config, channels, regions)
+    batch = batch_of(config, channels, regions)
     memory = program.step.lower(state, batch).compile().memory_analysis()
     lines = [
         *found,
@@ -85,7 +85,7 @@ def _of_data(config: RunConfig, data: Data | Cohort | None):
     return [*data.describe(), patients], f" of {steps} steps", (data.channels, data.regions)
 
 
-def _batch(config: RunConfig, channels: int, regions: int) -> Batch:
+def batch_of(config: RunConfig, channels: int, regions: int) -> Batch:
     """Shapes and dtypes of what a step sees."""
     images, targets = config.data.batch(config, channels, regions)
     return Batch(

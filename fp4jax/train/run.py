@@ -8,12 +8,14 @@ from typing import Any
 import jax
 
 from fp4jax.data import Cohort, Split
+from fp4jax.train.arrays import memory_errors
 from fp4jax.train.best import read_best
 from fp4jax.train.config import RunConfig
 from fp4jax.train.environment import environment
 from fp4jax.train.folder import RunFolder
-from fp4jax.train.group import Group, Options
+from fp4jax.train.group import Group, Options, tidy
 from fp4jax.train.lane import DivergedError
+from fp4jax.train.listeners import Listeners
 from fp4jax.train.lock import BusyError, held
 from fp4jax.train.member import Member, bound, member_of, summarize, teacher_of
 from fp4jax.train.program import key_of, program_of
@@ -49,6 +51,7 @@ def train(
         fp4jax.train.DivergedError: a loss that is not finite; the other runs are finished.
         fp4jax.train.BusyError: another process trains one of the runs; the others are finished.
         fp4jax.train.Terminated: on SIGTERM, after a checkpoint.
+        fp4jax.train.OutOfMemoryError: of a device or of the host.
         OSError: a disk that is full or read-only.
 
     Example:
@@ -88,6 +91,9 @@ def train_together(
         )
     data = bound(configs[0], data)
     members = [member_of(config, data, out, split) for config in configs]
+    for member in members:
+        # A process may have been killed between the summary and this.
+        tidy(member.folder)
     open_ = [member for member in members if not member.finished]
     if open_:
         # What does not fit fails before there is a folder.
@@ -132,7 +138,8 @@ def _train_group(
             {**dataclasses.asdict(member.split), "contents": dict(data.contents)},
             made,
         )
-    with held(*(member.folder.path for member in group), wait=options.wait) as lock:
+    folders = [member.folder.path for member in group]
+    with held(*folders, wait=options.wait) as lock, memory_errors():
         # Another process may have finished them while this one waited.
         group = [member for member in group if not member.finished]
         if not group:
@@ -140,6 +147,8 @@ def _train_group(
         if group[0].config.method == "ptq":
             for member in group:
                 _quantize_after(member, teacher_of(member, data, out, split), data)
+                listener = Listeners([options.listener] if options.listener else [])
+                listener.ended(member.config, member.folder.summary(), member.folder.path)
             return
         trained = Group(group, data, lock, options)
         with Termination() as termination, trained.told() as listener:

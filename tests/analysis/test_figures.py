@@ -13,6 +13,7 @@ from fp4jax.analysis.figures.scores import counts_of, precision_at, reliability
 from fp4jax.analysis.results import read_runs, table
 from fp4jax.analysis.stats import relative
 from fp4jax.ops.recipe import recipes
+from fp4jax.train import Volumes
 from tests import fabricated_runs as fabricated
 
 PAPER = list(recipes()[:8])
@@ -144,6 +145,15 @@ def test_training_curves_average_runs_that_reached_the_epoch(runs, tmp_path):
     fabricated.run(short, fabricated.cohort(), epochs=2, arch="cnn", scale="4m", seed=9)
     figure = figures.training_curves([*own, *read_runs(short)])
     np.testing.assert_allclose(figure.axes[1].lines[-1].get_ydata()[2:], np.mean(losses, 0)[2:])
+
+
+def test_training_of_volumes_has_the_dice_of_each_region(tmp_path):
+    fabricated.run(
+        tmp_path, fabricated.cohort(), data=Volumes(patch_size=(32, 32, 32)), arch="unet"
+    )
+    titles = [axis.get_title() for axis in figures.training_curves(read_runs(tmp_path)).axes]
+    assert titles[:4] == ["training loss", "validation Dice", "gradient norm", "learning rate"]
+    assert titles[4:] == [f"validation Dice, {name}" for name in ("tumour_core", "whole_tumour")]
 
 
 def test_training_of_several_groups_is_refused(runs):

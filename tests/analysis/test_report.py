@@ -1,5 +1,6 @@
 """The report of fabricated studies: complete, escaped, self-contained, honest about one run."""
 
+import dataclasses
 import html.parser
 import re
 
@@ -10,12 +11,14 @@ from fp4jax.analysis.report import html as pages, write_report
 from fp4jax.analysis.report.headline import METRICS, ONE_RUN
 from fp4jax.analysis.results import read_runs, table
 from fp4jax.analysis.stats import relative, summary
+from fp4jax.train import Volumes
 from tests import fabricated_runs as fabricated
 
 CSV = ("runs", "summary", "relative", "comparisons", "all_pairs", "kendall", "patient_bootstrap")
+CSV += ("regions", "patients", "patient_comparisons")
 ABOUT = {
-    "configuration": {"archs": ["cnn", "swin"], "data": {"name": "phantom", "<b>": 1}},
-    "fingerprint": {"name": "fabricated", "sha256": "ab" * 32, "crc32": {"a": {"1": "00ff00ff"}}},
+    "configuration": {"demo": {"archs": ["cnn"], "data": {"name": "phantom", "<b>": 1}}},
+    "data": {"demo": {"name": "fabricated", "sha256": "ab" * 32}},
     "resamples": 50,
 }
 
@@ -68,6 +71,7 @@ def written(several, tmp_path_factory):
         title="Folds & seeds",
         runs=several,
         expectations=[("AUPRC of <CNN>", "> 0.6", "0.61")],
+        open_=[("cnn_4m_s2", "epoch 7 of 20, not finished")],
         failures=[("cnn_4m_s1", "Traceback:\n  <script>alert(1)</script>")],
         **ABOUT,
     )
@@ -97,7 +101,8 @@ def test_contents_link_to_every_section(page):
     assert [f"#{name}" for name in ids] == links
     assert ids[0] == "results"
     assert {"how-to-read-this", "statistics", "ranks", "patient-bootstrap"} <= set(ids)
-    assert {"expected-against-got", "failed-runs", "configuration", "cohort"} <= set(ids)
+    assert {"runs-not-finished", "made-with"} <= set(ids)
+    assert {"expected-against-got", "failed-runs", "studies", "data"} <= set(ids)
 
 
 def test_everything_is_escaped(written, page):
@@ -121,15 +126,22 @@ def test_the_headline_has_means_and_intervals(several, page):
 
 
 def test_statistics_come_with_their_power(page):
-    assert "No comparison can reach p < 0.05: with 4 pairs" in page.text
+    assert "No comparison can reach p < 0.05: with 2 pairs" in page.text
     assert "out of reach" in page.text
     assert "for 6 comparisons" in page.text
 
 
-def test_the_cohort_has_its_digest_but_no_checksum_per_slice(page):
+def test_what_it_was_made_of_and_with(page):
     assert "ab" * 32 in page.text
-    assert "00ff00ff" not in page.text
     assert "data.<b>" in page.text
+    assert "epoch 7 of 20, not finished" in page.text
+    lead = page.text[: page.text.index("Results")]
+    assert "16 finished runs, trained on cpu (Some Processor <1>) with fp4jax 0.2.0" in lead
+    assert "jax 0.9.0, 2026-11-28 20:00 UTC." in lead
+    assert "For research only, not a medical device." in lead
+    assert "1 not finished" in lead
+    assert "study.py demo" in page.text
+    assert "/home/somebody" not in page.text
 
 
 def test_tables_beside_the_page(several, written):
@@ -204,6 +216,22 @@ def test_metrics_that_are_not_defined(tmp_path):
     assert not re.findall(r"\bnan\b", page.text, re.IGNORECASE)
 
 
+def test_volumes_have_a_table_of_regions(tmp_path):
+    task = Volumes(patch_size=(32, 32, 32))
+    options = {"archs": ("unet",), "labels": ("baseline", "full"), "seeds": (1, 2)}
+    root = fabricated.study(tmp_path / "runs", **options, data=task)
+    write_report(tmp_path / "r.html", title="x", runs=read_runs(root), **ABOUT)
+    page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert "regions" in page.values("id")
+    assert "tumour_core" in page.text
+    assert "that of the highest mean Dice" in page.text
+    frame = pd.read_csv(tmp_path / "tables" / "regions.csv")
+    assert len(frame) == 2 * 2 * 3
+    own = frame[(frame["label"] == "full") & (frame["region"] == "mean")]["dice"]
+    assert f"{own.mean():.3f} ± {own.std():.3f}" in page.text
+    assert (tmp_path / "figures" / "training_unet_500k.png").exists()
+
+
 def test_runs_of_the_older_schema(tmp_path):
     root = fabricated.study(tmp_path / "runs", archs=("swin",), seeds=(1,))
     for kept in [*root.glob("*/*_scores.npz"), *root.glob("*/examples.npz")]:
@@ -227,3 +255,32 @@ def test_cells_sort_by_number():
     assert "data-v='0.5'" in text
     assert "data-v='-1e999'" in text
     assert "<td>&lt;</td>" in text
+
+
+def test_patients_of_a_cross_validation_are_compared(tmp_path):
+    """Three patients are too few to find anything; the verdicts say so."""
+    root = fabricated.study(
+        tmp_path / "runs", archs=("cnn",), labels=("baseline", "full"), splits=("fold0", "fold1")
+    )
+    write_report(tmp_path / "r.html", title="x", runs=read_runs(root), **ABOUT)
+    page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert "patients" in page.values("id")
+    assert "with 2 pairs (a pair is a fold)" in page.text
+    assert "2 folds" in page.text
+    found = pd.read_csv(tmp_path / "tables" / "patient_comparisons.csv")
+    assert found["metric"].tolist() == ["auprc", "f2", "recall", "dice", "missed"]
+    assert (found["n"] == 3).all()
+    assert (found["verdict"].isin(["out of reach", "equivalent"])).all()
+    assert len(pd.read_csv(tmp_path / "tables" / "patients.csv")) == 12 * 3
+
+
+def test_a_threshold_that_could_not_be_chosen_is_named(tmp_path):
+    fabricated.run(tmp_path / "runs", fabricated.cohort(), arch="vit")
+    (run,) = read_runs(tmp_path / "runs")
+    val = {**run.summary["val"], "best_f2_score": 0.0}
+    broken = dataclasses.replace(run, summary={**run.summary, "val": val, "threshold": 0.5})
+    for runs, said in ((run, False), (broken, True)):
+        write_report(tmp_path / "r.html", title="x", runs=[runs], **ABOUT)
+        page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
+        text = f"it is 0.5 for 1 of 1 runs: {run.path.name}"
+        assert (text in page.text) == said

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
+from statsmodels.stats.weightstats import ttost_paired
 
 from fp4jax.analysis import stats
 from fp4jax.analysis.stats.power import holm
@@ -155,21 +156,36 @@ def test_a_comparison_by_hand():
     assert row["d_z"] == pytest.approx(0.026 / np.std(d, ddof=1))
     assert (row["statistic"], row["p"], row["p_holm"]) == (1, 0.125, 0.125)
     assert (row["smallest_p_holm"], row["reachable"]) == (0.0625, False)
-    assert d.min() <= row["ci_low"] < 0.026 < row["ci_high"] <= d.max()
+    assert row["unit"] == "seed"
+    assert row["ties"] == 0
+    half = scipy_stats.t.ppf(0.975, 4) * np.std(d, ddof=1) / 5**0.5
+    assert row["ci_low"] == pytest.approx(0.026 - half)
+    assert row["ci_high"] == pytest.approx(0.026 + half)
+    assert d.min() <= row["boot_low"] < 0.026 < row["boot_high"] <= d.max()
+    low, high = row["d_z_low"] * 5**0.5, row["d_z_high"] * 5**0.5
+    t = row["d_z"] * 5**0.5
+    assert scipy_stats.nct.cdf(t, 4, [low, high]) == pytest.approx([0.975, 0.025], abs=1e-5)
+    of_statsmodels = ttost_paired(np.full(5, 0.5), 0.5 - d, -0.02, 0.02)[0]
+    assert row["p_equivalence"] == pytest.approx(of_statsmodels)
+    assert row["verdict"] == "out of reach"
     assert bool(
         stats.compare(runs({"full": 0.5 - d, "baseline": [0.5] * 5}), alpha=0.1)["reachable"][0]
     )
 
 
 def test_runs_are_paired_on_split_and_seed():
-    """Equal seeds of two folds are two pairs; seeds that a label lacks are none."""
+    """Seeds of a fold are averaged, of those that both labels have."""
     folds = [
         runs({"baseline": [0.8, 0.7, 0.6], "full": [0.7, None, 0.4]}, split="fold0"),
         runs({"baseline": [0.3, None, 0.2], "full": [0.6, 0.5, float("nan")]}, split="fold1"),
     ]
     row = stats.compare(pd.concat(folds)).iloc[0]
-    assert row["n"] == 3
-    assert row["difference"] == pytest.approx((0.1 + 0.2 - 0.3) / 3)
+    assert row["n"] == 2
+    assert row["difference"] == pytest.approx(((0.1 + 0.2) / 2 - 0.3) / 2)
+    means = stats.summary(pd.concat(folds)).set_index("label")
+    assert means.loc["baseline", "mean"] == pytest.approx((0.7 + 0.25) / 2)
+    assert means.loc["baseline", "n"] == 2
+    assert stats.kendall(pd.concat(folds)).loc[0, "n"] == 2
     with pytest.raises(
         ValueError, match=r"2 runs occur twice.*label baseline.*split fold0, seed 0"
     ):
@@ -218,6 +234,7 @@ def test_a_pair_is_the_same_among_all_pairs(study):
     everything = stats.compare(study, pairs="all", resamples=200)
     everything = everything[everything["a"] == "baseline"].reset_index(drop=True)
     corrected = ["p_holm", "family_size", "smallest_p_holm", "reachable"]
+    corrected += ["detectable", "p_equivalence_holm", "verdict"]
     pd.testing.assert_frame_equal(
         against_baseline.drop(columns=corrected), everything.drop(columns=corrected)
     )
@@ -229,9 +246,10 @@ def test_a_pair_is_the_same_among_all_pairs(study):
 def test_bootstrap_follows_the_seed(study):
     tables = [stats.compare(study, seed=seed, resamples=500) for seed in (0, 0, 1)]
     pd.testing.assert_frame_equal(tables[0], tables[1])
-    assert not tables[0]["ci_low"].equals(tables[2]["ci_low"])
-    spread = tables[0]["ci_high"] - tables[0]["ci_low"]
-    assert (tables[0]["ci_low"] - tables[2]["ci_low"]).abs().max() < 0.2 * spread.max()
+    assert not tables[0]["boot_low"].equals(tables[2]["boot_low"])
+    spread = tables[0]["boot_high"] - tables[0]["boot_low"]
+    assert (tables[0]["boot_low"] - tables[2]["boot_low"]).abs().max() < 0.2 * spread.max()
+    pd.testing.assert_series_equal(tables[0]["ci_low"], tables[2]["ci_low"])
 
 
 def test_smallest_p_of_unequal_pairs_is_sharp():
@@ -294,16 +312,22 @@ def test_null_studies_reject_at_their_nominal_rate():
     assert any_holm > 0.005
     # Without correction most of the seven's rejections would be false alarms of a study.
     assert (found["p"] < alpha).groupby(found["arch"]).any().mean() > 0.15
-    # Percentile intervals of ten pairs are somewhat too narrow.
     covered = ((found["ci_low"] <= 0) & (found["ci_high"] >= 0)).mean()
+    assert abs(covered - 0.95) < 0.02
+    # Percentile intervals of ten pairs are somewhat too narrow.
+    covered = ((found["boot_low"] <= 0) & (found["boot_high"] >= 0)).mean()
     assert 0.86 < covered < 0.95
+    covered = ((found["d_z_low"] <= 0) & (found["d_z_high"] >= 0)).mean()
+    assert abs(covered - 0.95) < 0.02
 
 
 def test_intervals_of_many_pairs_cover_the_effect():
     found = stats.compare(simulated(200, 40, d_z=0.5, labels=["full"]), resamples=400)
     truth = 0.5 * 0.02
-    covered = ((found["ci_low"] <= truth) & (found["ci_high"] >= truth)).mean()
-    assert abs(covered - 0.95) < 0.05
+    for name in ("ci", "boot"):
+        covered = ((found[f"{name}_low"] <= truth) & (found[f"{name}_high"] >= truth)).mean()
+        assert abs(covered - 0.95) < 0.05
+    assert ((found["d_z_low"] <= 0.5) & (found["d_z_high"] >= 0.5)).mean() > 0.9
     assert found["difference"].mean() == pytest.approx(truth, rel=0.05)
     assert found["d_z"].mean() == pytest.approx(0.5, rel=0.1)
 

@@ -13,6 +13,7 @@ from benchmarks import (
     bench_matmul,
     bench_ops,
     bench_quantize,
+    bench_swin_unetr,
     bench_train,
     timing,
     torch_peer,
@@ -154,6 +155,17 @@ def test_a_batch_is_what_the_step_of_its_task_takes():
         compiled = bench_train.Compiled(config, batch, 2, lanes)
         assert compiled.steps == 2
     assert bench_train.size_of(config) == "batch 2, 16 x 16 x 16"
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_swin_unetr_takes_its_problem(dims):
+    """Traced, not computed."""
+    problem = bench_swin_unetr.Problem(dims, features=12, side=64, batch=1, inputs=4, outputs=3)
+    program = problem.program("baseline", "float32")
+    images, targets = problem.sample()
+    state = program.abstract()
+    logits = jax.eval_shape(program.predict, (state.params, state.stats), images)
+    assert logits.shape == targets.shape == (1, *[64] * dims, 3)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,13 @@
 """The commands: what they print, their exit codes, and what they leave behind."""
 
-import importlib
 import json
+import runpy
 import sys
 from pathlib import Path
 
 import pytest
 
-from fp4jax.train import RunConfig, evaluate_folder, train
-from tests import blobs
+COMMANDS = Path(__file__).parents[2] / "experiments"
 
 
 @pytest.fixture
@@ -19,11 +18,9 @@ def run(monkeypatch, capsys, tmp_path):
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         monkeypatch.setenv("COLUMNS", "200")
         monkeypatch.chdir(tmp_path)
-        module = importlib.import_module(f"experiments.{name}")
-        parsed = module.arguments() if name == "study" else module.Args
         code = 0
         try:
-            module.main(module.command, parsed, module.__doc__)
+            runpy.run_path(str(COMMANDS / f"{name}.py"), run_name="__main__")
         except SystemExit as error:
             code = int(error.code or 0)
         return code, *capsys.readouterr()
@@ -60,13 +57,14 @@ FEW = ["--patients", "12", "--slices", "4"]
     ],
 )
 def test_what_is_asked_wrongly_is_one_line_and_exit_code_2(arguments, says, run, tmp_path):
-    code, _, err = run("train", *FEW, "--image-size", "32", *arguments)
+    few = () if "--data" in arguments else FEW
+    code, _, err = run("train", *few, "--image-size", "32", *arguments)
     assert code == 2
     assert says in err
     # tyro frames what it finds itself; our own errors are one line
     assert err.startswith("error: ")
     assert len(err.strip().splitlines()) == 1
-    assert not list(tmp_path.rglob("metrics.jsonl"))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_dry_run_computes_nothing(run, tmp_path):
@@ -90,11 +88,20 @@ def test_train_evaluate_and_repeat(run, tmp_path):
     written = {path: path.stat().st_mtime_ns for path in folders[0].rglob("*")}
     assert run("train", *arguments, "--seeds", "1", "2") == (0, out, "")
     assert {path: path.stat().st_mtime_ns for path in folders[0].rglob("*")} == written
-    code, out, _ = run("evaluate", folders[0], *FEW, "--image-size", "32")
+    # Data and size are the run's.
+    code, out, _ = run("evaluate", folders[0])
     assert code == 0
-    assert json.loads(out)["auprc"] == pytest.approx(summary["test"]["auprc"], abs=1e-6)
-    code, _, err = run("evaluate", tmp_path, *FEW, "--image-size", "32")
-    assert (code, "summary.json" in err) == (2, True)
+    assert json.loads(out)["auprc"] == summary["test"]["auprc"]
+    # Of more patients only those that it has not seen; the first folder does not stop the others.
+    code, out, err = run("evaluate", tmp_path, folders[0], "--patients", "14")
+    assert (code, "holds no run" in err) == (2, True)
+    found = json.loads(out)
+    assert found["patients"] == 2 + summary_patients(folders[0], "test")
+    assert len(found["left_out"]["trained on"]) == summary_patients(folders[0], "train")
+
+
+def summary_patients(folder, part: str) -> int:
+    return len(json.loads((folder / "split.json").read_text())[part])
 
 
 def test_a_run_that_diverges_says_where(run, tmp_path):
@@ -148,24 +155,7 @@ def test_a_failed_run_is_named(run, tmp_path):
     assert code == 1
     assert "failed: cnn_500k_baseline" in err
     assert "DivergedError" in err
-    assert out.startswith("Cohort")
+    assert out.startswith("data: phantom, 12 patients")
     assert not (tmp_path / "s/report.html").exists()
     (record,) = tmp_path.rglob("failed.json")
-    assert "Traceback" in json.loads(record.read_text())["traceback"]
-
-
-def test_a_folder_of_another_run_is_refused(tmp_path):
-    config, cohort = blobs.config(epochs=1, recipe="baseline"), blobs.cohort()
-    (folder,) = train(config, cohort, tmp_path)
-    path = folder.path / "config.json"
-    path.write_text(path.read_text().replace('"clip": 1.0', '"clip": 2.0'))
-    with pytest.raises(ValueError, match="holds another run"):
-        train(config, cohort, tmp_path)
-
-
-def test_cohort_of_another_size_is_refused(tmp_path):
-    config = RunConfig(data="blobs", image_size=64)
-    with pytest.raises(ValueError, match="32x32"):
-        train(config, blobs.cohort(), tmp_path)
-    with pytest.raises(ValueError, match="no finished run"):
-        evaluate_folder(Path(tmp_path), blobs.cohort())
+    assert "at step 1" in json.loads(record.read_text())["traceback"]

@@ -9,12 +9,10 @@ import pytest
 import tifffile
 from PIL import Image
 
-from fp4jax import export
+from fp4jax import metrics, predict
 from fp4jax.data import resize
-from fp4jax.export import slices
-from fp4jax.export.runs import run_model
-from fp4jax.export.segmentation import logits_of
-from fp4jax.train import train
+from fp4jax.predict import slice_files
+from fp4jax.train import read_trained, train
 from tests import blobs
 from tests.experiments.test_experiments import run as run  # the fixture
 
@@ -55,14 +53,15 @@ def masks_of(out, names=NAMES) -> list[np.ndarray]:
 
 
 def expected_masks(trained, folder, names=NAMES) -> list[np.ndarray]:
-    """The unpacked model's, one slice at a time."""
-    model, about = run_model(trained)
+    """The trainer's model's, one slice at a time."""
+    one = read_trained(trained)
+    model = one.model()
     found = []
     for name in names:
-        image = slices.read(folder / name, 3)
+        image = slice_files.read(folder / name, 3)
         small = resize.resize_images(image[None], (32, 32))
-        logits = np.asarray(logits_of(model, jnp.asarray(small)))
-        mask = (1 / (1 + np.exp(-logits)) >= about.threshold).astype(np.uint8)
+        mask = metrics.probabilities(model.logits(small)[..., 0]) >= one.threshold
+        mask = mask.astype(np.uint8)
         found.append(255 * resize.resize_masks(mask, image.shape[:2])[0])
     return found
 
@@ -96,13 +95,15 @@ def test_a_run_is_segmented_saved_and_used_again(run, trained, folder, tmp_path)
     assert (code, err) == (0, "")
     for one, other in zip(masks, masks_of(tmp_path / "again"), strict=True):
         np.testing.assert_array_equal(one, other)
-    about = export.describe(tmp_path / "m.safetensors")
+    about = predict.describe(tmp_path / "m.safetensors")
     assert (about.arch, about.recipe, about.run) == ("cnn", "2d+rht+sr", trained.name)
     # nothing is replaced unasked
     before = (tmp_path / "again/predictions.csv").stat().st_mtime_ns
-    code, _, err = run("predict", "m.safetensors", "--input", folder, "--out", "again")
+    arguments = ("--input", folder, "--out", "again", "--threshold", "1")
+    code, _, err = run("predict", "m.safetensors", *arguments)
     assert (code, "exist already" in err) == (2, True)
-    code, _, err = run("predict", trained, "--save", "m.safetensors")
+    arguments = ("--save", "m.safetensors", "--rest", "float32")
+    code, _, err = run("predict", trained, *arguments)
     assert (code, "--overwrite" in err) == (2, True)
     assert (tmp_path / "again/predictions.csv").stat().st_mtime_ns == before
     arguments = ("--input", folder, "--out", "again", "--overwrite", "--threshold", "1")
@@ -112,36 +113,102 @@ def test_a_run_is_segmented_saved_and_used_again(run, trained, folder, tmp_path)
 
 def test_the_packed_model_is_the_unpacked_one(trained, folder, tmp_path):
     """With the rest in float32, masks are equal but for pixels on the threshold itself."""
-    model, about = export.packed_run(trained)
-    export.segment(model, about, folder, tmp_path / "out")
+    network = predict.from_module(*predict.packed_run(trained))
+    predict.segment_slices(network, folder, tmp_path / "out")
     for mask, wanted in zip(
         masks_of(tmp_path / "out"), expected_masks(trained, folder), strict=True
     ):
         assert (mask != wanted).sum() <= 1
 
 
+def test_a_run_is_segmented_as_it_was_scored(trained, folder, tmp_path):
+    """Without --save by the trainer's own model, to the bit."""
+    predict.segment_slices(predict.from_run(trained), folder, tmp_path / "out")
+    for mask, wanted in zip(
+        masks_of(tmp_path / "out"), expected_masks(trained, folder), strict=True
+    ):
+        np.testing.assert_array_equal(mask, wanted)
+
+
+def test_slices_do_not_depend_on_each_other(trained, folder, tmp_path):
+    """One alone has the mask that it has among others."""
+    network = predict.from_run(trained)
+    predict.segment_slices(network, folder, tmp_path / "all")
+    for name in NAMES:
+        own = tmp_path / name / "slices"
+        own.mkdir(parents=True)
+        (own / name).write_bytes((folder / name).read_bytes())
+        predict.segment_slices(network, own, tmp_path / name / "out")
+        (one,) = masks_of(tmp_path / name / "out", (name,))
+        (among,) = masks_of(tmp_path / "all", (name,))
+        np.testing.assert_array_equal(one, among)
+
+
 def test_options(trained, folder, tmp_path):
-    model, about = export.packed_run(trained)
-    one = export.segment(model, about, folder, tmp_path / "one")
-    several = export.segment(model, about, folder, tmp_path / "three", export.Options(batch_size=3))
-    assert [row.file for row in several] == [row.file for row in one]
-    for a, b in zip(masks_of(tmp_path / "one"), masks_of(tmp_path / "three"), strict=True):
-        assert (a == b).mean() > 0.95
+    network = predict.from_run(trained)
+    predict.segment_slices(network, folder, tmp_path / "one")
     # images of a folder that is stored the other way round
     mirrored = tmp_path / "bgr"
     mirrored.mkdir()
     for name in NAMES[1:]:
-        tifffile.imwrite(mirrored / name, slices.read(folder / name, 3)[..., ::-1].copy(), photometric="rgb")  # fmt: skip  # noqa: E501
-    options = export.Options(channel_order="ref_bgr")
-    export.segment(model, about, mirrored, tmp_path / "four", options)
-    for a, b in zip(
-        masks_of(tmp_path / "one", NAMES[1:]), masks_of(tmp_path / "four", NAMES[1:]), strict=True
-    ):
-        np.testing.assert_array_equal(a, b)
-    higher = export.segment(
-        model, dataclasses.replace(about, threshold=1.0), folder, tmp_path / "five"
-    )
+        image = slice_files.read(folder / name, 3)[..., ::-1].copy()
+        tifffile.imwrite(mirrored / name, image, photometric="rgb")
+    options = predict.SliceOptions(channel_order="ref_bgr")
+    predict.segment_slices(network, mirrored, tmp_path / "four", options)
+    # ... or of a run that was trained so
+    task = dataclasses.replace(network.task, channel_order="ref_bgr")
+    reversed_ = dataclasses.replace(network, task=task)
+    predict.segment_slices(reversed_, mirrored, tmp_path / "five")
+    for out in ("four", "five"):
+        for a, b in zip(
+            masks_of(tmp_path / "one", NAMES[1:]), masks_of(tmp_path / out, NAMES[1:]), strict=True
+        ):
+            np.testing.assert_array_equal(a, b)
+    none = dataclasses.replace(network, about=dataclasses.replace(network.about, threshold=1.0))
+    higher = predict.segment_slices(none, folder, tmp_path / "six")
     assert sum(row.lesion_pixels for row in higher) == 0
+
+
+def test_packed_files_know_what_the_run_knew(tmp_path, trained):
+    """Order and names of the channels, threshold, size, regions."""
+    one = read_trained(trained)
+    about = predict.packed_run(trained)[1]
+    assert about.channels == ("a", "b", "c")
+    assert about.regions == ("lesion",)
+    assert about.threshold == one.threshold
+    assert about.create_task() == one.config.data
+    assert (about.image_size, about.num_classes, about.exclusive) == (32, 1, False)
+    assert predict.About.from_json(about.to_json()) == about
+
+
+def test_an_interrupted_command_goes_on(trained, folder, tmp_path, run, monkeypatch):
+    """What is there stays, what is missing is made, and the table has all; case by case."""
+    write_mask = slice_files.write_mask
+
+    def interrupted(path, mask):
+        if path.name == "p_1_mask.tif":
+            raise KeyboardInterrupt
+        write_mask(path, mask)
+
+    arguments = (trained, "--input", folder, "--out", "masks", "--save", "m.safetensors")
+    monkeypatch.setattr(slice_files, "write_mask", interrupted)
+    code, _, err = run("predict", *arguments)
+    assert (code, "repeat the command" in err) == (130, True)
+    monkeypatch.setattr(slice_files, "write_mask", write_mask)
+    masks = tmp_path / "masks"
+    before = {path: path.stat().st_mtime_ns for path in masks.glob("*_*")}
+    assert len(before) == 4 + 1
+    code, _, err = run("predict", *arguments)
+    assert (code, err) == (0, "")
+    kept = {p: t for p, t in before.items() if p.name != "made_by.jsonl"}
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert run("predict", "m.safetensors", "--input", folder, "--out", "other")[0] == 0
+    for file in (tmp_path / "other").iterdir():
+        if file.name != "made_by.jsonl":
+            assert (masks / file.name).read_bytes() == file.read_bytes()
+    # Another threshold is another command.
+    code, _, err = run("predict", *arguments, "--threshold", "0.9")
+    assert (code, "another threshold" in err) == (2, True)
 
 
 def test_bad_slices_are_named_before_anything_is_written(run, trained, folder, tmp_path):
@@ -165,7 +232,9 @@ def test_bad_slices_are_named_before_anything_is_written(run, trained, folder, t
         ((), "nothing to do"),
         (("--input", "nowhere"), "nowhere is no folder"),
         (("--input", "."), "has no slices"),
-        (("--input", ".", "--batch-size", "0"), "at least 1"),
+        (("--save", "m.safetensors", "--out", "masks"), "--out: nothing is segmented"),
+        (("--save", "m.safetensors", "--threshold", "0"), "--threshold: nothing is segmented"),
+        (("--input", ".", "--rest", "float32"), "give --save, too"),
         (("--input", ".", "--threshold", "2"), "0 to 1"),
         (("--save", "m.safetensors", "--recipe", "fp5"), "known names"),
         (("--save", "m.safetensors", "--recipe", "baseline"), "cannot be packed"),
@@ -184,13 +253,15 @@ def test_what_is_no_model(run, trained, tmp_path):
     for model, says in (
         ("text.safetensors", "no safetensors file"),
         ("none.safetensors", "is no file"),
-        (".", "no finished run"),
+        (".", "holds no run"),
     ):
         code, _, err = run("predict", model, "--input", ".", "--out", "masks")
         assert code == 2
         assert says in err
-    code, _, err = run("predict", "text.safetensors", "--save", "other.safetensors")
-    assert (code, "are for runs" in err) == (2, True)
+    for option in (("--save", "other.safetensors"), ("--recipe", "full"), ("--rest", "float32")):
+        arguments = ("text.safetensors", "--input", ".", *option)
+        code, _, err = run("predict", *arguments)
+        assert (code, f"{option[0]}: for runs" in err) == (2, True)
 
 
 def test_baseline_runs_are_quantized_on_request(trained, folder, tmp_path):
@@ -199,38 +270,39 @@ def test_baseline_runs_are_quantized_on_request(trained, folder, tmp_path):
         blobs.config(epochs=1, recipe="baseline"), blobs.cohort(), tmp_path / "runs"
     )
     with pytest.raises(ValueError, match="was run with the recipe 'baseline' and cannot be packed"):
-        export.packed_run(baseline.path)
-    _, about = export.packed_run(baseline.path, recipe="forward_only", rest_dtype=jnp.bfloat16)
+        predict.packed_run(baseline.path)
+    _, about = predict.packed_run(baseline.path, recipe="forward_only", rest_dtype=jnp.bfloat16)
     assert about.recipe == "forward_only"
 
 
 def test_two_slices_of_one_name(folder):
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "p_1.png")
     with pytest.raises(ValueError, match=r"p_1.png and p_1.tif would have one overlay"):
-        slices.find(folder)
+        slice_files.find(folder)
 
 
 def test_one_channel_and_palettes(tmp_path):
     grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
     Image.fromarray(grey).save(tmp_path / "grey.png")
-    np.testing.assert_array_equal(slices.read(tmp_path / "grey.png", 1)[..., 0], grey)
+    np.testing.assert_array_equal(slice_files.read(tmp_path / "grey.png", 1)[..., 0], grey)
     Image.fromarray(np.stack([grey] * 3, -1)).quantize(64).save(tmp_path / "palette.png")
-    assert slices.read(tmp_path / "palette.png", 3).shape == (8, 8, 3)
+    assert slice_files.read(tmp_path / "palette.png", 3).shape == (8, 8, 3)
     with pytest.raises(ValueError, match=r"grey.png: is uint8 \(8, 8\), but the model takes"):
-        slices.read(tmp_path / "grey.png", 3)
+        slice_files.read(tmp_path / "grey.png", 3)
 
 
 def test_a_failed_write_leaves_nothing_behind(trained, folder, tmp_path, monkeypatch):
     """The mask that was being written is not there, and no temporary file is."""
-    model, about = export.packed_run(trained)
+    network = predict.from_run(trained)
 
     def fail(*args, **options):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(tifffile, "imwrite", fail)
     with pytest.raises(OSError, match="No space left"):
-        export.segment(model, about, folder, tmp_path / "out")
+        predict.segment_slices(network, folder, tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "large_mask.png",
         "large_overlay.png",
+        "made_by.jsonl",
     }

@@ -1,21 +1,27 @@
 """Studies: expansion, idempotence, failures, lanes, resumption."""
 
 import dataclasses
-import importlib
 import json
+import subprocess
+import sys
+import time
 
 import jax
+import numpy as np
 import pytest
 
-from fp4jax.study import Study, execute
+from fp4jax.ops.recipe import get_recipe
+from fp4jax.study import Study, execute, execution, read_records
 from fp4jax.study.lanes import lanes
-from fp4jax.train import run as training
+from fp4jax.study.live import Table
+from fp4jax.train import BusyError, Listener, SliceData, Volumes, run as training
 from fp4jax.train.checkpoint import Checkpoints
+from fp4jax.train.lane import Lane
 from tests import blobs
 
 SHARED = {
     name: getattr(blobs.config(), name)
-    for name in ("model_options", "data", "image_size", "batch_size", "learning_rate", "augment")
+    for name in ("data", "model_options", "batch_size", "learning_rate")
 }
 
 
@@ -27,6 +33,24 @@ def study(**changes) -> Study:
 @pytest.fixture(scope="module")
 def cohort():
     return blobs.cohort()
+
+
+def test_a_recipe_of_ones_own_and_equal_runs():
+    own = dataclasses.replace(get_recipe("full"), name="mine", residuals="original")
+    one = study(recipes=("baseline", own), methods=("qat", "qad"), distill_ratio=0.5)
+    baseline, trained, distilled = one.runs()
+    assert (trained.recipe, trained.recipe_name) == (own, "mine")
+    # What distillation is plays no part in the others: the teacher is the study's baseline.
+    assert distilled.teacher() == baseline
+    assert distilled.distill_ratio == 0.5
+    assert json.loads(json.dumps(one.to_json()))["recipes"][1]["name"] == "mine"
+    assert len(study(splits=("fold0", "fold00")).runs()) == 2
+
+
+def test_volumes_have_their_own_defaults():
+    one = Study(Volumes(patch_size=(32, 32, 32)), recipes=("0",), splits=("cv",), folds=3)
+    assert (one.archs, one.scales, one.batch_size) == (("swin_unetr",), ("4m",), 2)
+    assert [run.split for run in one.runs()] == ["fold0", "fold1", "fold2"]
 
 
 def found(outcome) -> list[dict]:
@@ -68,6 +92,7 @@ def test_expansion():
         ({"recipes": ("0",), "methods": ("ptq",)}, "further recipes"),
         ({"splits": ("fold9",)}, "5 folds"),
         ({"max_lanes": 0}, "max_lanes"),
+        ({"recipes": ("full", dataclasses.replace(get_recipe("5"), name="full"))}, "each once"),
     ],
 )
 def test_wrong_studies(changes, message):
@@ -75,23 +100,36 @@ def test_wrong_studies(changes, message):
         study(**changes)
 
 
+class Told(Listener):
+    """Remembers who ended, and how."""
+
+    def __init__(self):
+        self.ends = []
+
+    def ended(self, run, summary, folder):
+        self.ends.append((run.recipe_name, run.method, summary is not None))
+
+
 def test_finished_runs_are_skipped_and_shared(cohort, tmp_path, monkeypatch):
     first = execute(study(), cohort, tmp_path)
     assert first.trained == 2
     assert not first.failures
+    told = Told()
     with monkeypatch.context() as patch:
         patch.setattr(training, "_train_group", None)  # would fail
-        again = execute(study(), cohort, tmp_path)
+        again = execute(study(), cohort, tmp_path, listener=told)
     assert again.trained == 0
+    assert not again.changed
+    assert told.ends == [("baseline", "qat", True), ("full", "qat", True)]
     assert found(again) == found(first)
-    wider = execute(study(methods=("qat", "ptq")), cohort, tmp_path)
+    wider = execute(study(methods=("qat", "ptq")), cohort, tmp_path, name="wider")
     assert wider.trained == 1
     assert len(wider.folders) == 3
-    record = json.loads((tmp_path / "study.json").read_text())
-    assert record["fingerprint"]["patients"] == 12
-    assert sorted(name for part in record["lanes"] for name in part) == sorted(
-        f.path.name for f in wider.folders
-    )
+    records = read_records(tmp_path)
+    assert [record.name for record in records] == ["study", "wider"]
+    assert records[0].data["patients"] == 12
+    assert "crc32" not in records[0].data
+    assert list(records[1].runs) == [folder.path.name for folder in wider.folders]
 
 
 class KilledError(BaseException):
@@ -101,7 +139,7 @@ class KilledError(BaseException):
 def test_killed_anywhere_ends_the_same(cohort, tmp_path, monkeypatch):
     whole = execute(study(), cohort, tmp_path / "whole")
     save = Checkpoints.save
-    for cut in (1, 2, 1):
+    for cut in (1, 1):
         calls = []
 
         def save_some(self, *args, calls=calls, cut=cut):
@@ -117,24 +155,31 @@ def test_killed_anywhere_ends_the_same(cohort, tmp_path, monkeypatch):
     assert found(execute(study(), cohort, tmp_path / "cut")) == found(whole)
 
 
-def test_failures_are_recorded_and_retried(cohort, tmp_path, monkeypatch):
-    module = importlib.import_module("fp4jax.study.execution")
-    original = module.train_together
+def failing(recipe, error, calls=None):
+    """``train_together`` that fails for one recipe."""
+    original = execution.train_together
 
-    def failing(part, *args, **kwargs):
-        if part[0].recipe == "full":
-            raise RuntimeError("out of luck")
+    def train_together(part, *args, **kwargs):
+        if calls is not None:
+            calls.append((part[0].recipe_name, part[0].method))
+        if part[0].recipe_name == recipe and part[0].method == "qat":
+            raise error
         return original(part, *args, **kwargs)
 
-    monkeypatch.setattr(module, "train_together", failing)
-    outcome = execute(study(), cohort, tmp_path)
+    return train_together
+
+
+def test_failures_are_recorded_and_retried(cohort, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        error = RuntimeError("out of luck")
+        patch.setattr(execution, "train_together", failing("full", error))
+        outcome = execute(study(), cohort, tmp_path)
     assert outcome.trained == 1
-    ((name, error),) = outcome.failures
+    ((name, said),) = outcome.failures
     assert "full" in name
-    assert error == "RuntimeError: out of luck"
+    assert said == "RuntimeError: out of luck"
     record = json.loads((tmp_path / "runs" / name / "failed.json").read_text())
-    assert "in failing" in record["traceback"]
-    monkeypatch.setattr(module, "train_together", original)
+    assert "train_together" in record["traceback"]
     assert execute(study(), cohort, tmp_path).failures == outcome.failures
     retried = execute(study(), cohort, tmp_path, retry=True)
     assert retried.trained == 1
@@ -142,15 +187,155 @@ def test_failures_are_recorded_and_retried(cohort, tmp_path, monkeypatch):
     assert not (tmp_path / "runs" / name / "failed.json").exists()
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_what_ends_a_study_is_no_failure_of_a_run(error, cohort, tmp_path, monkeypatch):
+    monkeypatch.setattr(execution, "train_together", failing("full", error))
+    with pytest.raises(type(error)):
+        execute(study(recipes=("full",)), cohort, tmp_path)
+    assert not list(tmp_path.rglob("failed.json"))
+
+
+def test_a_baseline_that_diverged_fails_its_students_and_nobody_else(cohort, tmp_path, monkeypatch):
+    """Nor is it trained again for each of them; two seeds, of which one diverges."""
+    took, steps = Lane.took, []
+
+    def took_badly(self, values):
+        steps.append(self.name)
+        if self.config.recipe == "baseline" and self.config.seed == 2:
+            values = {**values, "loss": values["loss"] * float("nan")}
+        return took(self, values)
+
+    one = study(methods=("qat", "qad", "ptq"), recipes=("baseline", "forward_only"), seeds=(1, 2))
+    for retry in (False, True):
+        steps.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(Lane, "took", took_badly)
+            outcome = execute(one, cohort, tmp_path, retry=retry)
+        seeds = [folder.summary()["seed"] for folder in outcome.folders]
+        assert seeds == [1, 1, 2, 1, 1]
+        baseline, *students = outcome.failures
+        assert "loss is nan at step 0" in baseline[1]
+        assert [text.split(" has failed")[0] for _, text in students] == [
+            f"DivergedError: its baseline {baseline[0]}"
+        ] * 2
+        assert 0 < steps.count(baseline[0]) < 5
+    steps.clear()
+    assert execute(one, cohort, tmp_path).failures == outcome.failures
+    retried = execute(one, cohort, tmp_path, retry=True)
+    assert not retried.failures
+    assert retried.trained == 3
+
+
+def test_a_run_of_another_process_is_left_for_the_end(cohort, tmp_path, monkeypatch):
+    calls, busy = [], [BusyError(tmp_path, None)] * 2
+    original = execution.train_together
+
+    def train_together(part, *args, **kwargs):
+        calls.append(part[0].recipe_name)
+        if part[0].recipe_name == "baseline" and busy:
+            raise busy.pop()
+        return original(part, *args, **kwargs)
+
+    monkeypatch.setattr(execution, "train_together", train_together)
+    monkeypatch.setattr(execution, "_POLL", 0.01)
+    outcome = execute(study(epochs=1), cohort, tmp_path)
+    assert calls == ["baseline", "full", "baseline", "baseline"]
+    assert outcome.trained == 2
+    assert not outcome.failures
+
+
+def start(out, *seeds):
+    command = [sys.executable, "-m", "tests.study.small_study", str(out), *map(str, seeds)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
+
+
+def summaries(out):
+    return {
+        path.parent.name: {
+            key: value
+            for key, value in json.loads(path.read_text()).items()
+            if key != "train_seconds"
+        }
+        for path in out.glob("runs/*/summary.json")
+    }
+
+
+def test_two_processes_share_a_study(tmp_path):
+    """Each run is trained once; both end well with all of them."""
+    processes = [start(tmp_path, 1, 2) for _ in range(2)]
+    ends = [process.communicate(timeout=240) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], ends
+    for out, _ in ends:
+        assert "finished 4 failures 0" in out
+    for folder in (tmp_path / "runs").iterdir():
+        history = (folder / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["epoch"] for line in history] == [1, 2, 3]
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_change_no_bit(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    began = time.monotonic()
+    out, errors = start(whole, 1, 2, 3).communicate(timeout=600)
+    assert "finished 6 failures 0" in out, errors
+    seconds = time.monotonic() - began
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        process = start(killed, 1, 2, 3)
+        time.sleep(generator.uniform(0.3, 1.0) * seconds)
+        process.kill()
+        process.communicate()
+    out, errors = start(killed, 1, 2, 3).communicate(timeout=600)
+    assert "finished 6 failures 0" in out, errors
+    assert summaries(killed) == summaries(whole)
+
+
 def test_lanes_follow_from_the_study(cohort, monkeypatch):
+    data = SliceData(cohort)
     (group,) = study(recipes=("full",), splits=("cv", "holdout"), seeds=(1, 2)).groups()
-    assert lanes(group, cohort, 10) == [[run] for run in group]
+    assert lanes(group, data, 10) == [[run] for run in group]
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    parts = lanes(group, cohort, 4)
-    assert max(map(len, parts)) == 4
-    assert sorted(run.id("") for p in parts for run in p) == sorted(run.id("") for run in group)
+    parts = lanes(group, data, 5)
+    # Folds with different numbers of steps too, and one limit for all.
+    assert [len(part) for part in parts] == [5, 5, 2]
+    assert [run for part in parts for run in part] == group
     ptq = [dataclasses.replace(run, method="ptq") for run in group]
-    assert lanes(ptq, cohort, 4) == [[run] for run in ptq]
+    assert lanes(ptq, data, 4) == [[run] for run in ptq]
+
+
+def test_lanes_are_as_many_as_the_memory_holds(cohort, monkeypatch):
+    data = SliceData(cohort)
+    (group,) = study(recipes=("baseline",), seeds=tuple(range(8))).groups()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+
+    class Device:
+        def __init__(self, limit):
+            self.limit = limit
+
+        def memory_stats(self):
+            return {"bytes_limit": self.limit}
+
+    sizes = []
+    for limit in (1, 40e6, 1e12):
+        monkeypatch.setattr(jax, "local_devices", lambda limit=limit: [Device(limit)])
+        sizes.append(max(map(len, lanes(group, data, 10))))
+    assert sizes[0] == 1
+    assert sizes[2] == 8
+    assert 1 <= sizes[1] <= 8
+
+
+def test_the_table_shows_baselines_that_are_not_compared_nowhere(tmp_path):
+    lines: list[str] = []
+    one = study(recipes=("full",), methods=("qad",))
+    table = Table(one, line=lines.append)
+    (run,) = one.runs()
+    table.begins([run.teacher()])
+    table.epoch("x", {"epoch": 1, "val_dice": 0.5})
+    table.ended(run.teacher(), {"test": {"auprc": 0.5}}, tmp_path)
+    table.begins([run])
+    table.ended(run, None, tmp_path)
+    assert lines == ["[1/1, 0 min to go] cnn 500k full qad holdout seed 2026: failed"]
 
 
 @pytest.mark.slow

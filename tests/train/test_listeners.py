@@ -1,17 +1,18 @@
 """Listeners: several, failing ones, and lines where there is no terminal."""
 
 import warnings
+from pathlib import Path
 
 import pytest
 
-from fp4jax.train import Guarded, Listener, Listeners
 from fp4jax.train.console import Lines, progress_bar
+from fp4jax.train.listeners import Guarded, Listener, Listeners
 
 CALLS = [
     ("begins", (["run"],)),
     ("steps", (3,)),
     ("epoch", ("cnn", {"epoch": 1})),
-    ("ended", ("run", None)),
+    ("ended", ("run", None, Path("runs/one"))),
 ]
 
 
@@ -36,8 +37,8 @@ class Recorder(Listener):
         self._note("epoch", (run, dict(record)))
         record["changed"] = True
 
-    def ended(self, run, summary):
-        self._note("ended", (run, summary))
+    def ended(self, run, summary, folder):
+        self._note("ended", (run, summary, folder))
 
 
 def test_a_failing_listener_stops_neither_run_nor_others():

@@ -88,7 +88,7 @@ def test_lanes_end_apart_and_leave_their_best(whole):
 
 def test_an_interrupted_group_ends_bit_equal(whole, tmp_path, monkeypatch):
     killed(monkeypatch, CONFIG, tmp_path, SEEDS, saves=2)
-    unfinished = [folder for folder in map(RunFolder, sorted(tmp_path.glob("cnn*")))]
+    unfinished = list(map(RunFolder, sorted(tmp_path.glob("cnn*"))))
     # What is there so far can be read: from the group's checkpoint.
     one = read_trained(unfinished[0].path)
     assert one.state.endswith("of 4, not finished")
@@ -122,7 +122,7 @@ def test_a_lane_that_was_not_yet_evaluated_is_found_where_it_ended(whole, tmp_pa
 
 def test_data_for_which_there_is_no_room_are_streamed(whole, tmp_path, monkeypatch):
     """From the host, to the same end."""
-    monkeypatch.setattr(fit, "_room", lambda: 0)
+    monkeypatch.setattr(fit, "room", lambda: 0.0)
     for a, b in zip(train(CONFIG, COHORT, tmp_path, SEEDS), whole, strict=True):
         assert [r["best_epoch"] for r in a.history()] == [r["best_epoch"] for r in b.history()]
         losses = [[r["train_loss"] for r in folder.history()] for folder in (a, b)]
@@ -148,7 +148,9 @@ def test_a_lane_that_diverges_holds_up_no_other(long, tmp_path, monkeypatch):
     for attempt in (1, 2):
         with pytest.raises(DivergedError, match=r"loss is nan at step 5 \(epoch 2\)") as error:
             train(LONG, COHORT, tmp_path, SEEDS, options=blobs.OFTEN)
-        good, failed = sorted(map(RunFolder, tmp_path.glob("cnn*")), key=lambda f: "_s3_" in f.path.name)
+        good, failed = sorted(
+            map(RunFolder, tmp_path.glob("cnn*")), key=lambda f: "_s3_" in f.path.name
+        )
         assert str(error.value).startswith(failed.path.name)
         assert "loss is nan at step 5" in failed.failure()["error"]
         assert failed.status().state == "failed"
@@ -161,7 +163,8 @@ def test_a_lane_that_diverges_holds_up_no_other(long, tmp_path, monkeypatch):
 
 def test_folds_with_other_numbers_of_steps_are_side_by_side(tmp_path):
     folds = [
-        dataclasses.replace(LONG, batch_size=12, epochs=2, split=name) for name in ("fold0", "fold2")
+        dataclasses.replace(LONG, batch_size=12, epochs=2, split=name)
+        for name in ("fold0", "fold2")
     ]
     data = LONG.data.bind(COHORT)
     steps = [data.feed(run, data.split(run).train, 1).steps for run in folds]

@@ -7,7 +7,7 @@ import numpy as np
 
 from fp4jax.analysis.figures import panels
 from fp4jax.analysis.figures.style import BASELINE, ordered_labels, ordered_scales, shown, title
-from fp4jax.train.predictions import (
+from fp4jax.predict.slice_picture import (
     FALSE_ALARM,
     HIT,
     MISS,
@@ -30,7 +30,7 @@ def prediction_grid(runs: "Sequence[RunResult]") -> "Figure | None":
 
     Patients are ranked by the baseline's volumetric Dice at the first scale, and are the same for
     all scales. All predictions are of one split and seed, that which most labels have; each is at
-    its run's threshold. Hits are green, false alarms orange, misses red.
+    its run's threshold. Hits are green, false alarms orange, misses magenta.
 
     Args:
         runs: of one architecture.
@@ -79,9 +79,10 @@ def prediction_grid(runs: "Sequence[RunResult]") -> "Figure | None":
             fontweight="bold",
         )
     config = shown_runs[0].config
+    regions = ", mean over regions" if "test_regions" in first.summary else ""
     figure.suptitle(
         f"{title(config.arch)}, {config.split}, seed {config.seed}: hits green, false alarms "
-        "orange, misses red; Dice of the whole volume",
+        f"orange, misses magenta; Dice of the whole volume{regions}",
         fontsize=9,
     )
     return figure

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from fp4jax.analysis.by_patient import patient_scores
 from fp4jax.metrics import Histogram
 from fp4jax.metrics.histogram import Reliability
 
@@ -21,14 +22,6 @@ class Counts(NamedTuple):
 
     negatives: np.ndarray
     positives: np.ndarray
-
-
-def patient_scores(run: "RunResult") -> dict[str, Histogram] | None:
-    """Of the test patients; None if the run kept none, or has scores that are NaN."""
-    if not (run.path / "test_scores.npz").exists():
-        return None
-    scores = run.scores("test")
-    return None if any(int(h.invalid) for h in scores.values()) else scores or None
 
 
 def counts_of(run: "RunResult") -> Counts | None:

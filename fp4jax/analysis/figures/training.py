@@ -19,6 +19,7 @@ _PANELS = (
     ("val_loss", "validation loss", False),
     ("val_auprc", "validation AUPRC", False),
     ("val_hard_f2_score", "validation F2 at 0.5", False),
+    ("val_dice", "validation Dice", False),
     ("grad_norm", "gradient norm", True),
     ("learning_rate", "learning rate", True),
 )
@@ -50,22 +51,39 @@ def training_curves(runs: "Sequence[RunResult]") -> "Figure | None":
     if not histories:
         return None
     labels = ordered_labels(histories)
-    figure = panels.new_figure(panels.WIDTH, 5.6)
-    axes = figure.subplots(2, 3, sharex=True).ravel()
-    for axis, (key, heading, logarithmic) in zip(axes, _PANELS, strict=True):
+    shown = _panels({key for runs in histories.values() for run in runs for r in run for key in r})
+    rows = -(-len(shown) // 3)
+    figure = panels.new_figure(panels.WIDTH, 2.8 * rows)
+    axes = figure.subplots(rows, 3, sharex=True, squeeze=False).ravel()
+    for axis in axes[len(shown) :]:
+        axis.set_axis_off()
+    axes = axes[: len(shown)]
+    for axis, (key, heading, logarithmic) in zip(axes, shown, strict=True):
         axis.set_title(heading, fontsize=9)
         panels.tidy(axis)
         for place, label in enumerate(labels):
             _lines(axis, histories[label], key, label, place)
         if logarithmic and any((line.get_ydata() > 0).any() for line in axis.lines):
             axis.set_yscale("log")
-    for axis in axes[3:]:
+    for axis in axes[-3:]:
         axis.set_xlabel("epoch", fontsize=9)
+        axis.tick_params(labelbottom=True)
         axis.xaxis.get_major_locator().set_params(integer=True)
     ((arch, scale),) = groups
     figure.suptitle(title(arch, scale), fontsize=11)
     panels.legend_below(figure, labels, lines=True)
     return figure
+
+
+def _panels(known: set[str]) -> list[tuple[str, str, bool]]:
+    """What is drawn of the records' keys: of volumes also the Dice of each region."""
+    shown = [panel for panel in _PANELS if panel[0] in known]
+    if "val_auprc" in known:
+        # Of slices: at no threshold, and told by the others.
+        return [panel for panel in shown if panel[0] != "val_dice"]
+    start = "val_dice_"
+    regions = sorted(key.removeprefix(start) for key in known if key.startswith(start))
+    return shown + [(start + name, f"validation Dice, {name}", False) for name in regions]
 
 
 def _lines(axis, histories: list[list[dict]], key: str, label: str, place: int) -> None:
@@ -78,7 +96,9 @@ def _lines(axis, histories: list[list[dict]], key: str, label: str, place: int) 
     x = np.arange(1, epochs + 1)
     if len(values) > 1:
         for row in values:
-            axis.plot(x, row, **look(label).curve(), linewidth=0.6, alpha=0.35)
+            own = np.isfinite(row)  # epochs without a validation are passed over
+            axis.plot(x[own], row[own], **look(label).curve(), linewidth=0.6, alpha=0.35)
     count = np.isfinite(values).sum(0)
-    mean = np.where(count > 0, np.nansum(values, 0) / np.maximum(count, 1), np.nan)
-    axis.plot(x, mean, **panels.marked(label, place, epochs), linewidth=1.6, ms=4)
+    mean = np.nansum(values, 0) / np.maximum(count, 1)
+    own = count > 0
+    axis.plot(x[own], mean[own], **panels.marked(label, place, int(own.sum())), linewidth=1.6, ms=4)

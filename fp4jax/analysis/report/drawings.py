@@ -43,7 +43,7 @@ def curves(runs: "Sequence[RunResult]") -> Iterator[Drawing]:
     """Figures of scores: precision over recall, calibration, single patients."""
     yield from _drawn(
         "precision_recall",
-        "Precision over recall of all pixels of the test patients; means over runs.",
+        "Precision over recall of all pixels (or voxels) of the test patients; means over runs.",
         figures.precision_recall_curves(runs),
     )
     yield from _drawn(
@@ -55,8 +55,8 @@ def curves(runs: "Sequence[RunResult]") -> Iterator[Drawing]:
     )
     yield from _drawn(
         "patients",
-        "Volumetric Dice of each test patient at the run's threshold, mean over runs: above the "
-        "diagonal the recipe does better than the baseline.",
+        "Volumetric Dice of each test patient (of volumes the mean over its regions), mean over "
+        "runs: above the diagonal the recipe does better than the baseline.",
         figures.per_patient(runs),
     )
 
@@ -81,7 +81,7 @@ def predictions(runs: "Sequence[RunResult]") -> Iterator[Drawing]:
             f"predictions_{arch}",
             f"Predictions of {title(arch)} for the {BASELINE}'s best, median and worst test "
             "patient, each at its run's threshold, on the slice with the largest lesion: hits "
-            "green, false alarms orange, misses red.",
+            "green, false alarms orange, misses magenta.",
             figures.prediction_grid([run for run in runs if run.config.arch == arch]),
         )
 

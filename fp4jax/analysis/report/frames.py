@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fp4jax.analysis import stats
+from fp4jax.analysis.by_patient import patient_scores, patient_table
 from fp4jax.analysis.figures.rows import defined, where
-from fp4jax.analysis.figures.scores import patient_scores
 from fp4jax.analysis.figures.style import BASELINE
 from fp4jax.analysis.report.headline import groups, summaries
-from fp4jax.analysis.results import table
+from fp4jax.analysis.results import regions, table
 from fp4jax.extras import Extra
 from fp4jax.files import replacing
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from fp4jax.analysis.results import RunResult
 
 METRIC = "test_auprc"
+#: Of patients; the first are primary.
+PATIENT_METRICS = ("auprc", "f2", "recall", "dice", "missed")
 _EMPTY = pd.DataFrame(columns=["arch", "scale", "label"])
 _KEYS = ["arch", "scale", "split", "seed"]
 
@@ -30,7 +32,7 @@ class Frames:
     """The tables; those that the runs do not allow are empty.
 
     ``relative`` needs runs with a baseline of the same split and seed, ``comparisons`` too,
-    ``patient_bootstrap`` runs that kept the scores of their patients.
+    those of patients runs that kept the scores of these, ``regions`` runs on volumes.
     """
 
     runs: pd.DataFrame
@@ -39,7 +41,10 @@ class Frames:
     comparisons: pd.DataFrame
     all_pairs: pd.DataFrame
     kendall: pd.DataFrame
+    patients: pd.DataFrame
+    patient_comparisons: pd.DataFrame
     patient_bootstrap: pd.DataFrame
+    regions: pd.DataFrame
 
     @classmethod
     def of(cls, results: "Sequence[RunResult]", resamples: int) -> "Frames":
@@ -51,6 +56,7 @@ class Frames:
         runs = table(results)
         nothing = _EMPTY
         known = bool(defined(runs, METRIC).any())
+        patients = patient_table(results)
         paired = known and _has_pairs(runs)
         return cls(
             runs=runs,
@@ -59,7 +65,10 @@ class Frames:
             comparisons=stats.compare(runs, METRIC) if paired else nothing,
             all_pairs=stats.compare(runs, METRIC, pairs="all") if known else nothing,
             kendall=stats.kendall(runs, METRIC) if known else nothing,
+            patients=patients,
+            patient_comparisons=patient_comparisons(patients, resamples),
             patient_bootstrap=patient_bootstrap(results, runs, resamples),
+            regions=regions(results),
         )
 
     def write(self, folder: Path) -> None:
@@ -69,6 +78,19 @@ class Frames:
             frame: pd.DataFrame = getattr(self, field.name)
             with replacing(folder / f"{field.name}.csv") as temporary:
                 frame.to_csv(temporary, index=False)
+
+
+def patient_comparisons(patients: pd.DataFrame, resamples: int) -> pd.DataFrame:
+    """:func:`fp4jax.analysis.stats.compare_patients` of each metric, named in a first column."""
+    found = []
+    for metric in PATIENT_METRICS:
+        known = where(patients, defined(patients, metric))
+        if BASELINE in set(known["label"]):
+            own = stats.compare_patients(known, metric, resamples=resamples)
+            own.insert(0, "metric", metric)
+            found.append(own)
+    found = [own for own in found if len(own)]
+    return pd.concat(found, ignore_index=True) if found else _EMPTY
 
 
 def patient_bootstrap(

@@ -64,6 +64,16 @@ def paragraph(text: str) -> str:
     return f"<p>{html.escape(text)}</p>"
 
 
+def link(target: str, text: str) -> str:
+    """A link to another page, relative to this one.
+
+    Example:
+        >>> link("a/b.html", "a & b")
+        "<a href='a/b.html'>a &amp; b</a>"
+    """
+    return f"<a href='{html.escape(target, quote=True)}'>{html.escape(text)}</a>"
+
+
 def table(headings: Sequence[str], rows: Iterable[Sequence[Cell]], name: str = "") -> str:
     """A table; a click on a heading sorts it where scripts run.
 

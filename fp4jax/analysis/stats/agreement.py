@@ -1,6 +1,7 @@
-"""Kendall's coefficient of concordance: does every seed rank the labels alike?"""
+"""Kendall's coefficient of concordance: does every seed or fold rank the labels alike?"""
 
-from fp4jax.analysis.stats.rows import defined_rows, groups
+from fp4jax.analysis.stats.rounding_noise import rounded
+from fp4jax.analysis.stats.rows import defined_rows, groups, unit, units
 from fp4jax.extras import Extra
 
 with Extra("study"):
@@ -14,7 +15,8 @@ def kendall(
 ) -> pd.DataFrame:
     """Kendall's W [1] of the ranks of the k labels in n blocks, for each arch and scale.
 
-    A block is a (split, seed); within it rank 1 is best and equal values share their mean rank.
+    A block is a seed or, of several splits, a split with the means over its seeds; within it rank 1
+    is best, and values that are equal up to rounding (1e-6 of the largest) share their mean rank.
     With R_j the sum of the ranks of label j,
 
         W = 12 sum_j (R_j - n (k + 1) / 2)^2 / (n^2 (k^3 - k)),
@@ -30,8 +32,9 @@ def kendall(
         lower_is_better: rank 1 is the lowest value, for losses and errors; W is the same.
 
     Returns:
-        A row per arch and scale: n, left_out (blocks), labels (k), w, verdict, and mean_ranks and
-        sd_ranks, a dict from label to mean and standard deviation (n - 1) of its rank.
+        A row per arch and scale: n and left_out (blocks), unit (what a block is), labels (k), w,
+        verdict, and mean_ranks and sd_ranks, a dict from label to mean and standard deviation
+        (n - 1) of its rank.
 
     Raises:
         ValueError: if a column is missing, a run occurs twice, or the metric is nowhere defined.
@@ -50,16 +53,18 @@ def kendall(
     """
     found = []
     for names, wide in groups(defined_rows(table, metric)):
-        blocks = wide.dropna()
+        kind = unit(wide)
+        blocks = units(wide.dropna(), kind)
         n, k = blocks.shape
-        ranks = blocks.rank(axis=1, ascending=lower_is_better)
+        ranks = rounded(blocks).rank(axis=1, ascending=lower_is_better)
         w = _NAN
         if n > 1 and k > 1:
             spread = ((ranks.sum() - n * (k + 1) / 2) ** 2).sum()
             w = float(12 * spread / (n**2 * (k**3 - k)))
         found.append(
             names
-            | {"n": n, "left_out": len(wide) - n, "labels": k, "w": w, "verdict": _verdict(w)}
+            | {"n": n, "unit": kind, "left_out": len(units(wide, kind)) - n, "labels": k}
+            | {"w": w, "verdict": _verdict(w)}
             | {"mean_ranks": ranks.mean().to_dict(), "sd_ranks": ranks.std(ddof=1).to_dict()}
         )
     return pd.DataFrame(found)

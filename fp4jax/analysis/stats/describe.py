@@ -1,19 +1,20 @@
 """Each label by itself: mean, spread and t interval; per cent of the paired baseline."""
 
-from fp4jax.analysis.stats.rows import BASELINE, GROUP, PAIR, by_group, defined_rows, ordered
+from fp4jax.analysis.stats.effect import Mean
+from fp4jax.analysis.stats.rows import BASELINE, GROUP, PAIR, defined_rows, groups, unit, units
 from fp4jax.extras import Extra
 
 with Extra("study"):
     import pandas as pd
-    from scipy import stats
 
 
 def summary(table: pd.DataFrame, metric: str = "test_auprc") -> pd.DataFrame:
-    """Mean, standard deviation and 95 % t interval over the runs of each label.
+    """Mean, standard deviation and 95 % t interval of each label over independent units.
 
-    The interval is mean -+ t_{0.975, n - 1} sd / sqrt(n), sd with n - 1 in the denominator. It
-    speaks of further seeds (or folds) on the same data, not of further patients; for these see
-    :func:`fp4jax.analysis.stats.patient_bootstrap`.
+    Units are seeds or, of several splits, splits with the means over their seeds
+    (:func:`fp4jax.analysis.stats.rows.unit`). The interval is mean -+ t_{0.975, n - 1} sd /
+    sqrt(n), sd with n - 1 in the denominator. It speaks of further seeds (or folds) on the same
+    data, not of further patients; for these see :func:`fp4jax.analysis.stats.patient_bootstrap`.
 
     Args:
         table: of runs, as :func:`fp4jax.analysis.results.table` makes it; rows where the metric is
@@ -21,8 +22,8 @@ def summary(table: pd.DataFrame, metric: str = "test_auprc") -> pd.DataFrame:
         metric: a column.
 
     Returns:
-        A row per arch, scale and label, with n, mean, sd, min, max, ci_low and ci_high; sd and
-        interval are NaN if n is 1.
+        A row per arch, scale and label, with n (units), unit ("seed", "fold" or "split"), mean, sd,
+        min, max, ci_low and ci_high; sd and interval are NaN if n is 1.
 
     Raises:
         ValueError: if a column is missing, a run occurs twice, or the metric is nowhere defined.
@@ -37,16 +38,16 @@ def summary(table: pd.DataFrame, metric: str = "test_auprc") -> pd.DataFrame:
     """
     rows = defined_rows(table, metric)
     found = []
-    for names, group in by_group(rows):
-        for label in ordered(list(group["label"].unique())):
-            values = group.loc[group["label"] == label, "value"]
-            n, mean, sd = len(values), values.mean(), values.std(ddof=1)
-            half = stats.t.ppf(0.975, n - 1) * sd / n**0.5 if n > 1 else float("nan")
+    for names, wide in groups(rows):
+        kind = unit(wide)
+        for label in wide:
+            values = units(wide[label].dropna(), kind).to_numpy()
+            low, high = (mean := Mean.of(values)).interval()
             found.append(
                 names
-                | {"label": label, "n": n, "mean": mean, "sd": sd}
-                | {"min": values.min(), "max": values.max()}
-                | {"ci_low": mean - half, "ci_high": mean + half}
+                | {"label": label, "n": len(values), "unit": kind, "mean": mean.value}
+                | {"sd": mean.error * len(values) ** 0.5}
+                | {"min": values.min(), "max": values.max(), "ci_low": low, "ci_high": high}
             )
     return pd.DataFrame(found)
 

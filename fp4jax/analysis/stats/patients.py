@@ -1,17 +1,18 @@
 """Hierarchical bootstrap of the test AUPRC: other seeds or folds, and other patients.
 
 A t interval over seeds leaves out what is usually larger: that other patients had been tested.
-Here each resample draws as many runs as there are, with replacement, and as many patients as each
-test set has, with replacement; a run's AUPRC is that of its drawn patients' pixels together, and
-the resample's the mean over its drawn runs. So the estimate is the mean over runs that
-:func:`fp4jax.analysis.stats.summary` gives, up to the intervals of the histograms. (The scores of
-several runs are not put into one curve: a threshold means something else in each.)
+Here each resample draws as many test sets (splits) as there are, with replacement, as many seeds as
+each has, and as many patients; a run's AUPRC is that of its drawn patients' pixels together, and
+the resample's the mean over its drawn runs. So the estimate is the mean over seeds, then over
+splits, that :func:`fp4jax.analysis.stats.summary` gives, up to the intervals of the histograms.
+(The scores of several runs are not put into one curve: a threshold means something else in each.)
 
-Runs that tested the same patients (the seeds of a split) share the draw of patients: seeds and
-patients are crossed, and drawing patients for every run alone would average away that they are
-few. This is the pigeonhole bootstrap [1]; with the folds' different patients it is the usual
-hierarchical one [2], which errs on the wide side. Percentile intervals of 95 %; with p patients in
-one test set they are narrower than they should be by about sqrt(1 - 1 / p).
+Runs that tested the same patients (the seeds of a split), or some of them (other holdouts), share
+the draw of patients: seeds and patients are crossed, and drawing patients for every run alone would
+average away that they are few. This is the pigeonhole bootstrap [1]; with the folds' different
+patients it is the usual hierarchical one [2], which errs on the wide side. Percentile intervals of
+95 %; with p patients in one test set they are narrower than they should be by about
+sqrt(1 - 1 / p).
 
 [1] A. B. Owen, The pigeonhole bootstrap, Ann. Appl. Stat. 1 (2007) 386.
 [2] A. C. Davison, D. V. Hinkley, Bootstrap Methods and their Application (1997), 3.8; V. Saravanan,
@@ -24,6 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fp4jax.analysis.stats.draws import check_resamples, drawn, drawn_seeds
 from fp4jax.metrics import Histogram
 from fp4jax.metrics.histogram import precision_sums
 
@@ -69,8 +71,8 @@ def patient_bootstrap(
         [0.58, 0.41, 1.0]
     """
     runs = _matrices(scores)
-    _check_resamples(resamples)
-    return _interval(_estimates(runs), *_draws(runs, [runs], resamples, seed))
+    check_resamples(resamples)
+    return _interval(_estimate(runs, _estimates(runs)), *_draws(runs, [runs], resamples, seed))
 
 
 def patient_bootstrap_difference(
@@ -92,15 +94,15 @@ def patient_bootstrap_difference(
         ValueError: as :func:`patient_bootstrap`, or if the runs or their patients differ.
     """
     both = _matrices(a), _matrices(b)
-    _check_resamples(resamples)
+    check_resamples(resamples)
     patients = [[run.patients for run in runs] for runs in both]
     if patients[0] != patients[1]:
         raise ValueError(
             f"{len(a)} and {len(b)} runs do not test the same patients one by one; give both "
             "labels' runs in the same order of (split, seed)."
         )
-    estimates = _estimates(both[0]) - _estimates(both[1])
-    return _interval(estimates, *_draws(both[0], both, resamples, seed))
+    estimate = _estimate(both[0], _estimates(both[0]) - _estimates(both[1]))
+    return _interval(estimate, *_draws(both[0], both, resamples, seed))
 
 
 class _Run(NamedTuple):
@@ -149,27 +151,69 @@ def _estimates(runs: Sequence[_Run]) -> np.ndarray:
     return np.array([run.auprc(np.ones(len(run.patients))) for run in runs])
 
 
+def _splits(runs: Sequence[_Run]) -> list[np.ndarray]:
+    """Places of the runs that tested the same patients."""
+    found: dict[tuple[str, ...], list[int]] = {}
+    for place, run in enumerate(runs):
+        found.setdefault(run.patients, []).append(place)
+    return [np.array(places) for places in found.values()]
+
+
+def _estimate(runs: Sequence[_Run], values: np.ndarray) -> float:
+    """The mean over the seeds of each split, then over splits."""
+    return float(np.mean([values[places].mean() for places in _splits(runs)]))
+
+
+def _often(generator: np.random.Generator, runs: Sequence[_Run], resamples: int) -> np.ndarray:
+    """The weight of each run (resamples, runs): splits are drawn, and for each its seeds."""
+    splits = _splits(runs)
+    weights = np.zeros((resamples, len(runs)))
+    for places, own in zip(
+        splits, drawn_seeds(generator, list(map(len, splits)), resamples), strict=True
+    ):
+        weights[:, places] = own
+    return weights
+
+
 def _draws(
     runs: Sequence[_Run], labels: Sequence[Sequence[_Run]], resamples: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How often each run is drawn (resamples, runs), and its AUPRC or difference of two labels'."""
+    """The weight of each run (resamples, runs), and its AUPRC or difference of two labels'."""
     generator = np.random.default_rng(seed)
-    often = _drawn(generator, len(runs), resamples)
-    weights: dict[tuple[str, ...], np.ndarray] = {}
+    often = _often(generator, runs, resamples)
+    weights = _patients_drawn(generator, runs, resamples)
     values = np.full(often.shape, np.nan)
     for place, run in enumerate(runs):
-        if run.patients not in weights:
-            weights[run.patients] = _drawn(generator, len(run.patients), resamples)
         for rows in _chunks(np.flatnonzero(often[:, place]), run.counts.shape[-1]):
-            drawn = weights[run.patients][rows]
-            found = [label[place].auprc(drawn) for label in labels]
+            times = weights[run.patients][rows]
+            found = [label[place].auprc(times) for label in labels]
             values[rows, place] = found[0] - found[1] if len(found) > 1 else found[0]
     return often, values
 
 
-def _drawn(generator: np.random.Generator, size: int, resamples: int) -> np.ndarray:
-    """How often each of ``size`` is among as many drawn with replacement."""
-    return generator.multinomial(size, np.full(size, 1 / size), resamples).astype(np.float64)
+def _patients_drawn(
+    generator: np.random.Generator, runs: Sequence[_Run], resamples: int
+) -> dict[tuple[str, ...], np.ndarray]:
+    """How often each patient is drawn (resamples, patients), by test set.
+
+    Test sets that overlap, as those of several holdouts do, share the draws of all their patients:
+    a patient is one, however often it is tested.
+    """
+    pools: list[set[str]] = []
+    for run in runs:
+        own = set(run.patients)
+        touched = [pool for pool in pools if pool & own]
+        place = pools.index(touched[0]) if touched else len(pools)
+        pools = [pool for pool in pools if pool not in touched]
+        pools.insert(place, own.union(*touched))
+    weights = {}
+    for pool in pools:
+        names = sorted(pool)
+        often = drawn(generator, len(names), resamples)
+        for run in runs:
+            if run.patients[0] in pool and run.patients not in weights:
+                weights[run.patients] = often[:, np.searchsorted(names, run.patients)]
+    return weights
 
 
 def _chunks(rows: np.ndarray, width: int) -> Iterator[np.ndarray]:
@@ -178,18 +222,12 @@ def _chunks(rows: np.ndarray, width: int) -> Iterator[np.ndarray]:
         yield rows[start : start + size]
 
 
-def _interval(estimates: np.ndarray, often: np.ndarray, values: np.ndarray) -> Interval:
+def _interval(estimate: float, often: np.ndarray, values: np.ndarray) -> Interval:
     defined = ~np.isnan(values)
     counted = (often * defined).sum(-1)
     total = (often * np.where(defined, values, 0)).sum(-1)
     means = total[counted > 0] / counted[counted > 0]
-    estimate = float(estimates.mean())
     if np.isnan(estimate) or not len(means):
         return Interval(float("nan"), float("nan"), float("nan"))
     low, high = np.percentile(means, [2.5, 97.5])
     return Interval(estimate, float(low), float(high))
-
-
-def _check_resamples(resamples: int) -> None:
-    if resamples < 1:
-        raise ValueError(f"resamples is {resamples!r}; give at least 1.")

@@ -87,7 +87,8 @@ def power_note(comparison: pd.DataFrame, alpha: float = 0.05) -> str:
     """Says in words whether the design of a comparison can reach significance at all.
 
     Args:
-        comparison: what :func:`fp4jax.analysis.stats.compare` returned.
+        comparison: what :func:`fp4jax.analysis.stats.compare` or
+            :func:`fp4jax.analysis.stats.compare_patients` returned.
         alpha: level of the corrected p.
 
     Returns:
@@ -110,8 +111,11 @@ def power_note(comparison: pd.DataFrame, alpha: float = 0.05) -> str:
         return "There is nothing to compare."
     tested = comparison[comparison["smallest_p_holm"].notna()]
     notes = []
-    designs = tested.groupby(["n", "family_size", "smallest_p_holm"], sort=True)
-    for (n, m, bound), rows in designs:  # pyright: ignore[reportGeneralTypeIssues]
+    unit = comparison["unit"] if "unit" in comparison else pd.Series("pair", comparison.index)
+    designs = tested.assign(unit=unit).groupby(
+        ["n", "unit", "family_size", "smallest_p_holm"], sort=True
+    )
+    for (n, unit, m, bound), rows in designs:  # pyright: ignore[reportGeneralTypeIssues]
         reachable = bound < alpha
         if len(rows) == len(comparison):
             which = "Every comparison can" if reachable else "No comparison can"
@@ -119,9 +123,9 @@ def power_note(comparison: pd.DataFrame, alpha: float = 0.05) -> str:
             can = "can" if reachable else "cannot"
             which = f"{len(rows)} of {_comparisons(len(comparison))} {can}"
         notes.append(
-            f"{which} reach p < {alpha:g}: with {n} pairs Wilcoxon's test gives at least "
-            f"{smallest_p(int(n)):.3g}, and Holm's correction for {_comparisons(int(m))} makes "
-            f"that at least {bound:.3g}. It takes {pairs_needed(int(m), alpha)} pairs."
+            f"{which} reach p < {alpha:g}: with {n} pairs{_of(unit)} Wilcoxon's test gives at "
+            f"least {smallest_p(int(n)):.3g}, and Holm's correction for {_comparisons(int(m))} "
+            f"makes that at least {bound:.3g}. It takes {pairs_needed(int(m), alpha)} pairs."
         )
     untested = len(comparison) - len(tested)
     if untested:
@@ -134,6 +138,10 @@ def check_alpha(alpha: float) -> None:
     """Raises a ValueError unless ``alpha`` is a level."""
     if not 0 < alpha < 1:
         raise ValueError(f"alpha is {alpha!r}; give a level between 0 and 1, such as 0.05.")
+
+
+def _of(unit: str) -> str:
+    return "" if unit == "pair" else f" (a pair is a {unit})"
 
 
 def _comparisons(number: int) -> str:

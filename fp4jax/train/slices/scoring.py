@@ -12,6 +12,7 @@ from fp4jax import metrics
 from fp4jax.core.typing import Array
 from fp4jax.data import Cohort
 from fp4jax.train import patients
+from fp4jax.train.threshold import chosen_threshold
 
 if TYPE_CHECKING:
     from fp4jax.train.model import Model
@@ -78,14 +79,14 @@ def evaluate(model: "Model", parts: Mapping[str, Cohort], folder: Path) -> dict[
     :mod:`fp4jax.train.patients`.
 
     Hard metrics are at the threshold 0.5; ``hard_*_at_best`` at ``threshold``, the one that has
-    the best F2 on the validation patients, 0.5 if they have no lesion. ``test_patients`` is the
-    volumetric Dice there.
+    the best F2 on the validation patients, 0.5 if they have no lesion or none of it is found at
+    any. ``test_patients`` is the volumetric Dice there.
     """
     threshold, scores = 0.5, {}
     for part, own in parts.items():
         maps = predict(model, own.images)
-        if part == "val" and own.masks.any():
-            threshold = metrics.threshold_sweep(maps, own.masks).best_threshold
+        if part == "val":
+            threshold = chosen_threshold(metrics.threshold_sweep(maps, own.masks), folder.name)
         scores[part], dice = _report(own, maps, threshold)
         patients.write_scores(folder / f"{part}_scores.npz", patients.histograms(own, maps))
         if part == "test":

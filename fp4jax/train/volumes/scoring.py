@@ -23,6 +23,7 @@ from fp4jax.inference import Segmentation
 from fp4jax.metrics import Histogram, ImageSums
 from fp4jax.train import patients
 from fp4jax.train.slices.scoring import THRESHOLDED
+from fp4jax.train.threshold import chosen_threshold
 
 if TYPE_CHECKING:
     from fp4jax.train.model import Model
@@ -92,7 +93,8 @@ def evaluate(model: "Model", data: "VolumeData", split: Split, folder: Path) -> 
 
     The folder gets ``test_cases.csv``, a row for each case and region, ``predictions/CASE.nii.gz``
     with affine and header of the case's images, and what :mod:`fp4jax.train.patients` keeps.
-    Without validation cases the threshold is 0.5; without test cases there are no scores.
+    Without validation cases that tell, the threshold is 0.5; without test cases there are no
+    scores.
     """
     threshold, scores = 0.5, {}
     for part in ("val", "test"):
@@ -104,8 +106,8 @@ def evaluate(model: "Model", data: "VolumeData", split: Split, folder: Path) -> 
                 _save(folder / PREDICTIONS, case, found)
                 shown.append(patients.cut(case, found))
         pooled = merged(kept)
-        if part == "val" and pooled is not None and pooled.counts[1].sum():
-            threshold = pooled.sweep().best_threshold
+        if part == "val":
+            threshold = chosen_threshold(None if pooled is None else pooled.sweep(), folder.name)
         scores[part] = report(kept, threshold)
         if kept:
             patients.write_scores(folder / f"{part}_scores.npz", _by_patient(kept))
