@@ -186,7 +186,8 @@ def _open(file: Path) -> Any:
 
 def _of_bytes(data: bytes) -> Any:
     """The image in a file's content, by the length of the header that it begins with."""
-    import nibabel
+    with Extra("study"):
+        import nibabel
 
     sizes = {data[:4], data[3::-1]}
     nifti2 = (540).to_bytes(4, "little") in sizes
