@@ -116,6 +116,8 @@ def evaluate_folder(
     data = bound(run.config, data)
     check_names(run, data)
     chosen = unseen(run, data, every=all_patients)
+    # What cannot be read is said before anything is computed, and all of it.
+    data.prepare(chosen.patients)
     scores = data.score(run.model(), chosen.patients, run.threshold)
     return {
         "threshold": run.threshold,

@@ -270,7 +270,7 @@ def test_a_checkpoint_is_segmented_with(trained, folders, tmp_path, run):
         (["RUN", "--root", "nowhere"], "nowhere"),
         (["RUN", "--root", "NEW", "--patch-size", "8", "8", "8"], "--patch-size cannot be changed"),
         (["RUN", "--root", "NEW", "--arch", "unet"], "--arch cannot be changed"),
-        (["RUN", "--root", "NEW", "--labels", "brats2013"], "--patterns"),
+        (["RUN", "--root", "NEW", "--label", "seg*.nii.gz"], "--patterns"),
         (["RUN", "--root", "NEW", "--overlap", "1"], "0 to below 1"),
         (["RUN", "--root", "NEW", "--recipe", "fp5"], "known"),
         (["RUN", "--root", "NEW", "--modalities", "flair"], "has 4 channels"),

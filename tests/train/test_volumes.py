@@ -33,7 +33,6 @@ from fp4jax.train import (
 from fp4jax.train.member import member_of
 from fp4jax.train.program import build
 from fp4jax.train.volumes.shares import split_patients
-from fp4jax.train.volumes.task import _table
 from tests.train import outcome
 from tests.train.test_train_resume import At, interrupt
 
@@ -279,11 +278,11 @@ def test_the_data_count_and_not_where_they_lie(data, folders, tmp_path):
 
 def test_label_tables_by_name_or_written_out():
     task = Volumes(patterns={"flair": "*flair*"}, label="*seg*", labels="core=1,4 whole=1,2,4")
-    assert _table(task.labels) == {"core": {1, 4}, "whole": {1, 2, 4}}
+    assert given(task.labels) == {"core": {1, 4}, "whole": {1, 2, 4}}
     with pytest.raises(ValueError, match=r"core=1,4 whole=1,2,4"):
-        _table("core=one")
+        given("core=one")
     with pytest.raises(ValueError, match="give --patterns"):
-        Volumes(labels="brats2013")
+        Volumes(label="*seg*")
 
 
 def test_dry_run_looks_at_the_data_and_trains_nothing(data, folders):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fp4jax.data import Split, nifti, split_folds
+from fp4jax.data import Split, nifti, patients as people, split_folds
 from fp4jax.data.nifti import Case, LoadedCase, PatchSampler, VolumeSet
 from fp4jax.data.nifti.pool import ordered
 from fp4jax.train.task import Data, Examples, Feed, Source, exclusive
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 class VolumeData(Data):
     """Cases, each of a patient; patches are drawn by workers while a step runs."""
 
-    def __init__(self, task: "Volumes", cases: Sequence[Case], source: Source):
-        self.task = task
+    def __init__(
+        self, task: "Volumes", cases: Sequence[Case], source: Source, *, unlabelled: int = 0
+    ):
+        self.task, self.unlabelled = task, unlabelled
         self.volumes = open_volumes(task, cases, source)
         self.channels, self.regions = self.volumes.modalities, self.volumes.regions
         self.patients = tuple(sorted(set(self.volumes.patients)))
@@ -83,10 +85,14 @@ class VolumeData(Data):
         self.volumes.prepare(self.places(patients))
 
     def describe(self) -> list[str]:
-        scans = len(self.volumes)
+        cases = self.volumes.cases
+        persons = [case.person or people.Patient(case.patient) for case in cases]
+        left_out = f"{self.unlabelled} scans without a label map are left out"
         return [
-            f"data: {len(self.patients)} patients, {scans} scans, channels "
-            f"{', '.join(self.channels)}; segmented: {', '.join(self.regions)}"
+            f"data: {len(self.patients)} patients, {len(cases)} scans, channels "
+            f"{', '.join(self.channels)}; segmented: {', '.join(self.regions)}",
+            *people.listing([case.scan for case in cases], persons),
+            *([left_out] if self.unlabelled else []),
         ]
 
     def places(self, patients: Sequence[str]) -> list[int]:
