@@ -14,6 +14,7 @@ from flax import nnx
 import fp4jax as fp4
 from fp4jax import models
 from fp4jax.data import nifti, phantom
+from fp4jax.data.nifti.labels import given
 from fp4jax.data.nifti.prepare import bounding_box
 from fp4jax.train import (
     Batch,
