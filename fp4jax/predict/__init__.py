@@ -22,12 +22,19 @@ from fp4jax.predict.packed_files import (
 )
 from fp4jax.predict.packed_runs import packed_run as packed_run
 from fp4jax.predict.pictures import Pictures as Pictures
+from fp4jax.predict.reading import reading_of as reading_of
+from fp4jax.predict.several import (
+    folds_of as folds_of,
+    together as together,
+    with_mirroring as with_mirroring,
+)
 from fp4jax.predict.slices import (
     SegmentedSlice as SegmentedSlice,
     SliceOptions as SliceOptions,
     segment_slices as segment_slices,
 )
 from fp4jax.predict.volumes import (
+    CaseOptions as CaseOptions,
     SegmentedCase as SegmentedCase,
     segment_volumes as segment_volumes,
 )
