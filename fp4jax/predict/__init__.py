@@ -33,6 +33,7 @@ from fp4jax.predict.slices import (
     SliceOptions as SliceOptions,
     segment_slices as segment_slices,
 )
+from fp4jax.predict.timing import Latency as Latency, latency as latency
 from fp4jax.predict.volumes import (
     CaseOptions as CaseOptions,
     SegmentedCase as SegmentedCase,

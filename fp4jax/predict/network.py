@@ -57,9 +57,7 @@ class Network:
     config: str
     mirror: tuple[int, ...] = ()
 
-    def probabilities(
-        self, images: Iterable[np.ndarray]
-    ) -> Iterator[Float[np.ndarray, "..."]]:
+    def probabilities(self, images: Iterable[np.ndarray]) -> Iterator[Float[np.ndarray, "..."]]:
         """The probabilities (*space, k) of images of one size, one after the other."""
         exclusive = self.about.exclusive
         copies = itertools.tee(images, len(self.predicts))

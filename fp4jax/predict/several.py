@@ -113,7 +113,7 @@ def folds_of(path: str | Path) -> tuple[Path, ...]:
     if missing:
         more = f"; not finished: {', '.join(unfinished)}" if unfinished else ""
         raise ValueError(
-            f"--folds: of {config.folds} folds {', '.join(map(str, missing))} is not beside {path}, "
-            f"finished{more}. Train it first, or name the runs that there are."
+            f"--folds: of {config.folds} folds {', '.join(map(str, missing))} is not beside "
+            f"{path}, finished{more}. Train it first, or name the runs that there are."
         )
     return tuple(found[fold] for fold in range(config.folds))

@@ -1,4 +1,4 @@
-"""A NIfTI case as the slices that a 2D network was trained on, and what it finds back in the volume.
+"""A NIfTI case as the slices that a 2D network was trained on, and what it finds as a volume.
 
 As :func:`fp4jax.data.nifti.load` makes cohorts: each volume is windowed to grey levels over its
 brain, cropped to the brain, turned so that anterior is on top and the left on the right, padded to
