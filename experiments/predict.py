@@ -108,7 +108,7 @@ def _is_nifti(path: Path) -> bool:
 def _case_options(args: Args) -> CaseOptions:
     own, cases = args.options, args.cases
     _refuse(
-        {"--channel-order": own.channel_order, "--min-pixels": own.min_pixels},
+        {"--channel-order": own.channel_order, "--min-pixels": own.min_pixels or None},
         f"of PNG and TIFF slices, {args.input} has NIfTI files",
     )
     return CaseOptions(
@@ -134,7 +134,7 @@ def _check(args: Args) -> None:
                 "--out": args.out,
                 "--threshold": own.threshold,
                 "--channel-order": own.channel_order,
-                "--min-pixels": own.min_pixels,
+                "--min-pixels": own.min_pixels or None,
                 "--probabilities": own.probabilities,
                 **of_cases,
                 "--mirror": args.mirror and not args.time,
@@ -155,8 +155,7 @@ def _check(args: Args) -> None:
 
 def _refuse(options: dict, why: str) -> None:
     """Raises ValueError if any of these options was given."""
-    given = [name for name, value in options.items() if value not in (None, False)]
-    given = [name for name in given if options[name] != 0 or name == "--threshold"]
+    given = [name for name, value in options.items() if value is not None and value is not False]
     if given:
         raise ValueError(f"{', '.join(given)}: {why}.")
 

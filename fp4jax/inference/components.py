@@ -12,7 +12,7 @@ from fp4jax.extras import Extra
 
 
 def without_small(
-    masks: UInt8[np.ndarray, "*space r"], voxels: float
+    masks: UInt8[np.ndarray, "*space r"], voxels: int | float
 ) -> UInt8[np.ndarray, "*space r"]:
     """The masks without components of fewer than so many voxels.
 

@@ -107,7 +107,7 @@ def test_an_option_that_is_given_counts(explicit, trained, folders, tmp_path, ru
         return dataclasses.replace(network, task=task)
 
     def spy(network, *args, **options):
-        used.append((network.about.recipe, network.task.overlap))
+        used.append((network.about.recipe, options["reading"].overlap))
         return segment(network, *args, **options)
 
     monkeypatch.setattr(predict, "from_run", low)
@@ -225,8 +225,10 @@ def test_a_packed_run_segments_as_the_run(trained, folders, tmp_path, run):
             for name in ("run", "packed")
         )
         assert (one == other).mean() > 0.999
-    code, _, err = run("predict", "m.safetensors", "--input", ".")
-    assert (code, "experiments.segment" in err) == (2, True)
+    code, out, _ = run("predict", "m.safetensors", "--input", folders / "new", "--out", "again")
+    assert (code, out.count("whole_tumour")) == (0, 2)
+    for path in (tmp_path / "packed").glob("*.nii.gz"):
+        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
 
 
 class Interrupted(Listener):
