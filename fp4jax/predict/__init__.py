@@ -15,6 +15,7 @@ from fp4jax.predict.network import (
     from_run as from_run,
     from_weights as from_weights,
 )
+from fp4jax.predict.packed_evaluation import evaluate_file as evaluate_file
 from fp4jax.predict.packed_files import (
     describe as describe,
     load_packed as load_packed,
