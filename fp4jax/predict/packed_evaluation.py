@@ -1,7 +1,6 @@
 """evaluate_file(path, data): scores of a packed file, of patients that its model has not seen."""
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ from fp4jax.data import Cohort, Split
 from fp4jax.inference import Segmentation
 from fp4jax.predict.about import About, hashed
 from fp4jax.predict.network import Network, from_file
-from fp4jax.train import Data, RunConfig, Trained, unseen
-from fp4jax.train.evaluation import check_names
+from fp4jax.train import Data, RunConfig, Trained
+from fp4jax.train.evaluation import check_names, not_seen
 from fp4jax.train.folder import RunFolder
 from fp4jax.train.member import bound
 
@@ -42,6 +41,8 @@ def evaluate_file(
     run = _run_of(Path(path), about, config)
     check_names(run, data)
     scored, said = _scored(run, about, data, all_patients)
+    # What cannot be read is said before anything is computed, and all of it.
+    data.prepare(scored)
     model: Any = _Model(network)
     scores = data.score(model, scored, about.threshold)
     return {
@@ -65,15 +66,6 @@ class _Model:
 
     def segment(self, image: np.ndarray) -> Segmentation:
         return self.network.segment(image)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Hashed:
-    """Data whose patients are known as a packed file knows them."""
-
-    patients: tuple[str, ...]
-    contents: Mapping[str, str]
-    digest: str
 
 
 def _run_of(path: Path, about: About, config: RunConfig) -> Trained:
@@ -107,8 +99,9 @@ def _scored(
         return data.patients, {"scored": said, "left_out": {}}
     names = {hashed(patient): patient for patient in data.patients}
     contents = {key: data.contents[patient] for key, patient in names.items()}
-    view: Any = _Hashed(tuple(names), contents, data.digest)
-    chosen = unseen(run, view, every=every)
+    own = run.digest == data.digest
+    path = str(run.folder.path)
+    chosen = not_seen(path, run.split, run.contents, contents, own=own, every=every)
     left_out = {
         reason: sorted(names[key] for key in keys) for reason, keys in chosen.left_out.items()
     }

@@ -47,7 +47,7 @@ def test_scores_are_those_of_the_file(spacing, case, tmp_path):
     assert region_report(found.masks, own) == expected
     assert found.probabilities.shape == own.target.shape
     save_prediction(tmp_path / "p.nii.gz", found.probabilities, own)
-    assert nibabel.load(tmp_path / "p.nii.gz").shape == nibabel.load(case.label).shape + (3,)
+    assert nibabel.load(tmp_path / "p.nii.gz").shape == (*nibabel.load(case.label).shape, 3)
 
 
 def test_maps_are_written_as_they_always_were(case, tmp_path):

@@ -133,7 +133,9 @@ def test_predictions_have_the_source_s_grid_and_the_scores_of_the_table(trained,
     assert set(np.unique(found)) <= {0, 1, 2, 3}
     # Scores are of the file as it is written.
     masks = [nifti.to_regions(labels, "brats2023", regions=REGIONS) for labels in (found, truth)]
-    report = fp4.metrics.region_report(*masks, REGIONS, tuple(map(float, predicted.header.get_zooms())))
+    report = fp4.metrics.region_report(
+        *masks, REGIONS, tuple(map(float, predicted.header.get_zooms()))
+    )
     for region, scores in report.items():
         assert scores == pytest.approx(summary["test_regions"][region])
     run = read_trained(trained.path)
