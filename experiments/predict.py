@@ -7,10 +7,10 @@
 
 Takes the best epoch of a run, or a packed file; of several (--folds: of all folds of a
 cross-validation) the mean of their probabilities. The input is a file, a folder, or a folder of
-patients' folders: PNG and TIFF, or NIfTI. For slice.tif it writes slice_mask.tif (0 and 255) and
-slice_overlay.png, and predictions.csv for all, with Dice where a slice_mask.tif lies beside. For
-NIfTI it does what experiments.segment does, which has more options. Repeating a command goes on
-where it was interrupted. For research only, no medical device.
+patients' folders: PNG and TIFF, or NIfTI. For slice.tif it writes slice_mask.tif (0 and 255), and
+predictions.csv for all, with Dice where a slice_mask.tif lies beside; with --pictures also
+slice_overlay.png. For NIfTI it does what experiments.segment does, which has more options.
+Repeating a command goes on where it was interrupted. For research only, no medical device.
 """
 
 import dataclasses
@@ -31,22 +31,12 @@ from fp4jax.train import Source
 
 
 @dataclasses.dataclass(frozen=True)
-class OfCases:
-    """For NIfTI alone."""
-
-    # connected components of a region that are smaller are removed, ml (default: none)
-    min_component: float | None = None
-    # draw the cases with outlines; pictures of patients may not be passed on freely
-    pictures: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
 class Args:
     # folders of runs, or files that --save wrote
     models: Annotated[tuple[Path, ...], tyro.conf.Positional]
     # file or folder of slices (.tif, .png), with the channels of the run's cohort, or of NIfTI
     input: Path | None = None
-    # folder for masks, overlays and the table (default: masks)
+    # folder for masks and the table (default: masks)
     out: Path | None = None
     # of one run of a cross-validation: all of its folds
     folds: bool = False
@@ -61,7 +51,8 @@ class Args:
     # measure how long one image takes
     time: bool = False
     options: SliceOptions = dataclasses.field(default_factory=SliceOptions)
-    cases: OfCases = dataclasses.field(default_factory=OfCases)
+    # of NIfTI: connected components of a region that are smaller are removed, ml (default: none)
+    min_component: float | None = None
 
     def __post_init__(self):
         for name in ("input", "out", "save"):
@@ -106,16 +97,16 @@ def _is_nifti(path: Path) -> bool:
 
 
 def _case_options(args: Args) -> CaseOptions:
-    own, cases = args.options, args.cases
+    own = args.options
     _refuse(
         {"--channel-order": own.channel_order, "--min-pixels": own.min_pixels or None},
         f"of PNG and TIFF slices, {args.input} has NIfTI files",
     )
     return CaseOptions(
         own.overwrite,
-        cases.pictures,
+        own.pictures,
         own.probabilities,
-        cases.min_component or 0.0,
+        args.min_component or 0.0,
         own.threshold,
     )
 
@@ -126,8 +117,7 @@ def _check(args: Args) -> None:
         raise ValueError("no model: name a run's folder, or a packed file.")
     if args.input is None and args.save is None and not args.time:
         raise ValueError("nothing to do: give --input, --save, or both; or --time.")
-    own, cases = args.options, args.cases
-    of_cases = {"--min-component": cases.min_component, "--pictures": cases.pictures}
+    own, of_cases = args.options, {"--min-component": args.min_component}
     if args.input is None:
         _refuse(
             {
@@ -136,6 +126,7 @@ def _check(args: Args) -> None:
                 "--channel-order": own.channel_order,
                 "--min-pixels": own.min_pixels or None,
                 "--probabilities": own.probabilities,
+                "--pictures": own.pictures,
                 **of_cases,
                 "--mirror": args.mirror and not args.time,
             },

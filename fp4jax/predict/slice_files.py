@@ -42,7 +42,7 @@ def find(source: Path) -> list[Path]:
         key = path.parent, path.stem.lower()
         if other := stems.get(key):
             raise ValueError(
-                f"{other.name} and {path.name} would have one overlay; rename one of them."
+                f"{other.name} and {path.name} would have one result; rename one of them."
             )
         stems[key] = path
     return found

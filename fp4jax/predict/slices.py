@@ -36,6 +36,9 @@ class SliceOptions:
     min_pixels: int = 0
     # write the probabilities too, NAME_probability.tif (float32)
     probabilities: bool = False
+    # draw the slices with what was found, NAME_overlay.png; pictures of patients may not be passed
+    # on freely
+    pictures: bool = False
     # replace files of another command
     overwrite: bool = False
 
@@ -94,9 +97,9 @@ def segment_slices(
     """Segments slices; repeated after an interruption it goes on.
 
     A slice is resized to the model's size (bilinear), its mask back to its own size (nearest).
-    Writes for ``name.tif`` (or .tiff, .png) ``name_mask.tif`` with 0 and 255 and
-    ``name_overlay.png``, and a table ``predictions.csv`` (file, lesion_pixels, share). Slices that
-    have a ``name_mask.tif`` beside them are compared with it (target_pixels, dice).
+    Writes for ``name.tif`` (or .tiff, .png) ``name_mask.tif`` with 0 and 255, and a table
+    ``predictions.csv`` (file, lesion_pixels, share). Slices that have a ``name_mask.tif`` beside
+    them are compared with it (target_pixels, dice).
 
     Args:
         network: of slices.
@@ -128,7 +131,7 @@ def segment_slices(
         Job(names[path], _fingerprint(path), _targets(out / names[path], options)) for path in paths
     ]
     command = {**network.identity, **dataclasses.asdict(options)}
-    del command["overwrite"]
+    del command["overwrite"], command["pictures"]
     journal = Journal(out, command, overwrite=options.overwrite)
     left = {job.name: job for job in journal.remaining(jobs, [out / TABLE])}
     missing = [path for path in paths if names[path] in left]
@@ -139,9 +142,10 @@ def segment_slices(
         job = left[names[one.path]]
         job.outputs[0].parent.mkdir(parents=True, exist_ok=True)
         slice_files.write_mask(job.outputs[0], one.mask)
-        slice_files.write_overlay(job.outputs[1], one.image, one.mask)
+        if options.pictures:
+            slice_files.write_overlay(job.outputs[1], one.image, one.mask)
         if options.probabilities:
-            slice_files.write_probability(job.outputs[2], one.probability)
+            slice_files.write_probability(job.outputs[-1], one.probability)
         journal.add(job, _counts(one))
     rows = [SegmentedSlice(names[path], **journal.done[names[path]]) for path in paths]
     _write_table(out / TABLE, rows)
@@ -229,10 +233,9 @@ def _fingerprint(path: Path) -> str:
 
 def _targets(path: Path, options: SliceOptions) -> tuple[Path, ...]:
     """The files of a slice in the folder of results."""
-    targets = [
-        path.with_name(f"{path.stem}{slice_files.MASK}{path.suffix}"),
-        path.with_name(f"{path.stem}{slice_files.OVERLAY}.png"),
-    ]
+    targets = [path.with_name(f"{path.stem}{slice_files.MASK}{path.suffix}")]
+    if options.pictures:
+        targets.append(path.with_name(f"{path.stem}{slice_files.OVERLAY}.png"))
     if options.probabilities:
         targets.append(path.with_name(f"{path.stem}{slice_files.PROBABILITY}.tif"))
     return tuple(targets)
