@@ -3,6 +3,7 @@
 network = from_run("runs/swin_4m_2d-rht-sr_...")        # or from_file, from_weights
 rows = segment_slices(network, Path("slices"), Path("masks"))
 cases = segment_volumes(network, Source(Path("new")), "labels")
+network = with_mirroring(together([from_run(path) for path in folds_of(run)]))
 model, about = packed_run("runs/swin_4m_2d-rht-sr_...")
 save_packed("swin.safetensors", model, about)
 """
