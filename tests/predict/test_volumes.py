@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -225,6 +226,17 @@ def test_a_packed_run_segments_as_the_run(trained, folders, tmp_path, run):
             for name in ("run", "packed")
         )
         assert (one == other).mean() > 0.999
+    # Scored on the same patient, with the run's scores.
+    found = []
+    for model in (trained, "m.safetensors"):
+        code, out, err = run("evaluate", model, "--root", folders / "all", "--time")
+        assert (code, err) == (0, "")
+        found.append(json.loads(out))
+    assert found[0]["scored"] == found[1]["scored"]
+    assert found[1]["regions"]["mean"]["dice"] == pytest.approx(
+        found[0]["regions"]["mean"]["dice"], abs=0.01
+    )
+    assert found[1]["latency_ms"]["shape"] == [24, 24, 16, 4]
     code, out, _ = run("predict", "m.safetensors", "--input", folders / "new", "--out", "again")
     assert (code, out.count("whole_tumour")) == (0, 2)
     for path in (tmp_path / "packed").glob("*.nii.gz"):
