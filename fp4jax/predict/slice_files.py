@@ -13,8 +13,8 @@ from fp4jax.files import replacing
 SUFFIXES = (".tif", ".tiff", ".png")
 #: Ends of names of what is written; such files are no slices.
 MASK, OVERLAY, PROBABILITY = "_mask", "_overlay", "_probability"
-# Beginnings of names of what macOS, Windows, file servers and notebooks leave behind.
-_CLUTTER = (".", "@", "#", "~", "$", "__", "lost+found", "Thumbs.db")
+# What macOS, Windows, file servers and notebooks leave behind; and all that is hidden.
+_CLUTTER = {"@eadir", "#recycle", "$recycle.bin", "__macosx", "__pycache__", "lost+found"}
 # Okabe and Ito's orange, which colour-blind readers can tell from grey.
 _COLOUR = np.array((230, 159, 0), np.float32)
 _SHOWN = 10
@@ -51,8 +51,12 @@ def find(source: Path) -> list[Path]:
 def files_in(folder: Path) -> Iterator[Path]:
     """All files below a folder but those that are hidden or that systems leave there."""
     for parent, folders, names in os.walk(folder, followlinks=False):
-        folders[:] = [name for name in folders if not name.startswith(_CLUTTER)]
-        yield from (Path(parent, name) for name in names if not name.startswith(_CLUTTER))
+        folders[:] = [name for name in folders if not _is_clutter(name)]
+        yield from (Path(parent, name) for name in names if not _is_clutter(name))
+
+
+def _is_clutter(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _CLUTTER
 
 
 def mask_beside(path: Path) -> Path | None:

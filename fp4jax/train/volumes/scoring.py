@@ -77,7 +77,8 @@ class Scored:
 def validate(model: "Model", data: "VolumeData", patients: Sequence[str]) -> dict[str, float]:
     """Dice of each region, ``dice_NAME``, mean over the cases; and ``dice``, mean over regions.
 
-    Of a case in which a region is empty, Dice is 1 if the prediction is too, else 0.
+    Of the files as they would be written. Of a case in which a region is empty, Dice is 1 if the
+    prediction is too, else 0.
     """
     scores = []
     for case, found in segmented(model, data, data.places(patients), "Validating"):
