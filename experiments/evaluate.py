@@ -1,24 +1,28 @@
-"""Evaluate runs again, or on other data: all metrics of patients that they have not seen.
+"""Evaluate runs and packed files, again or on other data: all metrics of patients not seen before.
 
     python -m experiments.evaluate runs/swin_500k_baseline_...
     python -m experiments.evaluate runs/swin_500k_baseline_lgg_... --root kaggle_3m
     python -m experiments.evaluate runs/swin_500k_baseline_lgg_... --data phantom
+    python -m experiments.evaluate model.safetensors --root kaggle_3m --time
 
 Data, size and channels are those of the run, whose files --root names. Of the run's own data its
 test patients are scored; of other data (--data, --patients, --image-size) those that it was neither
 trained nor its epoch chosen on. Uses the best epoch's parameters and the threshold chosen on the
-run's validation patients.
+run's validation patients. A packed file knows its patients by hashes; one of an earlier version
+does not, and is scored only with --all-patients.
 """
 
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from experiments.command import main
-from fp4jax.train import Slices, Source, Trained, evaluate_folder, read_trained
+from fp4jax import predict
+from fp4jax.files import expanded
+from fp4jax.train import Slices, Source, Task, evaluate_folder, read_trained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,33 +37,34 @@ class Other:
     patients: int | None = None
     slices: int | None = None
 
-    def task(self, run: Trained):
-        """The run's task with what differs."""
+    def task(self, own: Task, path: Path) -> Task:
+        """The task of a run or a file with what differs."""
         given = {name: value for name, value in vars(self).items() if value is not None}
         if not given:
-            return run.config.data
-        if not isinstance(run.config.data, Slices):
+            return own
+        if not isinstance(own, Slices):
             flags = ", ".join("--" + name.replace("_", "-") for name in given)
             raise ValueError(
-                f"{flags}: for runs on slices, {run.folder.path} is one on {run.config.data.kind}; "
-                "give --root."
+                f"{flags}: for runs on slices, {path} is one on {own.kind}; give --root."
             )
         if "data" in given:
             given["cohort"] = given.pop("data")
-            if given["cohort"] != run.config.data.cohort:
+            if given["cohort"] != own.cohort:
                 # Another cohort has its own number of patients and slices.
                 given = {"patients": None, "slices": None, **given}
-        return dataclasses.replace(run.config.data, **given)
+        return dataclasses.replace(own, **given)
 
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    # folders of runs
+    # folders of runs, or packed files
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
     source: Source = dataclasses.field(default_factory=Source)
     other: Other = dataclasses.field(default_factory=Other)
     # of the run's own data too, every patient that it has not seen
     all_patients: bool = False
+    # measure how long one image takes, too
+    time: bool = False
 
 
 def command(args: Args) -> None:
@@ -67,15 +72,29 @@ def command(args: Args) -> None:
         raise ValueError("no runs: name one or more folders of runs, such as runs/*.")
     refused = []
     for path in args.folders:
+        path = expanded(path) or path
         try:
-            data = args.other.task(read_trained(path)).open(args.source)
-            scores = evaluate_folder(path, data, all_patients=args.all_patients)
+            record = _evaluated(path, args)
         except ValueError as error:
             refused.append(str(error))
         else:
-            print(json.dumps({"folder": path.name, **scores}, indent=2), flush=True)
+            print(json.dumps(record, indent=2), flush=True)
     if refused:
         raise ValueError("; ".join(refused))
+
+
+def _evaluated(path: Path, args: Args) -> dict[str, Any]:
+    """What is printed of a run or a file."""
+    packed = path.is_file()
+    own = predict.describe(path).create_task() if packed else read_trained(path).config.data
+    data = args.other.task(own, path).open(args.source)
+    evaluate = predict.evaluate_file if packed else evaluate_folder
+    scores = evaluate(path, data, all_patients=args.all_patients)
+    record = {"file" if packed else "folder": path.name, **scores}
+    if args.time:
+        network = predict.from_file(path) if packed else predict.from_run(path)
+        record["latency_ms"] = dataclasses.asdict(predict.latency(network))
+    return record
 
 
 if __name__ == "__main__":

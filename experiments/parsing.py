@@ -11,6 +11,8 @@ from typing import Any
 
 import tyro
 
+from fp4jax.files import expanded
+
 #: What the description of every command ends with.
 COMMON = """
 
@@ -75,7 +77,7 @@ def parse(arguments: Any, argv: Sequence[str], description: str | None, default:
     options = {} if default is None else {"default": _as(arguments, default)}
     try:
         with contextlib.redirect_stderr(refused):
-            return tyro.cli(
+            parsed = tyro.cli(
                 arguments,
                 args=list(argv),
                 description=description,
@@ -86,6 +88,35 @@ def parse(arguments: Any, argv: Sequence[str], description: str | None, default:
         if not stop.code:
             raise
         raise _refusal(stop, refused.getvalue()) from stop
+    return at_home(parsed)
+
+
+def at_home(value: Any) -> Any:
+    """Arguments with ``~`` and ``~user`` in every path replaced by home folders.
+
+    A shell does that only where a word begins with ``~``, not in ``--out=~/runs``.
+
+    Raises:
+        ValueError: a user who does not exist.
+
+    Example:
+        >>> at_home((Path("~/runs"), "~"))[0] == Path.home() / "runs"
+        True
+    """
+    match value:
+        case Path():
+            return expanded(value)
+        case tuple() | list():
+            return type(value)(map(at_home, value))
+        case dict():
+            return {key: at_home(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            old = getattr(value, field.name)
+            new = at_home(old)
+            if new is not old:
+                object.__setattr__(value, field.name, new)
+    return value
 
 
 def _as(kind: Any, value: Any) -> Any:

@@ -1,13 +1,16 @@
-"""Segment a folder of slices with a run, or with a packed NVFP4 model: masks, overlays, a table.
+"""Segment slices or NIfTI cases with runs or packed NVFP4 models; pack a run into a file.
 
     python -m experiments.predict runs/swin_4m_2d-rht-sr_... --input slices --out masks
     python -m experiments.predict runs/swin_4m_2d-rht-sr_... --save model.safetensors
-    python -m experiments.predict model.safetensors --input slices --out masks
+    python -m experiments.predict model.safetensors --input patient/flair.nii.gz --probabilities
+    python -m experiments.predict runs/swin_4m_..._fold0_... --folds --mirror --input slices
 
-Takes the best epoch of a run, or a packed file. For slice.tif it writes slice_mask.tif (0 and 255)
-and slice_overlay.png, and predictions.csv for all. A slice's mask does not depend on the others.
-Repeating a command goes on where it was interrupted. Packed runs on volumes are for
-experiments.segment. For research only, no medical device.
+Takes the best epoch of a run, or a packed file; of several (--folds: of all folds of a
+cross-validation) the mean of their probabilities. The input is a file, a folder, or a folder of
+patients' folders: PNG and TIFF, or NIfTI. For slice.tif it writes slice_mask.tif (0 and 255), and
+predictions.csv for all, with Dice where a slice_mask.tif lies beside; with --pictures also
+slice_overlay.png. For NIfTI it does what experiments.segment does, which has more options.
+Repeating a command goes on where it was interrupted. For research only, no medical device.
 """
 
 import dataclasses
@@ -17,71 +20,145 @@ from typing import Annotated, Literal
 import tyro
 
 from experiments.command import main
+from experiments.models import network_of
+from experiments.segment import print_case
 from fp4jax import packed, predict
+from fp4jax.data.nifti.volume import is_nifti_name
 from fp4jax.files import expanded
-from fp4jax.predict import Network, SliceOptions
+from fp4jax.predict import CaseOptions, Network, SliceOptions, slice_files
+from fp4jax.predict.slices import dice_of
+from fp4jax.train import Source
 
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    # folder of a run, or a file that --save wrote
-    model: Annotated[Path, tyro.conf.Positional]
-    # folder of slices (.tif, .png), with the channels of the run's cohort
+    # folders of runs, or files that --save wrote
+    models: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    # file or folder of slices (.tif, .png), with the channels of the run's cohort, or of NIfTI
     input: Path | None = None
-    # folder for masks, overlays and the table (default: masks)
+    # folder for masks and the table (default: masks)
     out: Path | None = None
+    # of one run of a cross-validation: all of its folds
+    folds: bool = False
+    # average over the mirror images that the training saw
+    mirror: bool = False
     # write the packed model of a run to this file, and segment with that
     save: Path | None = None
     # with --save: what is not quantized is stored so (default: bfloat16)
     rest: Literal["bfloat16", "float32"] | None = None
     # quantize a run with another recipe than its own
     recipe: str | None = None
+    # measure how long one image takes
+    time: bool = False
     options: SliceOptions = dataclasses.field(default_factory=SliceOptions)
+    # of NIfTI: connected components of a region that are smaller are removed, ml (default: none)
+    min_component: float | None = None
 
     def __post_init__(self):
-        for name in ("model", "input", "out", "save"):
+        for name in ("input", "out", "save"):
             object.__setattr__(self, name, expanded(getattr(self, name)))
 
 
 def command(args: Args) -> None:
     _check(args)
+    nifti = args.input is not None and _is_nifti(args.input)
+    options = _case_options(args) if nifti else args.options
     network = _network(args)
+    if args.time:
+        print(predict.latency(network))
     if args.input is None:
         return
     out = args.out or Path("masks")
-    rows = predict.segment_slices(network, args.input, out, args.options)
-    positive = sum(row.lesion_pixels > 0 for row in rows)
-    print(f"{out}: {len(rows)} slices, {positive} with lesion")
+    if isinstance(options, CaseOptions):
+        for case in predict.segment_volumes(network, Source(args.input), out, options):
+            print_case(case)
+        return
+    rows = predict.segment_slices(network, args.input, out, options)
+    positive, dice = sum(row.lesion_pixels > 0 for row in rows), dice_of(rows)
+    compared = "" if dice is None else f", Dice {dice:.3f} of all pixels with a mask beside"
+    print(f"{out}: {len(rows)} slices, {positive} with lesion{compared}")
+
+
+def _is_nifti(path: Path) -> bool:
+    """What the input is, by its files' names.
+
+    Raises:
+        ValueError: a folder that has both.
+    """
+    if not path.is_dir():
+        return is_nifti_name(path.name)
+    names = [file.name for file in slice_files.files_in(path)]
+    nifti = any(map(is_nifti_name, names))
+    if nifti and any(name.lower().endswith(slice_files.SUFFIXES) for name in names):
+        raise ValueError(
+            f"{path} has NIfTI files and PNG or TIFF files; name a folder with one kind."
+        )
+    return nifti
+
+
+def _case_options(args: Args) -> CaseOptions:
+    own = args.options
+    _refuse(
+        {"--channel-order": own.channel_order, "--min-pixels": own.min_pixels or None},
+        f"of PNG and TIFF slices, {args.input} has NIfTI files",
+    )
+    return CaseOptions(
+        own.overwrite,
+        own.pictures,
+        own.probabilities,
+        args.min_component or 0.0,
+        own.threshold,
+    )
 
 
 def _check(args: Args) -> None:
     """Nothing that was asked for may be without an effect."""
-    if args.input is None and args.save is None:
-        raise ValueError("nothing to do: give --input, --save, or both.")
+    if not args.models:
+        raise ValueError("no model: name a run's folder, or a packed file.")
+    if args.input is None and args.save is None and not args.time:
+        raise ValueError("nothing to do: give --input, --save, or both; or --time.")
+    own, of_cases = args.options, {"--min-component": args.min_component}
     if args.input is None:
-        options = {"--out": args.out, "--threshold": args.options.threshold}
-        options["--channel-order"] = args.options.channel_order
-        given = [name for name, value in options.items() if value is not None]
-        if given:
-            raise ValueError(f"{', '.join(given)}: nothing is segmented; give --input, too.")
-    if not args.model.is_dir():
+        _refuse(
+            {
+                "--out": args.out,
+                "--threshold": own.threshold,
+                "--channel-order": own.channel_order,
+                "--min-pixels": own.min_pixels or None,
+                "--probabilities": own.probabilities,
+                "--pictures": own.pictures,
+                **of_cases,
+                "--mirror": args.mirror and not args.time,
+            },
+            "nothing is segmented; give --input, too",
+        )
+    elif not _is_nifti(args.input):
+        _refuse(of_cases, f"of NIfTI cases, {args.input} has none")
+    files = [path for path in args.models if not path.expanduser().is_dir()]
+    if files:
         of_runs = {"--save": args.save, "--recipe": args.recipe, "--rest": args.rest}
-        given = [name for name, value in of_runs.items() if value]
-        if given:
-            raise ValueError(f"{', '.join(given)}: for runs, but {args.model} is no folder.")
+        _refuse({**of_runs, "--folds": args.folds}, f"for runs, but {files[0]} is no folder")
     elif args.rest and not args.save:
         raise ValueError("--rest says how --save stores a model; give --save, too.")
+    if args.save and (args.folds or len(args.models) > 1):
+        raise ValueError("--save packs one run; name one, without --folds.")
+
+
+def _refuse(options: dict, why: str) -> None:
+    """Raises ValueError if any of these options was given."""
+    given = [name for name, value in options.items() if value is not None and value is not False]
+    if given:
+        raise ValueError(f"{', '.join(given)}: {why}.")
 
 
 def _network(args: Args) -> Network:
-    if not args.model.is_dir():
-        network = predict.from_file(args.model)
-        print(packed.size(predict.load_packed(args.model)))
-        return network
     if args.save is None:
-        return predict.from_run(args.model, recipe=args.recipe)
-    rest = args.rest or "bfloat16"
-    model, about = predict.packed_run(args.model, recipe=args.recipe, rest_dtype=rest)
+        network = network_of(args.models, recipe=args.recipe, folds=args.folds, mirror=args.mirror)
+        if len(args.models) == 1 and not args.models[0].expanduser().is_dir():
+            print(packed.size(predict.load_packed(args.models[0])))
+        return network
+    (run,), rest = args.models, args.rest or "bfloat16"
+    model, about = predict.packed_run(run, recipe=args.recipe, rest_dtype=rest)
     network = predict.from_module(model, about)
     if args.save.exists() and not args.options.overwrite:
         # Of a command that was interrupted and is repeated.
@@ -90,7 +167,7 @@ def _network(args: Args) -> Network:
     else:
         predict.save_packed(args.save, model, about)
     print(f"{args.save}: {packed.size(model)}")
-    return network
+    return predict.with_mirroring(network) if args.mirror else network
 
 
 if __name__ == "__main__":

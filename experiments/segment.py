@@ -3,12 +3,15 @@
     python -m experiments.segment runs/swin_unetr3d_4m_2d-rht-sr_... --root new --out masks
     python -m experiments.segment model.safetensors --root new --out masks
     python -m experiments.segment --weights monai.safetensors --recipe 2d+rht+sr --root new
+    python -m experiments.segment runs/unet_..._fold0_... --folds --mirror --root new
 
 Takes the best epoch of a run, what experiments.predict --save wrote, or a checkpoint that --recipe
-quantizes after training. How files are named, channels, spacing and label values are the run's;
-only --root is asked. Writes a label map CASE.nii.gz per case, with the affine and header of the
-case's images, and for cases that have labels scores.csv. Repeating a command goes on where it was
-interrupted. For research only, no medical device.
+quantizes after training; of several models (--folds: of all folds of a cross-validation) the mean
+of their probabilities. Runs on slices of NIfTI volumes (--data brats, msd) segment cases slice by
+slice. How files are named, channels, spacing and label values are the run's; only --root is asked.
+Writes a label map CASE.nii.gz per case, with the affine and header of the case's images, and for
+cases that have labels scores.csv, of the maps as they are written. Repeating a command goes on
+where it was interrupted. For research only, no medical device.
 """
 
 import dataclasses
@@ -18,11 +21,10 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from experiments.command import main
+from experiments.models import network_of
 from fp4jax import predict
-from fp4jax.files import expanded
-from fp4jax.predict import Network
-from fp4jax.predict.volumes import volumes_task
-from fp4jax.train import RunConfig, Source, Volumes
+from fp4jax.predict import CaseOptions, Network, SegmentedCase
+from fp4jax.train import RunConfig, Slices, Source, Volumes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,54 +81,83 @@ _OF_DATA = ("spatial_dims", "patch_size", "regions")
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    # folder of a run, or a packed file; without it --weights
-    model: Annotated[Path | None, tyro.conf.Positional] = None
+    # folders of runs, or packed files; without any --weights
+    models: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     # another recipe than the run's, or that of the checkpoint
     recipe: str | None = None
+    # of one run of a cross-validation: all of its folds
+    folds: bool = False
+    # average over the mirror images that the training saw
+    mirror: bool = False
     files: Files = dataclasses.field(default_factory=Files)
     checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
     # what is segmented
     source: Source = dataclasses.field(default_factory=Source)
     # folder for the label maps
     out: Path = Path("masks")
-    # replace files of another command
-    overwrite: bool = False
-    # draw the cases with outlines; pictures of patients may not be passed on freely
-    pictures: bool = False
+    options: CaseOptions = dataclasses.field(default_factory=CaseOptions)
+    # measure how long one image takes, of networks of volumes one window
+    time: bool = False
 
 
 def command(args: Args) -> None:
     network = _network(args)
-    options = {"overwrite": args.overwrite, "pictures": args.pictures}
-    for one in predict.segment_volumes(network, args.source, args.out, **options):
-        found = [f"{name} {ml:.1f} ml" for name, ml in one.volumes.items()]
-        if one.scores is not None:
-            found.append(f"mean Dice {one.scores['mean']['dice']:.3f}")
-        print(f"{one.path}: {', '.join(found)}")
+    reading = _reading(args, network)
+    if args.time:
+        print(predict.latency(network))
+    for one in predict.segment_volumes(
+        network, args.source, args.out, args.options, reading=reading
+    ):
+        print_case(one)
+
+
+def print_case(case: SegmentedCase) -> None:
+    """What was found in a case, in one line."""
+    found = [f"{name} {ml:.1f} ml" for name, ml in case.volumes.items()]
+    if case.scores is not None:
+        found.append(f"mean Dice {case.scores['mean']['dice']:.3f}")
+    print(f"{case.path}: {', '.join(found)}")
 
 
 def _network(args: Args) -> Network:
-    path, files, model = expanded(args.model), _given(args.files), _given(args.checkpoint)
-    if path is None:
-        data = {name: model.pop(name) for name in _OF_DATA if name in model}
-        recipe = {} if args.recipe is None else {"recipe": args.recipe}
-        return predict.from_weights(RunConfig(Volumes(**files, **data), **model, **recipe))
-    if model:
-        flags = ", ".join("--" + name.replace("_", "-") for name in model)
-        raise ValueError(f"{flags} cannot be changed: for a checkpoint, {path} has settled it.")
-    if path.is_dir():
-        network = predict.from_run(path, recipe=args.recipe)
-    elif args.recipe is not None:
-        raise ValueError(f"--recipe: for runs and checkpoints, but {path} is no folder.")
-    else:
-        network = predict.from_file(path)
-    task = volumes_task(network)
+    model = _given(args.checkpoint)
+    if args.models:
+        if model:
+            flags = ", ".join("--" + name.replace("_", "-") for name in model)
+            raise ValueError(
+                f"{flags} cannot be changed: for a checkpoint, {args.models[0]} has settled it."
+            )
+        return network_of(args.models, recipe=args.recipe, folds=args.folds, mirror=args.mirror)
+    if args.folds:
+        raise ValueError("--folds: of the runs of a cross-validation; name one of them.")
+    data = {name: model.pop(name) for name in _OF_DATA if name in model}
+    recipe = {} if args.recipe is None else {"recipe": args.recipe}
+    task = Volumes(**_given(args.files), **data)
+    network = predict.from_weights(RunConfig(task, **model, **recipe))
+    return predict.with_mirroring(network) if args.mirror else network
+
+
+def _reading(args: Args, network: Network) -> Volumes:
+    """How the cases are read: as the network's were, but for what the command line says."""
+    files, reading = _given(args.files), predict.reading_of(network)
+    ignored = [f"--{name}" for name in ("spacing", "overlap") if name in files]
+    if ignored and isinstance(network.task, Slices):
+        raise ValueError(
+            f"{', '.join(ignored)}: of networks of volumes, {network.about.run} sees whole slices."
+        )
+    if not args.models:
+        return reading
     if "layout" in files:
         if "patterns" in files:
             raise ValueError("--layout and --patterns exclude each other; give one of them.")
         # In place of the run's patterns.
         files = {"patterns": {}, "label": None, "labels": None, "mask": None, **files}
-    return dataclasses.replace(network, task=dataclasses.replace(task, **files))
+    if args.source.root is not None and args.source.root.is_file():
+        ignored = [name for name in ("layout", "patterns", "label", "mask") if name in files]
+        if ignored:
+            flags = ", ".join(f"--{name}" for name in ignored)
+            raise ValueError(f"{flags}: of folders, {args.source.root} is a file.")
+    return dataclasses.replace(reading, **files)
 
 
 def _given(options: Any) -> dict[str, Any]:

@@ -43,11 +43,23 @@ def finite(value: Any) -> Any:
 def expanded(path: str | os.PathLike | None) -> Path | None:
     """A path of which ``~`` and ``~user`` are home folders, as a shell would have made it.
 
+    Raises:
+        ValueError: there is no such user, and no folder of that name.
+
     Example:
         >>> expanded("~/x") == Path.home() / "x"
         True
     """
-    return None if path is None else Path(path).expanduser()
+    if path is None:
+        return None
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        if Path(Path(path).parts[0]).exists():  # a folder that is named so
+            return Path(path)
+        raise ValueError(
+            f"{path}: there is no home folder {Path(path).parts[0]}; give the whole path."
+        ) from error
 
 
 @contextlib.contextmanager

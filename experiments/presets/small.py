@@ -93,7 +93,9 @@ def lgg_cv_cpu() -> Preset:
     lesions missed whole. Effect sizes with 95 % intervals; two labels are equivalent where two
     one-sided tests show a difference below 0.02.
     Cost: 60 runs of 12 epochs, about three hours on two quiet CPU cores. Every run can be
-    interrupted. Further ones: --recipes 0 1 2 5 6 3 4 7 (60 more), then --seeds 2026 2027.
+    interrupted. Further ones: --recipes 0 1 2 5 6 3 4 7 (60 more), then --seeds 2026 2027. A fold
+    tests half of the patients that it holds out, 55 in all; --splits cv_crossed tests the others
+    too, so that all 110 patients are paired values, in 60 runs more.
     Expected: no published numbers at this size; recipes within 10 % of the baseline.
     Command: python -m experiments.study lgg-cv-cpu --root kaggle_3m
     """

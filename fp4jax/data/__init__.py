@@ -14,6 +14,7 @@ from fp4jax.data.loaders import (
     options as options,
     register as register,
 )
+from fp4jax.data.regrouping import joined as joined
 from fp4jax.data.splits import (
     Split as Split,
     patient_holdout as patient_holdout,

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from fp4jax.data.resize import resize_images, resize_masks
-from fp4jax.files import replacing_folder
+from fp4jax.files import expanded, replacing_folder
 
 _ARRAYS = ("images", "masks", "patient_ids", "slice_index")
+_SCANS = "scan_ids"
 _FORMAT = 1
 
 
@@ -32,6 +33,7 @@ class Cohort:
         slice_index: int32 (n,), the position of each slice in its patient's volume.
         name: what the cohort is, for reports.
         channels: the names of the c channels.
+        scan_ids: str (n,), the examination of each slice; None: one of each patient.
 
     Raises:
         ValueError: shapes, dtypes or mask values other than these, or a slice that occurs twice.
@@ -56,10 +58,11 @@ class Cohort:
     slice_index: np.ndarray
     name: str
     channels: tuple[str, ...]
+    scan_ids: np.ndarray | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "channels", tuple(self.channels))
-        for field in _ARRAYS:
+        for field in self._fields:
             object.__setattr__(self, field, np.asanyarray(getattr(self, field)))
         problem = self._problem()
         if problem:
@@ -81,6 +84,9 @@ class Cohort:
             return (
                 f"patient_ids are {ids.dtype} {ids.shape}; strings of shape {shape[:1]} are needed."
             )
+        scans = self.scan_ids
+        if scans is not None and (scans.dtype.kind != "U" or scans.shape != shape[:1]):
+            return f"scan_ids are {scans.dtype} {scans.shape}; strings {shape[:1]} are needed."
         if index.dtype != np.int32 or index.shape != shape[:1]:
             return f"slice_index is {index.dtype} {index.shape}; int32 {shape[:1]} is needed."
         if len(self.channels) != shape[3]:
@@ -102,6 +108,10 @@ class Cohort:
             )
         return None
 
+    @property
+    def _fields(self) -> tuple[str, ...]:
+        return _ARRAYS if self.scan_ids is None else (*_ARRAYS, _SCANS)
+
     def __len__(self) -> int:
         return self.images.shape[0]
 
@@ -119,14 +129,24 @@ class Cohort:
         return tuple(np.unique(self.patient_ids).tolist())
 
     @functools.cached_property
+    def scans(self) -> dict[str, tuple[str, ...]]:
+        """The examinations of each patient, sorted."""
+        scans = self.patient_ids if self.scan_ids is None else self.scan_ids
+        pairs = sorted(set(zip(self.patient_ids.tolist(), scans.tolist(), strict=True)))
+        found: dict[str, tuple[str, ...]] = {}
+        for patient, scan in pairs:
+            found[patient] = (*found.get(patient, ()), scan)
+        return found
+
+    @functools.cached_property
     def positive(self) -> np.ndarray:
         """bool (n,): whether the mask of the slice has any pixel."""
         return np.asarray(self.masks.any(axis=(1, 2)))
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the four arrays."""
-        return sum(getattr(self, field).nbytes for field in _ARRAYS)
+        """Bytes of the arrays."""
+        return sum(getattr(self, field).nbytes for field in self._fields)
 
     def select(self, patients: Iterable[str]) -> "Cohort":
         """The slices of these patients, in the order they have here (a copy).
@@ -150,7 +170,7 @@ class Cohort:
 
     def _take(self, which: np.ndarray) -> "Cohort":
         return dataclasses.replace(
-            self, **{field: getattr(self, field)[which] for field in _ARRAYS}
+            self, **{field: getattr(self, field)[which] for field in self._fields}
         )
 
     def resize(self, size: int | tuple[int, int]) -> "Cohort":
@@ -175,13 +195,13 @@ class Cohort:
         Raises:
             ValueError: the folder exists and holds something other than a cohort.
         """
-        target = Path(folder)
+        target = expanded(folder) or Path()
         if target.exists() and not _is_cohort_or_empty(target):
             raise ValueError(
                 f"{target} exists and is not a saved cohort; name a new or an empty folder."
             )
         with replacing_folder(target) as new:
-            for field in _ARRAYS:
+            for field in self._fields:
                 np.save(new / f"{field}.npy", getattr(self, field), allow_pickle=False)
             record = {
                 "format": _FORMAT,
@@ -199,7 +219,7 @@ class Cohort:
         Raises:
             ValueError: not a saved cohort, or a damaged one.
         """
-        folder = Path(folder)
+        folder = expanded(folder) or Path()
         try:
             record = json.loads((folder / "cohort.json").read_text(encoding="utf-8"))
             if record["format"] != _FORMAT:
@@ -210,7 +230,8 @@ class Cohort:
                     mmap_mode="r" if field in ("images", "masks") else None,
                     allow_pickle=False,
                 )
-                for field in _ARRAYS
+                for field in (*_ARRAYS, _SCANS)
+                if field in _ARRAYS or (folder / f"{field}.npy").exists()
             }
             if list(arrays["images"].shape) != record["shape"]:
                 raise ValueError(f"images are {arrays['images'].shape}, not {record['shape']}")

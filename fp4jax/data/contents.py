@@ -23,8 +23,9 @@ _SHOWN = 10
 def fingerprint(cohort: Cohort) -> dict[str, Any]:
     """Counts, intensity statistics and digests of a cohort.
 
-    Keys: ``name``; ``channels``; ``shape`` (h, w, c); ``patients``, ``slices``,
-    ``positive_slices`` (counts); ``positive_slice_share``, ``positive_pixel_share``;
+    Keys: ``name``; ``channels``; ``shape`` (h, w, c); ``patients``, ``scans``, ``slices``,
+    ``positive_slices`` (counts); ``several_scans`` (the scans of each patient that has several);
+    ``positive_slice_share``, ``positive_pixel_share``;
     ``slices_per_patient``, ``positive_slices_per_patient`` (min, q25, median, q75, max);
     ``intensity`` (per channel mean, sd, percentiles in grey levels); ``sha256`` of all arrays;
     ``crc32`` (patient -> slice number -> 8 hexadecimal digits of image and mask).
@@ -56,6 +57,8 @@ def fingerprint(cohort: Cohort) -> dict[str, Any]:
         "channels": list(cohort.channels),
         "shape": list(cohort.images.shape[1:]),
         "patients": len(cohort.patients),
+        "scans": sum(map(len, cohort.scans.values())),
+        "several_scans": {p: list(ids) for p, ids in cohort.scans.items() if len(ids) > 1},
         "slices": len(cohort),
         "positive_slices": int(cohort.positive.sum()),
         "positive_slice_share": _share(int(cohort.positive.sum()), len(cohort)),

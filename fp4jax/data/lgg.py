@@ -19,11 +19,15 @@ from pathlib import Path
 
 import numpy as np
 
+from fp4jax.data import patients as people
 from fp4jax.data.cohort import Cohort
+from fp4jax.data.folders import entries, note_skipped, readable
 from fp4jax.data.problems import listed, refuse
 from fp4jax.data.progress import track
+from fp4jax.data.regrouping import renamed
 from fp4jax.data.resize import resize_images, resize_masks
 from fp4jax.extras import Extra
+from fp4jax.files import expanded
 
 # Counts of the complete set, for fp4jax.data.verify.
 LGG_EXPECTED = {
@@ -66,6 +70,7 @@ def load(
     *,
     image_size: int | None = None,
     channel_order: str = "rgb",
+    patient_pattern: str | None = None,
     on_error: str = "raise",
 ) -> Cohort:
     """The whole set as a :class:`Cohort`, patients in order of their ids, slices by number.
@@ -77,6 +82,9 @@ def load(
         channel_order: ``"rgb"``, the stored order (pre-contrast, FLAIR, post-contrast), which is
             the order that the ImageNet constants of ``normalize`` are in; or ``"ref_bgr"``, the
             reversed order that the reference's networks see, for comparisons with it.
+        patient_pattern: a regular expression whose group is the patient in a folder's name. None:
+            folders that differ in the date alone are of one patient, which has the name without
+            it; a patient with one folder has the folder's name.
         on_error: ``"raise"``, or ``"skip"`` to leave out slices that cannot be used with a warning.
 
     Raises:
@@ -123,7 +131,7 @@ def load(
     for new, old in enumerate(good):
         if new != old:
             images[new], masks[new] = images[old], masks[old]
-    return Cohort(
+    cohort = Cohort(
         images=images[: len(good)],
         masks=masks[: len(good)],
         patient_ids=np.array([pairs[i].patient for i in good]),
@@ -131,6 +139,17 @@ def load(
         name="lgg",
         channels=CHANNELS[channel_order],
     )
+    return renamed(cohort, _patients(cohort.patients, patient_pattern))
+
+
+def _patients(folders: Sequence[str], pattern: str | None) -> dict[str, str]:
+    """Folder -> patient."""
+    found = people.group([people.Scan(name) for name in folders], pattern)
+    often = collections.Counter(patient.id for patient in found)
+    return {
+        name: patient.id if pattern is not None or often[patient.id] > 1 else name
+        for name, patient in zip(folders, found, strict=True)
+    }
 
 
 def find_folder(root: str | os.PathLike) -> Path:
@@ -139,8 +158,9 @@ def find_folder(root: str | os.PathLike) -> Path:
     Raises:
         ValueError: there is none.
     """
-    root = Path(root)
-    candidates = (root, root / "kaggle_3m", root / "lgg-mri-segmentation" / "kaggle_3m")
+    root = expanded(root) or Path()
+    candidates = [root, root / "kaggle_3m", root / "lgg-mri-segmentation" / "kaggle_3m"]
+    candidates += [*sorted(root.glob("*/kaggle_3m")), *sorted(root.glob("*/*/kaggle_3m"))]
     for folder in candidates:
         if any(_tiffs(patient) for patient in _patient_folders(folder)):
             return folder
@@ -165,7 +185,7 @@ def find_pairs(folder: Path) -> tuple[list[Pair], list[str]]:
         files: dict[tuple[int, bool], list[Path]] = collections.defaultdict(list)
         tiffs = _tiffs(patient)
         if not tiffs:
-            problems.append(f"{patient.name}: a patient without slices")
+            problems.append(f"{readable(patient.name)}: a patient without slices")
         for path in tiffs:
             match = _SLICE.fullmatch(path.stem)
             is_mask = "mask" in path.name.lower()
@@ -181,7 +201,7 @@ def find_pairs(folder: Path) -> tuple[list[Pair], list[str]]:
         for number in sorted({number for number, _ in files}):
             image, mask = files.get((number, False), []), files.get((number, True), [])
             if len(image) == len(mask) == 1:
-                pairs.append(Pair(patient.name, number, image[0], mask[0]))
+                pairs.append(Pair(readable(patient.name), number, image[0], mask[0]))
             elif len(image) > 1 or len(mask) > 1:
                 twice = ", ".join(path.name for path in image + mask)
                 problems.append(f"{patient.name}: slice {number} occurs more than once ({twice})")
@@ -192,26 +212,22 @@ def find_pairs(folder: Path) -> tuple[list[Pair], list[str]]:
 
 
 def _patient_folders(folder: Path) -> list[Path]:
+    """Folders with slices, and those that are named as if they had some; others are noted."""
     if not folder.is_dir():
         return []
-    ignored = ("__MACOSX", *_SECOND_COPIES)
-    return sorted(
-        (
-            entry
-            for entry in folder.iterdir()
-            if entry.is_dir() and not entry.name.startswith(".") and entry.name not in ignored
-        ),
-        key=lambda entry: entry.name,
-    )
+    found = [path for path in entries(folder) if path.is_dir() and path.name not in _SECOND_COPIES]
+    patients = [path for path in found if _looks_like_patient(path.name) or _tiffs(path)]
+    note_skipped(folder, {path.name for path in set(found) - set(patients)}, "no slices in it")
+    return patients
+
+
+def _looks_like_patient(name: str) -> bool:
+    return any(letter.isdigit() for letter in name)
 
 
 def _tiffs(folder: Path) -> list[Path]:
     """TIFF files of a folder, without the ``._*`` files that macOS adds to archives."""
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in (".tif", ".tiff") and not path.name.startswith(".")
-    )
+    return [path for path in entries(folder) if path.suffix.lower() in (".tif", ".tiff")]
 
 
 def _common_shape(pairs: Sequence[Pair]) -> tuple[int, ...]:
@@ -260,7 +276,7 @@ def _read(path: Path) -> np.ndarray | str:
 
 
 def _short(path: Path) -> str:
-    return f"{path.parent.name}/{path.name}"
+    return readable(f"{path.parent.name}/{path.name}")
 
 
 def _report(folder: Path, problems: list[str], on_error: str) -> None:

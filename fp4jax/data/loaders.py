@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fp4jax.data.cohort import Cohort
+from fp4jax.data.regrouping import by_pattern
 from fp4jax.registration import Registry
 
 
@@ -117,8 +118,9 @@ def load(name: str, root: str | os.PathLike | None = None, **options: Any) -> Co
             and ``"msd"``, slices of NIfTI volumes (:func:`fp4jax.data.nifti.load`) of BraTS and of
             the Medical Segmentation Decathlon; or one that was registered (:func:`register`).
         root: the folder of the files, for all but ``"phantom"``.
-        options: of the loader (:func:`options`), such as ``image_size``, ``channel_order`` (LGG,
-            phantom) and ``target`` (BraTS, Decathlon).
+        options: ``patient_pattern``, a regular expression whose group is the patient, which every
+            data set has; and those of the loader (:func:`options`), such as ``image_size``,
+            ``channel_order`` (LGG, phantom) and ``target`` (BraTS, Decathlon).
 
     Raises:
         ValueError: an unknown name or option, a root that is missing or not wanted, unusable files.
@@ -138,6 +140,8 @@ def load(name: str, root: str | os.PathLike | None = None, **options: Any) -> Co
         if options.setdefault(option, value) != value:
             raise ValueError(f"{name!r} has {option} {value!r}; leave {option} out.")
     known = (*loader.options(), *loader.fixed)
+    # A loader that knows more than names, such as folders, looks for it itself.
+    pattern = None if "patient_pattern" in known else options.pop("patient_pattern", None)
     if unknown := sorted(set(options) - set(known)):
         raise ValueError(
             f"{name!r} has no option {', '.join(unknown)}; its options are: {', '.join(known)}."
@@ -148,7 +152,7 @@ def load(name: str, root: str | os.PathLike | None = None, **options: Any) -> Co
         raise ValueError(
             f"the loader of {name!r} returned {type(cohort).__name__}; it must return a Cohort."
         )
-    return cohort
+    return cohort if pattern is None else by_pattern(cohort, pattern)
 
 
 def needs_root(name: str) -> bool:

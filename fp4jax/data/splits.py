@@ -69,7 +69,9 @@ def patient_holdout(cohort: Cohort, seed: int = 2026) -> Split:
     patients = list(strata)
     if len(patients) < 6:
         raise ValueError(
-            f"The cohort has {len(patients)} patients; a hold-out of 80/10/10 % needs at least 6."
+            f"The cohort has {len(patients)} patients; a hold-out of 80/10/10 % needs at least 6. "
+            "If scans of several patients were taken for those of one, say with patient_pattern "
+            "which part of a scan's name is the patient."
         )
     train, held_out = _divide(patients, strata, HELD_OUT, seed)
     val, test = _divide(held_out, strata, 0.5, seed)

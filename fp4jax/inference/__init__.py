@@ -7,6 +7,7 @@ found = segment_volume(predict, volume, window=(96, 96, 96))
 """
 
 from fp4jax.inference.alone import Alone as Alone, Predict as Predict
+from fp4jax.inference.components import without_small as without_small
 from fp4jax.inference.mirroring import mirrored as mirrored
 from fp4jax.inference.regions import (
     mean_probabilities as mean_probabilities,

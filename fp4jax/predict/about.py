@@ -1,6 +1,7 @@
 """What a file says about its model, so that it can be loaded and used without anything else."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -56,9 +57,15 @@ class About:
     # the cohort, and the run
     data: str = ""
     run: str = ""
+    # on whom it was trained (train), its epoch was chosen (val), and who was left for tests (test):
+    # hashes of the patients' ids, and of each what tells its data under another name; of all data
+    # together; empty: unknown
+    patients: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    contents: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    digest: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("options", "task"):
+        for name in ("options", "task", "patients", "contents"):
             object.__setattr__(self, name, tuples(getattr(self, name)))
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold is {self.threshold}; give a probability, 0 to 1.")
@@ -113,13 +120,35 @@ class About:
 def about_run(run: Trained, config: RunConfig | None = None) -> About:
     """What a run's model is, with the recipe of ``config`` if that is not the run's own."""
     config = config or run.config
-    return about_model(
+    about = about_model(
         config,
         run.channels,
         run.regions,
         threshold=run.threshold,
         run=run.folder.path.resolve().name,
     )
+    if run.split is None:
+        return about
+    return dataclasses.replace(
+        about,
+        patients={
+            part: tuple(map(hashed, getattr(run.split, part))) for part in ("train", "val", "test")
+        },
+        contents={hashed(patient): known for patient, known in run.contents.items()},
+        digest=run.digest,
+    )
+
+
+def hashed(patient: str) -> str:
+    """What a file keeps of a patient's id: enough to know it again, not to read it.
+
+    Whoever has a list of ids can still find out which of them are meant.
+
+    Example:
+        >>> hashed("TCGA_CS_4941")
+        '397cdf55e4b3f4f5'
+    """
+    return hashlib.sha256(patient.encode()).hexdigest()[:16]
 
 
 def about_model(

@@ -107,7 +107,7 @@ class Journal:
         line = {
             "job": job.name,
             "inputs": job.inputs,
-            "files": [path.name for path in job.outputs],
+            "files": [path.relative_to(self.folder).as_posix() for path in job.outputs],
             "found": found,
         }
         with self.path.open("a") as file:

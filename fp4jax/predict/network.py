@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,15 @@ from flax import nnx
 from fp4jax.core.typing import Array, Float
 from fp4jax.data.nifti import REGIONS
 from fp4jax.data.nifti.brats import MODALITIES
-from fp4jax.inference import Alone, Segmentation, segment_volume
+from fp4jax.inference import (
+    Alone,
+    Predict,
+    Segmentation,
+    mean_probabilities,
+    mirrored,
+    segment_volume,
+    to_probabilities,
+)
 from fp4jax.predict.about import About, about_model, about_run
 from fp4jax.predict.packed_files import describe, load_packed
 from fp4jax.train import Model, RunConfig, Task, Volumes, read_trained
@@ -27,34 +36,48 @@ from fp4jax.version import NUMERICS
 class Network:
     """A network in evaluation mode; each slice and each window is computed as if it were alone.
 
+    Several models make one network (:func:`fp4jax.predict.together`): the mean of their
+    probabilities counts.
+
     Attributes:
         about: what it is.
         task: what its data are; another one (``dataclasses.replace``) reads files that are laid
             out in another way.
-        alone: its forward pass, of images as they are stored.
-        variables: its parameters and statistics.
+        predicts: the forward pass of each model, of images as they are stored.
+        variables: parameters and statistics.
         config: all else that its outputs depend on, as JSON.
+        mirror: axes of the images over whose flips logits are averaged, see
+            :func:`fp4jax.inference.mirrored`.
     """
 
     about: About
     task: Task
-    alone: Alone
+    predicts: tuple[Predict, ...]
     variables: Any
     config: str
+    mirror: tuple[int, ...] = ()
 
-    def logits(self, images: Iterable[np.ndarray]) -> Iterator[Float[np.ndarray, "..."]]:
-        """The logits (*space, k) of images of one size, one after the other."""
-        return self.alone.each(self.variables, images)
+    def probabilities(self, images: Iterable[np.ndarray]) -> Iterator[Float[np.ndarray, "..."]]:
+        """The probabilities (*space, k) of images of one size, one after the other."""
+        exclusive = self.about.exclusive
+        copies = itertools.tee(images, len(self.predicts))
+        logits = [
+            mirrored(predict, self.mirror)(own)
+            for predict, own in zip(self.predicts, copies, strict=True)
+        ]
+        for of_image in zip(*logits, strict=True):
+            yield mean_probabilities(to_probabilities(z, exclusive=exclusive) for z in of_image)
 
     def segment(self, image: Float[np.ndarray, "x y z c"]) -> Segmentation:
         """The regions of a volume, window by window."""
         task: Any = self.task
         return segment_volume(
-            functools.partial(self.alone.each, self.variables),
+            self.predicts,
             image,
             task.patch_size,
             overlap=task.overlap,
             exclusive=self.about.exclusive,
+            mirror=self.mirror,
         )
 
     @property
@@ -67,6 +90,7 @@ class Network:
             "weights": self.digest,
             "config": hashlib.sha256(self.config.encode()).hexdigest(),
             "numerics": NUMERICS,
+            "mirror": list(self.mirror),
         }
 
     @functools.cached_property
@@ -85,19 +109,22 @@ def from_model(model: Model, about: About) -> Network:
     # What the file of weights is called does not count.
     config = key_of(dataclasses.replace(model.config, weights=None))
     variables = model.params, model.stats
-    return Network(about, model.config.data, model.program.alone, variables, config)
+    predict = functools.partial(model.program.alone.each, variables)
+    return Network(about, model.config.data, (predict,), variables, config)
 
 
 def from_module(module: nnx.Module, about: About) -> Network:
     """An NNX model in evaluation mode, packed or not."""
     task = about.create_task()
     graph, state = nnx.split(module)
+    # On which patients it was trained changes no output.
+    config = dataclasses.replace(about, patients={}, contents={}, digest="").to_json()
 
     def forward(variables: Any, images: Array) -> Array:
         model: Any = nnx.merge(graph, variables)
         return model(task.inputs(images))
 
-    return Network(about, task, Alone(forward), state, about.to_json())
+    return Network(about, task, (functools.partial(Alone(forward).each, state),), state, config)
 
 
 def from_run(path: str | Path, *, recipe: str | None = None) -> Network:

@@ -1,57 +1,97 @@
 """A folder of slices: reading and checking them, and the pictures that are written."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from fp4jax.core.typing import UInt8
+from fp4jax.core.typing import Float, UInt8
 from fp4jax.extras import Extra
 from fp4jax.files import replacing
 
 SUFFIXES = (".tif", ".tiff", ".png")
 #: Ends of names of what is written; such files are no slices.
-MASK, OVERLAY = "_mask", "_overlay"
+MASK, OVERLAY, PROBABILITY = "_mask", "_overlay", "_probability"
+# What macOS, Windows, file servers and notebooks leave behind; and all that is hidden.
+_CLUTTER = {"@eadir", "#recycle", "$recycle.bin", "__macosx", "__pycache__", "lost+found"}
 # Okabe and Ito's orange, which colour-blind readers can tell from grey.
 _COLOUR = np.array((230, 159, 0), np.float32)
 _SHOWN = 10
 
 
-def find(folder: Path) -> list[Path]:
-    """The slices in a folder by name; masks, overlays and hidden files are none.
+def find(source: Path) -> list[Path]:
+    """The slices in a folder and in the folders within it, by path; or the file itself.
+
+    Masks, overlays, probabilities, and what is hidden or left by file servers are no slices.
 
     Raises:
-        ValueError: no folder, no slices in it, or two of one name.
+        ValueError: nothing there, no slices in it, or two of one name in one folder.
     """
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder; name one with {', '.join(SUFFIXES)} files in it.")
-    found = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES
-        and not path.name.startswith(".")
-        and not path.stem.lower().endswith((MASK, OVERLAY))
-        and path.is_file()
-    )
+    if source.is_file():
+        if source.suffix.lower() not in SUFFIXES:
+            raise ValueError(f"{source} is no slice; give a {', '.join(SUFFIXES)} file.")
+        return [source]
+    if not source.is_dir():
+        raise ValueError(f"{source} is no folder; name one with {', '.join(SUFFIXES)} files in it.")
+    found = sorted(path for path in files_in(source) if _is_slice(path))
     if not found:
-        raise ValueError(f"{folder} has no slices: no {', '.join(SUFFIXES)} files but masks.")
-    stems: dict[str, Path] = {}
+        raise ValueError(f"{source} has no slices: no {', '.join(SUFFIXES)} files but masks.")
+    stems: dict[tuple[Path, str], Path] = {}
     for path in found:
-        if other := stems.get(path.stem.lower()):
+        key = path.parent, path.stem.lower()
+        if other := stems.get(key):
             raise ValueError(
-                f"{other.name} and {path.name} would have one overlay; rename one of them."
+                f"{other.name} and {path.name} would have one result; rename one of them."
             )
-        stems[path.stem.lower()] = path
+        stems[key] = path
     return found
 
 
-def read(path: Path, channels: int) -> UInt8[np.ndarray, "h w c"]:
-    """A slice as stored.
+def files_in(folder: Path) -> Iterator[Path]:
+    """All files below a folder but those that are hidden or that systems leave there."""
+    for parent, folders, names in os.walk(folder, followlinks=False):
+        folders[:] = [name for name in folders if not _is_clutter(name)]
+        yield from (Path(parent, name) for name in names if not _is_clutter(name))
+
+
+def _is_clutter(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _CLUTTER
+
+
+def mask_beside(path: Path) -> Path | None:
+    """The mask that lies beside a slice, ``NAME_mask.tif`` (or .tiff, .png); None without one."""
+    for suffix in dict.fromkeys((path.suffix, *SUFFIXES)):
+        mask = path.with_name(f"{path.stem}{MASK}{suffix}")
+        if mask.is_file():
+            return mask
+    return None
+
+
+def read_mask(path: Path, shape: tuple[int, ...]) -> UInt8[np.ndarray, "h w"]:
+    """A mask as 0 and 1: what is not 0.
 
     Raises:
-        ValueError: damaged, or not uint8 of that many channels; the message names the file.
+        ValueError: damaged, or of another size than its slice.
     """
+    mask = _read(path)
+    if mask.ndim == 3:
+        mask = mask.any(-1)
+    if mask.shape != shape:
+        raise ValueError(
+            f"{path.name}: the mask has shape {mask.shape}, its slice {shape}; it is no mask of it"
+        )
+    return (mask != 0).astype(np.uint8)
+
+
+def _is_slice(path: Path) -> bool:
+    known = path.suffix.lower() in SUFFIXES
+    return known and not path.stem.lower().endswith((MASK, OVERLAY, PROBABILITY))
+
+
+def _read(path: Path) -> np.ndarray:
     try:
-        image = _array(path)
+        return _array(path)
     except ImportError:
         raise
     except Exception as error:  # a damaged file can fail anywhere in a reader
@@ -60,6 +100,15 @@ def read(path: Path, channels: int) -> UInt8[np.ndarray, "h w c"]:
             f"{path.name}: cannot be read, truncated or no {path.suffix} file "
             f"({type(error).__name__}: {about})"
         ) from error
+
+
+def read(path: Path, channels: int) -> UInt8[np.ndarray, "h w c"]:
+    """A slice as stored.
+
+    Raises:
+        ValueError: damaged, or not uint8 of that many channels; the message names the file.
+    """
+    image = _read(path)
     if image.ndim == 2 and channels == 1:
         image = image[..., None]
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != channels:
@@ -77,7 +126,9 @@ def check(paths: list[Path], channels: int) -> None:
     problems = []
     for path in paths:
         try:
-            read(path, channels)
+            image = read(path, channels)
+            if (mask := mask_beside(path)) is not None:
+                read_mask(mask, image.shape[:2])
         except ValueError as error:
             problems.append(str(error))
     if problems:
@@ -98,6 +149,15 @@ def write_mask(path: Path, mask: UInt8[np.ndarray, "h w"]) -> None:
                 import tifffile
 
             tifffile.imwrite(temporary, mask * np.uint8(255), photometric="minisblack")
+
+
+def write_probability(path: Path, probability: Float[np.ndarray, "h w"]) -> None:
+    """float32, as TIFF."""
+    with Extra("study"):
+        import tifffile
+
+    with replacing(path) as temporary:
+        tifffile.imwrite(temporary, probability, photometric="minisblack")
 
 
 def write_overlay(

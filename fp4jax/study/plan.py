@@ -38,7 +38,8 @@ class Study(Training):
     recipes: tuple[Any, ...] = ("baseline", "full", "2d+rht+sr")
     # qat: trained with the recipe; qad: distilled from the baseline; ptq: quantized after training
     methods: tuple[Literal["qat", "qad", "ptq"], ...] = ("qat",)
-    # holdout, single parts of a cross-validation (fold0 ...), or cv for all of them
+    # holdout, single parts of a cross-validation (fold0 ...), cv for all of them, or
+    # cv_crossed for these and their swapped halves, in which every patient is tested once
     splits: tuple[str, ...] = ("holdout",)
     # seeds of weights, order, augmentation and rounding
     seeds: tuple[int, ...] = (2026,)
@@ -115,7 +116,8 @@ class Study(Training):
 
     def _splits(self) -> list[str]:
         every = [f"fold{i}" for i in range(self.folds)]
-        parts = itertools.chain.from_iterable(every if s == "cv" else [s] for s in self.splits)
+        known = {"cv": every, "cv_crossed": [f + end for f in every for end in ("", "_swapped")]}
+        parts = itertools.chain.from_iterable(known.get(s, [s]) for s in self.splits)
         return list(dict.fromkeys(parts))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from fp4jax.files import replacing_folder
 from fp4jax.train import status
 from fp4jax.train.arrays import read_arrays, write_arrays
+from fp4jax.train.checkpoint import complete
 
 _CHECKPOINTS, _BEST = "checkpoints", "best"
 
@@ -86,13 +87,6 @@ def _checkpoints_of(folder: Path) -> tuple[Path, int | None]:
     if group is None or not (group / _CHECKPOINTS).is_dir():
         return folder / _CHECKPOINTS, None
     return group / _CHECKPOINTS, (record or {}).get("lane")
-
-
-def complete(checkpoints: Path) -> list[int]:
-    """Numbers of the checkpoints in a folder, ascending; others have a suffix until complete."""
-    if not checkpoints.is_dir():
-        return []
-    return sorted(int(path.name) for path in checkpoints.iterdir() if path.name.isdigit())
 
 
 def _part(name: str) -> str:

@@ -4,11 +4,10 @@ A checkpoint is one folder that Orbax renames into place when it is complete, so
 killed at any moment finds either the old or the new one.
 """
 
-import contextlib
-import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orbax.checkpoint as ocp
 
@@ -16,9 +15,10 @@ from fp4jax.train.arrays import (
     OutOfMemoryError as OutOfMemoryError,
     flatten as flatten,
     memory_errors as memory_errors,
-    read_arrays,
     storage_errors,
 )
+
+T = TypeVar("T")
 
 
 class Checkpoints:
@@ -54,8 +54,6 @@ class Checkpoints:
         """Of the checkpoints that are there, ascending, with one that is being written."""
         return sorted(self._manager.all_steps())
 
-    epochs = numbers
-
     def save(self, number: int, last: Any, best: Any, progress: dict[str, Any]) -> None:
         """Writes a checkpoint; one of the same number that is there already stays.
 
@@ -74,10 +72,7 @@ class Checkpoints:
         self.wait()
         newest = max(self.numbers(), default=-1)
         if number < newest:
-            raise ValueError(
-                f"checkpoint {number} cannot follow {newest} in {self.folder}; call "
-                f"forget_after({number - 1}) first, where a run goes on from an older one."
-            )
+            raise ValueError(f"checkpoint {number} cannot follow {newest} in {self.folder}.")
         if number == newest:
             return
         args = ocp.args.Composite(
@@ -87,62 +82,6 @@ class Checkpoints:
         )
         with memory_errors(), storage_errors(self.folder, "write"):
             self._manager.save(number, args=args)
-
-    def restore(self, number: int, last: Any, best: Any) -> tuple[Any, Any, dict[str, Any]]:
-        """(last, best, progress) of that number; the arguments give structure, shapes and dtypes.
-
-        Raises:
-            ValueError: the checkpoint is of another model or configuration.
-            OSError: it is damaged.
-        """
-        self.wait()
-        folder = self.folder / str(number)
-        progress = read_progress(folder)
-        return (
-            read_arrays(folder / "last", last),
-            read_arrays(folder / "best", best),
-            progress,
-        )
-
-    def newest(self, last: Any, best: Any) -> tuple[int, Any, Any, dict[str, Any]] | None:
-        """(number, last, best, progress) of the newest checkpoint that can be read, or None.
-
-        A damaged one is deleted, with a warning, if one before it can be read.
-
-        Raises:
-            ValueError: the checkpoints are of another model or configuration.
-            OSError: all are damaged.
-        """
-        errors: dict[int, OSError] = {}
-        for number in reversed(self.numbers()):
-            try:
-                found = self.restore(number, last, best)
-            except OSError as error:
-                errors[number] = error
-                continue
-            for damaged, error in errors.items():
-                warnings.warn(
-                    f"the checkpoint {self.folder / str(damaged)} is damaged and deleted; the run "
-                    f"goes on from the one before it, {number}. ({error.__cause__ or error})",
-                    stacklevel=2,
-                )
-            self.forget_after(number)
-            return number, *found
-        if errors:
-            raise OSError(
-                f"all checkpoints in {self.folder} are damaged ({', '.join(map(str, errors))}): "
-                f"{next(iter(errors.values()))} Or delete that folder and repeat the command: the "
-                "run then starts again."
-            )
-        return None
-
-    def forget_after(self, number: int) -> None:
-        """Deletes the checkpoints with larger numbers."""
-        self.wait()
-        with storage_errors(self.folder, "delete"):
-            for later in self.numbers():
-                if later > number:
-                    self._manager.delete(later)
 
     def wait(self) -> None:
         """Returns when all is written; raises OSError if that failed."""
@@ -156,11 +95,49 @@ class Checkpoints:
         finally:
             self._manager.close()
 
-    def delete(self) -> None:
-        """Closes, and deletes the folder with all checkpoints."""
-        with contextlib.suppress(OSError, OutOfMemoryError):
-            self.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+
+def complete(folder: Path) -> list[int]:
+    """Numbers of the checkpoints in a folder, ascending; others have a suffix until complete."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+
+
+def newest(folder: Path, read: Callable[[Path], T | None]) -> T | None:
+    """What ``read`` makes of the newest checkpoint that is not damaged.
+
+    Args:
+        folder: of checkpoints.
+        read: is given the folder of one; None if it does not have what is looked for, so that the
+            one before it is asked.
+
+    Raises:
+        ValueError: of ``read``, as for checkpoints of another model.
+        OSError: all are damaged.
+    """
+    damaged: dict[int, OSError] = {}
+    for number in reversed(complete(folder)):
+        try:
+            found = read((folder / str(number)).absolute())
+        except OSError as error:
+            damaged[number] = error
+            continue
+        if found is None:
+            continue
+        for other, error in damaged.items():
+            warnings.warn(
+                f"the checkpoint {folder / str(other)} is damaged; the run goes on from the one "
+                f"before it, {number}. ({error.__cause__ or error})",
+                stacklevel=2,
+            )
+        return found
+    if damaged:
+        raise OSError(
+            f"all checkpoints in {folder} are damaged ({', '.join(map(str, damaged))}): "
+            f"{next(iter(damaged.values()))} Or delete that folder and repeat the command: the "
+            "run then starts again."
+        )
+    return None
 
 
 def read_progress(checkpoint: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from fp4jax.version import NUMERICS
 
 #: The scale that is a network's own default size.
 MONAI = "monai"
+_SWAPPED = "_swapped"
 _OF_TASK = ("batch_size", "loss", "schedule", "early_stopping")
 _OF_STUDENT = ("recipe", "method", "distill_weight", "distill_ratio", "temperature", "divergence")
 
@@ -141,7 +142,8 @@ class RunConfig(Training):
     # qat: trained with the recipe; qad: distilled from the baseline run of the same configuration;
     # ptq: the weights of that baseline run, quantized after training
     method: Literal["qat", "qad", "ptq"] = "qat"
-    # holdout, or one part of a cross-validation: fold0, fold1, ...
+    # holdout, or one part of a cross-validation: fold0, fold1, ...; a fold holds out patients of
+    # which half choose the epoch and half are tested, in fold0_swapped the other way round
     split: str = "holdout"
     # seed of weights, order of the images, augmentation, dropout and rounding
     seed: int = 2026
@@ -164,17 +166,32 @@ class RunConfig(Training):
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed is {self.seed}; it must lie in 0 .. 2**32 - 1.")
         if self.fold is None and self.split != "holdout":
-            raise ValueError(f"split is {self.split!r}; use 'holdout' or 'fold0', 'fold1', ...")
+            raise ValueError(
+                f"split is {self.split!r}; use 'holdout', or 'fold0', 'fold1', ..., each also with "
+                "'_swapped' behind it."
+            )
         if self.fold is not None:
-            object.__setattr__(self, "split", f"fold{self.fold}")
+            object.__setattr__(self, "split", f"fold{self.fold}{_SWAPPED * self.swapped}")
             if self.fold >= self.folds:
                 raise ValueError(f"split is {self.split!r}, but there are {self.folds} folds.")
 
     @property
     def fold(self) -> int | None:
         """Number of the fold, None for the holdout split."""
-        number = self.split.removeprefix("fold")
-        return int(number) if number != self.split and number.isdecimal() else None
+        number = self.split.removeprefix("fold").removesuffix(_SWAPPED)
+        return int(number) if self.split.startswith("fold") and number.isdecimal() else None
+
+    @property
+    def swapped(self) -> bool:
+        """Whether the patients to validate with and to test of the fold have changed places."""
+        return self.fold is not None and self.split.endswith(_SWAPPED)
+
+    def of_folds(self, folds: Sequence[Split]) -> Split:
+        """Of the splits of a cross-validation that of this run."""
+        one = folds[self.fold or 0]
+        if not self.swapped:
+            return one
+        return Split(one.train, one.test, one.val, one.name + _SWAPPED)
 
     @property
     def recipe_name(self) -> str:

@@ -60,16 +60,42 @@ def unseen(run: Trained, data: Data, *, every: bool = False) -> Unseen:
                 "patients it was trained on cannot be known. Train the run again."
             )
         split = data.split(run.config)
+    contents = {patient: data.contents[patient] for patient in data.patients}
+    return not_seen(str(run.folder.path), split, run.contents, contents, own=own, every=every)
+
+
+def not_seen(
+    name: str,
+    split: Split,
+    known: Mapping[str, str],
+    contents: Mapping[str, str],
+    *,
+    own: bool,
+    every: bool = False,
+) -> Unseen:
+    """Of some patients those that a run has not seen.
+
+    Args:
+        name: of the run, for the message.
+        split: its patients.
+        known: a digest of the data of each of its patients.
+        contents: those of the patients in question, in order.
+        own: whether these are the run's own data, of which only the test patients are taken.
+        every: all that it has not seen, in any case.
+
+    Raises:
+        ValueError: nothing is left.
+    """
     seen: dict[str, tuple[str, ...]] = {
         "trained on": split.train,
         "the epoch was chosen on": split.val,
     }
     left_out: dict[str, tuple[str, ...]] = {}
-    remaining = list(data.patients)
+    remaining = list(contents)
     for reason, patients in seen.items():
-        known = set(patients)
-        contents = {run.contents[p] for p in patients if p in run.contents}
-        out = [p for p in remaining if p in known or data.contents[p] in contents]
+        names = set(patients)
+        digests = {known[p] for p in patients if p in known}
+        out = [p for p in remaining if p in names or contents[p] in digests]
         if out:
             left_out[reason] = tuple(out)
         remaining = [p for p in remaining if p not in out]
@@ -80,7 +106,7 @@ def unseen(run: Trained, data: Data, *, every: bool = False) -> Unseen:
         remaining = [p for p in remaining if p in split.test]
     found = Unseen(tuple(remaining), left_out, own)
     if not remaining:
-        raise ValueError(f"{run.folder.path}: no patient is left to score ({found}).")
+        raise ValueError(f"{name}: no patient is left to score ({found}).")
     return found
 
 
@@ -116,6 +142,8 @@ def evaluate_folder(
     data = bound(run.config, data)
     check_names(run, data)
     chosen = unseen(run, data, every=all_patients)
+    # What cannot be read is said before anything is computed, and all of it.
+    data.prepare(chosen.patients)
     scores = data.score(run.model(), chosen.patients, run.threshold)
     return {
         "threshold": run.threshold,

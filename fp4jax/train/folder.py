@@ -75,10 +75,6 @@ class RunFolder:
                 "choose another folder or delete this one."
             )
 
-    def open(self, config: dict[str, Any]) -> None:
-        """:meth:`create` without a split."""
-        self.create(config)
-
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"

@@ -1,12 +1,11 @@
 """Where a lane goes on: the newest checkpoint that has it, whichever group wrote that."""
 
-import warnings
 from pathlib import Path
+from typing import Any
 
 from fp4jax.files import read_json, write_json
 from fp4jax.train.arrays import read_arrays
-from fp4jax.train.best import complete
-from fp4jax.train.checkpoint import read_progress
+from fp4jax.train.checkpoint import newest, read_progress
 from fp4jax.train.fit import Start
 from fp4jax.train.folder import RunFolder
 from fp4jax.train.lane import Lane
@@ -30,38 +29,25 @@ def resumed(lane: Lane, program: Program) -> Start | None:
         ValueError: the checkpoints are of another model.
         OSError: all are damaged.
     """
-    folder = checkpoints_of(lane.folder)
     like = program.abstract()
-    damaged: dict[int, OSError] = {}
-    for number in reversed(complete(folder)):
-        path = (folder / str(number)).absolute()
-        try:
-            progress = read_progress(path)["lanes"]
-            place = next((i for i, p in enumerate(progress) if p["run"] == lane.name), None)
-            if place is None:
-                continue
-            # Of one run alone there is no axis of lanes.
-            i = place if len(progress) > 1 else None
-            state = read_arrays(path / "last", like, lane=i)
-            best = read_arrays(path / "best", (like.params, like.stats), lane=i)
-        except OSError as error:
-            damaged[number] = error
-            continue
-        for other, error in damaged.items():
-            warnings.warn(
-                f"the checkpoint {folder / str(other)} is damaged; the run goes on from the one "
-                f"before it, {number}. ({error.__cause__ or error})",
-                stacklevel=2,
-            )
-        lane.load(progress[place])
-        return Start(state, best)
-    if damaged:
-        raise OSError(
-            f"all checkpoints in {folder} are damaged ({', '.join(map(str, damaged))}): "
-            f"{next(iter(damaged.values()))} Or delete that folder and repeat the command: the "
-            "run then starts again."
-        )
-    return None
+
+    def read(path: Path) -> tuple[Start, dict[str, Any]] | None:
+        progress = read_progress(path)["lanes"]
+        place = next((i for i, p in enumerate(progress) if p["run"] == lane.name), None)
+        if place is None:
+            return None
+        # Of one run alone there is no axis of lanes.
+        i = place if len(progress) > 1 else None
+        state = read_arrays(path / "last", like, lane=i)
+        best = read_arrays(path / "best", (like.params, like.stats), lane=i)
+        return Start(state, best), progress[place]
+
+    found = newest(checkpoints_of(lane.folder), read)
+    if found is None:
+        return None
+    start, progress = found
+    lane.load(progress)
+    return start
 
 
 def is_over(group: Path) -> bool:

@@ -97,6 +97,7 @@ def train_together(
     open_ = [member for member in members if not member.finished]
     if open_:
         # What does not fit fails before there is a folder.
+        data.check(configs[0])
         program_of(configs[0], len(data.channels), len(data.regions))
         data.prepare([p for m in open_ for p in (*m.split.train, *m.split.val, *m.split.test)])
     problems: list[Exception] = []

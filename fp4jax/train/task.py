@@ -138,6 +138,10 @@ class Data(abc.ABC):
         """Images and targets that a device with ``room`` bytes keeps whole, None if it does not."""
         return None
 
+    def check(self, config: "RunConfig") -> None:
+        """Raises ValueError if a run's options do not fit these data."""
+        return
+
     def prepare(self, patients: Sequence[str]) -> None:
         """Opens every file of these patients, so that what is wrong is said before the first step.
 

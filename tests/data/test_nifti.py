@@ -245,7 +245,7 @@ def test_brats(tmp_path, folder, ids, suffixes, layout, values, end):
     assert len({case.patient for case in cases[:2]}) == (1 if "2023" in layout else 2)
 
 
-def test_case_355_of_2020(tmp_path):
+def test_case_355_of_2020(tmp_path, caplog):
     brats(tmp_path, ("BraTS20_Training_354", "BraTS20_Training_355"))
     folder = tmp_path / "BraTS20_Training_355"
     renamed = folder / "W39_1998.09.19_Segm.nii.gz"
@@ -253,7 +253,8 @@ def test_case_355_of_2020(tmp_path):
     (tmp_path / "name_mapping.csv").write_text("Grade\n")
     assert find_cases(tmp_path)[1].label == renamed
     renamed.unlink()
-    refused(lambda: find_cases(tmp_path), "BraTS20_Training_355: the label map is missing")
+    assert [case.label is None for case in find_cases(tmp_path)] == [False, True]
+    assert "1 of 2 cases have no label map: BraTS20_Training_355" in caplog.text
 
 
 def test_directories_named_nii(tmp_path):
@@ -363,7 +364,7 @@ def test_other_decathlon_tasks(tmp_path):
     refused(lambda: find_cases(tmp_path / "b", modalities=("flair",)), "no modality flair", "ct")
 
 
-def test_folders_by_pattern(tmp_path):
+def test_folders_by_pattern(tmp_path, caplog):
     image, mask = volume(5), volume(5) > 0
     for case in ("site1/p1", "site2/p1", "site2/p2"):
         for name in ("Flair_x.nii.gz", "T1c_x.nii.gz"):
@@ -391,13 +392,16 @@ def test_folders_by_pattern(tmp_path):
     (tmp_path / "linked" / "p9").unlink()
     (one,) = find_cases(tmp_path / "site1" / "p1", **options)
     assert one.id == "p1"
-    write(tmp_path / "site1" / "p1" / "Flair_old.nii.gz", image)
     (tmp_path / "site2" / "p2" / "truth.nii.gz").unlink()
+    assert [case.id for case in find_cases(tmp_path, **options) if case.label is None] == ["p2"]
+    assert "1 of 3 cases have no label map truth*: p2" in caplog.text
+    write(tmp_path / "site1" / "p1" / "Flair_old.nii.gz", image)
+    (tmp_path / "site2" / "p2" / "T1c_x.nii.gz").unlink()
     refused(
         lambda: find_cases(tmp_path, **options),
         "2 problems",
         "modality flair is there 2 times, Flair_old.nii.gz, Flair_x.nii.gz",
-        "p2: the label map is missing, no file truth*",
+        "p2: modality t1c is missing, no file T1c*",
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 import tyro
 
 from experiments import command, model_options
-from experiments.parsing import in_flags, read_config, take_values
+from experiments.parsing import at_home, in_flags, read_config, take_values
 from fp4jax import models
 
 
@@ -237,3 +237,20 @@ def test_a_closed_pipe_is_quiet(argv, unbuffered):
 def test_names_of_arguments_in_messages(text, expected):
     some = dataclasses.make_dataclass("Some", ["image_size", "loss", "root"])
     assert in_flags(text, some) == expected
+
+
+def test_home_folders_in_every_path(call, monkeypatch, tmp_path):
+    """A shell replaces ~ only where a word begins with it."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    code, args, _ = call("--root=~/x")
+    assert (code, args.root) == (0, tmp_path / "x")
+    inner = dataclasses.make_dataclass("Inner", ["path"], frozen=True)
+    kind = dataclasses.make_dataclass("Outer", ["inner", "paths", "named", "text"], frozen=True)
+    outer = kind(inner(Path("~/a")), (Path("~"), Path("b")), {"c": Path("~/c")}, "~/d")
+    found = at_home(outer)
+    assert found.inner.path == tmp_path / "a"
+    assert found.paths == (tmp_path, Path("b"))
+    assert (found.named, found.text) == ({"c": tmp_path / "c"}, "~/d")
+    code, _, err = call("--root=~nobody_of_this_name/x")
+    assert code == 2
+    assert "there is no home folder ~nobody_of_this_name" in err

@@ -68,7 +68,7 @@ def expected_masks(trained, folder, names=NAMES) -> list[np.ndarray]:
 
 def test_a_run_is_segmented_saved_and_used_again(run, trained, folder, tmp_path):
     """Masks agree with the unpacked model's on all but 1 % of the pixels, its rest in bfloat16."""
-    arguments = ("--input", folder, "--out", "masks")
+    arguments = ("--input", folder, "--out", "masks", "--pictures")
     code, out, err = run("predict", trained, *arguments, "--save", "m.safetensors")
     assert (code, err) == (0, "")
     assert "bits each" in out
@@ -197,7 +197,7 @@ def test_an_interrupted_command_goes_on(trained, folder, tmp_path, run, monkeypa
     monkeypatch.setattr(slice_files, "write_mask", write_mask)
     masks = tmp_path / "masks"
     before = {path: path.stat().st_mtime_ns for path in masks.glob("*_*")}
-    assert len(before) == 4 + 1
+    assert len(before) == 2 + 1
     code, _, err = run("predict", *arguments)
     assert (code, err) == (0, "")
     kept = {p: t for p, t in before.items() if p.name != "made_by.jsonl"}
@@ -277,7 +277,7 @@ def test_baseline_runs_are_quantized_on_request(trained, folder, tmp_path):
 
 def test_two_slices_of_one_name(folder):
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "p_1.png")
-    with pytest.raises(ValueError, match=r"p_1.png and p_1.tif would have one overlay"):
+    with pytest.raises(ValueError, match=r"p_1.png and p_1.tif would have one result"):
         slice_files.find(folder)
 
 
@@ -303,6 +303,5 @@ def test_a_failed_write_leaves_nothing_behind(trained, folder, tmp_path, monkeyp
         predict.segment_slices(network, folder, tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "large_mask.png",
-        "large_overlay.png",
         "made_by.jsonl",
     }

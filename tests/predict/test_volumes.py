@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -107,7 +108,7 @@ def test_an_option_that_is_given_counts(explicit, trained, folders, tmp_path, ru
         return dataclasses.replace(network, task=task)
 
     def spy(network, *args, **options):
-        used.append((network.about.recipe, network.task.overlap))
+        used.append((network.about.recipe, options["reading"].overlap))
         return segment(network, *args, **options)
 
     monkeypatch.setattr(predict, "from_run", low)
@@ -225,8 +226,21 @@ def test_a_packed_run_segments_as_the_run(trained, folders, tmp_path, run):
             for name in ("run", "packed")
         )
         assert (one == other).mean() > 0.999
-    code, _, err = run("predict", "m.safetensors", "--input", ".")
-    assert (code, "experiments.segment" in err) == (2, True)
+    # Scored on the same patient, with the run's scores.
+    found = []
+    for model in (trained, "m.safetensors"):
+        code, out, err = run("evaluate", model, "--root", folders / "all", "--time")
+        assert (code, err) == (0, "")
+        found.append(json.loads(out))
+    assert found[0]["scored"] == found[1]["scored"]
+    assert found[1]["regions"]["mean"]["dice"] == pytest.approx(
+        found[0]["regions"]["mean"]["dice"], abs=0.01
+    )
+    assert found[1]["latency_ms"]["shape"] == [24, 24, 16, 4]
+    code, out, _ = run("predict", "m.safetensors", "--input", folders / "new", "--out", "again")
+    assert (code, out.count("whole_tumour")) == (0, 2)
+    for path in (tmp_path / "packed").glob("*.nii.gz"):
+        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
 
 
 class Interrupted(Listener):
@@ -270,7 +284,7 @@ def test_a_checkpoint_is_segmented_with(trained, folders, tmp_path, run):
         (["RUN", "--root", "nowhere"], "nowhere"),
         (["RUN", "--root", "NEW", "--patch-size", "8", "8", "8"], "--patch-size cannot be changed"),
         (["RUN", "--root", "NEW", "--arch", "unet"], "--arch cannot be changed"),
-        (["RUN", "--root", "NEW", "--labels", "brats2013"], "--patterns"),
+        (["RUN", "--root", "NEW", "--label", "seg*.nii.gz"], "--patterns"),
         (["RUN", "--root", "NEW", "--overlap", "1"], "0 to below 1"),
         (["RUN", "--root", "NEW", "--recipe", "fp5"], "known"),
         (["RUN", "--root", "NEW", "--modalities", "flair"], "has 4 channels"),
@@ -306,3 +320,27 @@ def test_tables_keep_what_is_not_defined(tmp_path, trained, folders):
     assert str(again) == str(first)
     with (tmp_path / "scores.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 6 * 4
+
+
+def test_the_mean_of_folds_and_mirror_images(folders, tmp_path, run):
+    """By the command; small components go if that is asked for, which the journal says."""
+    source = Source(folders / "all", folders / "cache")
+    for i in range(2):
+        train(config(split=f"fold{i}", folds=2, epochs=1), TASK.open(source), tmp_path / "runs")
+    runs = sorted(path for path in (tmp_path / "runs").iterdir() if path.name[0] != ".")
+    arguments = (runs[1], "--folds", "--mirror", "--root", folders / "new")
+    options = ("--min-component", "0.5", "--probabilities")
+    code, out, _ = run("segment", *arguments, *options, "--out", "masks")
+    assert (code, out.count("whole_tumour")) == (0, 2)
+    record = (tmp_path / "masks/made_by.jsonl").read_text().splitlines()[0]
+    for said in ('"min_component": 0.5', '"mirror": [0, 1, 2]', f"{runs[0].name} + {runs[1].name}"):
+        assert said in record
+    network = predict.with_mirroring(predict.together([predict.from_run(path) for path in runs]))
+    (first, _) = predict.segment_volumes(network, Source(folders / "new"), tmp_path / "all")
+    masks, p = (
+        np.asarray(nibabel.load(tmp_path / path).dataobj)
+        for path in (f"all/{first.case}.nii.gz", f"masks/{first.case}_probabilities.nii.gz")
+    )
+    np.testing.assert_array_equal(masks > 0, (p > 0.5).any(-1))
+    small = np.asarray(nibabel.load(tmp_path / f"masks/{first.case}.nii.gz").dataobj)
+    assert not (small > 0)[masks == 0].any()

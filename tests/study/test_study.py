@@ -4,10 +4,8 @@ import dataclasses
 import json
 import subprocess
 import sys
-import time
 
 import jax
-import numpy as np
 import pytest
 
 from fp4jax.ops.recipe import get_recipe
@@ -271,24 +269,6 @@ def test_two_processes_share_a_study(tmp_path):
     for folder in (tmp_path / "runs").iterdir():
         history = (folder / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["epoch"] for line in history] == [1, 2, 3]
-
-
-@pytest.mark.slow
-def test_twenty_kills_at_random_moments_change_no_bit(tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    began = time.monotonic()
-    out, errors = start(whole, 1, 2, 3).communicate(timeout=600)
-    assert "finished 6 failures 0" in out, errors
-    seconds = time.monotonic() - began
-    generator = np.random.default_rng(0)
-    for _ in range(20):
-        process = start(killed, 1, 2, 3)
-        time.sleep(generator.uniform(0.3, 1.0) * seconds)
-        process.kill()
-        process.communicate()
-    out, errors = start(killed, 1, 2, 3).communicate(timeout=600)
-    assert "finished 6 failures 0" in out, errors
-    assert summaries(killed) == summaries(whole)
 
 
 def test_lanes_follow_from_the_study(cohort, monkeypatch):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fp4jax.data import Split
+from fp4jax.study import Study
 from fp4jax.train import (
     RunConfig,
     Slices,
@@ -114,3 +115,12 @@ def test_rules_are_a_recipe():
     assert id_of(turned) != id_of(run) == id_of(blobs.config(recipe=list(rules.items())))
     with pytest.raises(ValueError, match="method qad compares with baseline"):
         blobs.config(recipe={".*": None}, method="qad")
+
+
+def test_a_crossed_fold_tests_whom_the_fold_validates_with():
+    data = blobs.config().data.bind(blobs.cohort())
+    fold, crossed = (data.split(blobs.config(split=s)) for s in ("fold1", "fold01_swapped"))
+    assert (crossed.train, crossed.val, crossed.test) == (fold.train, fold.test, fold.val)
+    study = Study(blobs.config().data, archs=("cnn",), recipes=("full",), splits=("cv_crossed",))
+    tested = [p for run in study.runs() for p in data.split(run).test]
+    assert sorted(tested) == sorted(data.patients)

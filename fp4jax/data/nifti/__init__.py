@@ -1,4 +1,4 @@
-"""NIfTI volumes: BraTS, the Medical Segmentation Decathlon, and folders of one's own.
+"""NIfTI volumes: BraTS, the Decathlon, nnU-Net, BIDS, and folders of one's own.
 
     find_cases (names of files) -> VolumeSet (arrays, cached) -> PatchSampler (batches)
                                 -> load (axial slices as a Cohort)
@@ -11,6 +11,7 @@ writing need nibabel.
 from fp4jax.data.nifti.brats import MODALITIES as MODALITIES
 from fp4jax.data.nifti.case import Case as Case
 from fp4jax.data.nifti.cases import find_cases as find_cases
+from fp4jax.data.nifti.geometry import Geometry as Geometry
 from fp4jax.data.nifti.labels import (
     LABELS as LABELS,
     REGIONS as REGIONS,
@@ -20,7 +21,6 @@ from fp4jax.data.nifti.labels import (
 from fp4jax.data.nifti.sampler import PatchSampler as PatchSampler
 from fp4jax.data.nifti.slices import load as load
 from fp4jax.data.nifti.volume import (
-    Geometry as Geometry,
     Volume as Volume,
     read_geometry as read_geometry,
     read_volume as read_volume,

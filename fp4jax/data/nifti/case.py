@@ -1,10 +1,10 @@
 """Case: the files of one examination, whatever the layout of the folder they are in."""
 
 import dataclasses
-import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from fp4jax.data import patients
 from fp4jax.data.nifti.labels import Table, table_of
 
 # One name for each contrast, so that a network can be used on another year's files.
@@ -16,11 +16,6 @@ _ALIASES = {
     "t2w": "t2",
     "t2f": "flair",
 }
-
-# Names that end in the number of the examination: several are of one patient.
-_TIMEPOINTS = re.compile(
-    r"(?P<patient>BraTS-[A-Za-z]+-\d+|brats_(?:2013|tcia)_pat\d+)[-_]\d+", re.IGNORECASE
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +29,9 @@ class Case:
         label: the file of the label map, None where there is none.
         labels: region -> label values; None means ``LABELS[layout]``.
         mask: the file of a brain mask, if the set has one.
+        place: where it lies below the root, with ``/`` between folders.
+        person: the patient and the rule that said so (:mod:`fp4jax.data.patients`), for which all
+            cases of a set are needed; None: what the name alone says.
     """
 
     id: str
@@ -42,17 +40,23 @@ class Case:
     label: Path | None
     labels: Mapping[str, Collection[int]] | None = dataclasses.field(default=None, hash=False)
     mask: Path | None = None
+    place: str = dataclasses.field(default="", compare=False)
+    person: patients.Patient | None = dataclasses.field(default=None, compare=False)
 
     @property
     def patient(self) -> str:
-        """The patient's id: the case's, without the number of the examination in BraTS ids.
+        """The patient's id: splits keep the cases of one together.
 
         Example:
             >>> Case("BraTS-GLI-00012-001", "brats2023", (), None).patient
             'BraTS-GLI-00012'
         """
-        match = _TIMEPOINTS.fullmatch(self.id)
-        return match["patient"] if match else self.id
+        return patients.alone(self.id) if self.person is None else self.person.id
+
+    @property
+    def scan(self) -> patients.Scan:
+        """Its names, by which it is grouped with others of its patient."""
+        return patients.Scan(self.id, self.place)
 
     @property
     def table(self) -> Table:

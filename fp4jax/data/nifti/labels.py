@@ -172,7 +172,7 @@ def region_bits(
         what = f"layout {layout!r}" if isinstance(layout, str) else "its layout"
         raise ValueError(
             f"{name} has label values {shown}; {what} has {', '.join(map(str, allowed))} only. "
-            f"{_layouts_with(found.tolist())}"
+            f"{_layouts_with(layout, found.tolist())}"
         )
     return lookup[values]
 
@@ -208,6 +208,34 @@ def table_of(layout: str | Mapping[str, Collection[int]]) -> Table:
     if not table:
         raise ValueError("The label table is empty; name a region, such as {'lesion': {1}}.")
     return table
+
+
+def given(labels: str | Mapping[str, Collection[int]] | None) -> Table | None:
+    """The table that a user gave: a layout's name, a table, or one written as ``a=1,4 b=1,2,4``.
+
+    Raises:
+        ValueError: none of these.
+
+    Example:
+        >>> given("core=1,4 whole=1,2,4") == {"core": {1, 4}, "whole": {1, 2, 4}}
+        True
+    """
+    if labels is None:
+        return None
+    if isinstance(labels, Mapping):
+        if not labels:
+            raise ValueError("labels is empty; name a region, such as {'lesion': {1}}.")
+        return table_of(labels)
+    if "=" not in labels:
+        return table_of(labels)
+    try:
+        pairs = [part.split("=") for part in labels.split()]
+        return table_of({name: {int(v) for v in values.split(",")} for name, values in pairs})
+    except ValueError as error:
+        raise ValueError(
+            f"labels are {labels!r}; give a layout's name ({', '.join(LABELS)}), or regions with "
+            "their label values, such as 'core=1,4 whole=1,2,4'."
+        ) from error
 
 
 def check_regions(regions: Sequence[str], table: Table) -> list[frozenset[int]]:
@@ -255,10 +283,21 @@ def _integers(labels: np.ndarray, name: str) -> np.ndarray:
     return values
 
 
-def _layouts_with(values: Sequence[int]) -> str:
+def _with(layout: str | Mapping[str, Collection[int]], values: Sequence[int]) -> str:
+    """A table for these values, with those that its one region has already."""
+    table = {} if isinstance(layout, str) else table_of(layout)
+    names = [name for name in table if name != "foreground"]
+    name = names[0] if len(names) == 1 else "lesion"
+    members = {value for value in values if value > 0} | table.get(name, frozenset())
+    return f"{name}={','.join(map(str, sorted(members)))}"
+
+
+def _layouts_with(layout: str | Mapping[str, Collection[int]], values: Sequence[int]) -> str:
     fitting = [name for name, table in LABELS.items() if set(values) <= {0}.union(*table.values())]
+    example = fitting[-1] if fitting else _with(layout, values)
+    own = f"give --labels '{example}' (in Python labels={example!r})"
     if fitting:
         return (
-            f"Layouts with all of the file's labels: {', '.join(fitting)}; pass layout or labels."
+            f"Layouts with all of the file's labels: {', '.join(fitting)}. If one is right, {own}."
         )
-    return "Correct the file, or read it with layout 'folder' and its own table as labels."
+    return f"Correct the file, or say what its values mean: {own}."

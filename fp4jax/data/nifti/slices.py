@@ -20,6 +20,7 @@ from fp4jax.data.nifti.case import Case, canonical_all
 from fp4jax.data.nifti.cases import find_cases
 from fp4jax.data.nifti.labels import check_regions, region_bits
 from fp4jax.data.nifti.npy_writer import NpyWriter
+from fp4jax.data.nifti.persons import joined
 from fp4jax.data.nifti.pool import check_workers, ordered
 from fp4jax.data.nifti.prepare import bounding_box, read_case
 from fp4jax.data.nifti.store import signature
@@ -27,10 +28,10 @@ from fp4jax.data.phantom import cache as disk
 from fp4jax.data.problems import listed, refuse
 from fp4jax.data.progress import track
 from fp4jax.data.resize import resize_images, resize_masks
-from fp4jax.files import replacing_folder
+from fp4jax.files import expanded, replacing_folder
 
 #: Part of the cache's key: raise it with every change that changes a pixel.
-VERSION = 1
+VERSION = 2
 
 _MOST_WORKERS = 4
 _REMEDY = (
@@ -57,6 +58,7 @@ def load(
     label: str | None = None,
     labels: str | Mapping[str, Collection[int]] | None = None,
     mask: str | None = None,
+    patient_pattern: str | None = None,
     cache: str | os.PathLike | bool | None = None,
     workers: int | None = None,
     on_error: str = "raise",
@@ -66,12 +68,13 @@ def load(
     Grey level g of value v is g = round(255 (v - lo) / (hi - lo)), clipped, with lo and hi the
     ``window`` percentiles of that volume's voxels in the brain; background is 0. Pictures are in
     radiological convention: anterior on top, the patient's left on the right. ``patient_ids`` are
-    the case ids; where BraTS numbers several examinations of a patient, the patient's, so that no
-    split divides a patient. ``slice_index`` is the index z in RAS; a patient's further
-    examinations count on from the first.
+    those of patients, not of examinations, so that no split divides a patient
+    (:mod:`fp4jax.data.patients`; images that are there twice make one patient of two, with a
+    warning). ``slice_index`` is the index z in RAS; a patient's further examinations count on from
+    the first.
 
     Args:
-        root, layout, modalities, label, labels, mask: as for
+        root, layout, modalities, label, labels, mask, patient_pattern: as for
             :func:`~fp4jax.data.nifti.find_cases`; the modalities become the channels in order.
         target: the region that is 1 in the masks.
         image_size: height and width in pixels: cropped to the case's brain, padded to a square,
@@ -96,22 +99,31 @@ def load(
     """
     _check_options(image_size, window, on_error, cache)
     workers = check_workers(workers, _MOST_WORKERS)
-    found = find_cases(root, layout, modalities=modalities, label=label, labels=labels, mask=mask)
-    cases = [case for case in found if case.label is not None]
+    found = find_cases(
+        root,
+        layout,
+        modalities=modalities,
+        label=label,
+        labels=labels,
+        mask=mask,
+        patient_pattern=patient_pattern,
+    )
+    cases = list(joined([case for case in found if case.label is not None]))
     if not cases:
         raise ValueError(
             f"None of the {len(found)} cases in {root} has a label map; give the training set, or "
-            "for layout 'folder' a pattern as label."
+            "for layout 'folder' a pattern as label (--label)."
         )
     names = canonical_all(tuple(modalities) if modalities else cases[0].modalities)
     for case in cases:
         check_regions((target,), case.table)
+    base = expanded(root) or Path()
     name = "_".join(sorted({case.layout for case in cases}))
     options = (target, names, image_size, window, on_error)
-    folder = disk.default_folder() if cache in (None, False) else Path(str(cache))
+    folder = (expanded(str(cache)) if cache else None) or disk.default_folder()
     if cache is False:
         with tempfile.TemporaryDirectory(prefix="fp4jax_") as temporary:
-            _write(Path(temporary), Path(root), cases, name, options, workers)
+            _write(Path(temporary), base, cases, name, options, workers)
             mapped = Cohort.open(temporary)
             return dataclasses.replace(
                 mapped, images=np.array(mapped.images), masks=np.array(mapped.masks)
@@ -119,7 +131,7 @@ def load(
     key = disk.key(
         version=VERSION,
         cases=[
-            [case.id, case.layout, sorted(case.table[target]), signature(case, names)]
+            [case.id, case.patient, case.layout, sorted(case.table[target]), signature(case, names)]
             for case in cases
         ],
         allowed=[sorted({0}.union(*case.table.values())) for case in cases],
@@ -128,7 +140,7 @@ def load(
     entry = folder / "slices" / f"{name}-{key}"
     cohort = disk.find(entry)
     if cohort is None:
-        _keep(entry, Path(root), cases, name, options, workers)
+        _keep(entry, base, cases, name, options, workers)
         cohort = Cohort.open(entry)
     return cohort
 
@@ -158,7 +170,7 @@ def _write(
             return f"{case.id}: {error}"
 
     shape: tuple[int, ...] | None = None if image_size is None else (image_size, image_size)
-    problems, ids, numbers, done = [], [], [], {}
+    problems, ids, scans, numbers, done = [], [], [], [], {}
     images = masks = None
     results = ordered(one, cases, workers, 2 * workers)
     try:
@@ -182,6 +194,7 @@ def _write(
             first = done.get(case.patient, 0)
             done[case.patient] = first + slices.depth
             ids += [case.patient] * len(slices.z)
+            scans += [case.id] * len(slices.z)
             numbers += (first + slices.z).tolist()
     finally:
         for file in (images, masks):
@@ -192,6 +205,7 @@ def _write(
     if problems:
         warnings.warn(f"Cases are left out. {listed(root, problems)}", stacklevel=4)
     np.save(folder / "patient_ids.npy", np.array(ids, np.str_), allow_pickle=False)
+    np.save(folder / "scan_ids.npy", np.array(scans, np.str_), allow_pickle=False)
     np.save(folder / "slice_index.npy", np.array(numbers, np.int32), allow_pickle=False)
     record = {
         "format": _FORMAT,

@@ -6,88 +6,20 @@ the header remembers how the file had them.
 """
 
 import dataclasses
-import functools
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fp4jax.core.typing import Shaped
+from fp4jax.data.folders import is_clutter, walk
+from fp4jax.data.nifti import contents
+from fp4jax.data.nifti.geometry import Geometry, spacing_of
 from fp4jax.extras import Extra
+from fp4jax.files import expanded
 
 SUFFIXES = (".nii", ".nii.gz")
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Geometry:
-    """Where the voxels of a NIfTI file lie: all of it but the voxels.
-
-    Attributes:
-        header: the file's header (nibabel), which holds qform, sform and their codes.
-        path: the file.
-    """
-
-    header: Any
-    path: Path
-
-    @property
-    def source_shape(self) -> tuple[int, ...]:
-        """Shape in the file, three axes and more for several channels."""
-        return tuple(int(n) for n in self.header.get_data_shape())
-
-    @functools.cached_property
-    def source_affine(self) -> np.ndarray:
-        """The file's voxel indices -> mm."""
-        return np.asarray(self.header.get_best_affine(), np.float64)
-
-    @functools.cached_property
-    def _orientation(self) -> np.ndarray:
-        with Extra("study"):
-            import nibabel
-
-        return nibabel.orientations.io_orientation(self.source_affine)
-
-    @property
-    def orientation(self) -> str:
-        """Where the file's axes point to, such as ``"LPS"``."""
-        with Extra("study"):
-            import nibabel
-
-        return "".join(nibabel.orientations.ornt2axcodes(self._orientation))
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape of the three axes after turning to RAS."""
-        shape = [0, 0, 0]
-        for source, target in enumerate(self._orientation[:, 0].astype(int)):
-            shape[target] = self.source_shape[source]
-        return shape[0], shape[1], shape[2]
-
-    @functools.cached_property
-    def affine(self) -> np.ndarray:
-        """Voxel indices after turning to RAS -> mm."""
-        with Extra("study"):
-            import nibabel
-
-        turn = nibabel.orientations.inv_ornt_aff(self._orientation, self.source_shape[:3])
-        return self.source_affine @ turn
-
-    def to_ras(self, data: np.ndarray) -> np.ndarray:
-        """An array in the file's axes, turned to RAS; channels stay last."""
-        with Extra("study"):
-            import nibabel
-
-        return nibabel.orientations.apply_orientation(data, self._orientation)
-
-    def from_ras(self, data: np.ndarray) -> np.ndarray:
-        """An array in RAS, turned back to the file's axes."""
-        with Extra("study"):
-            import nibabel
-
-        ras = np.array([[0, 1], [1, 1], [2, 1]])
-        back = nibabel.orientations.ornt_transform(ras, self._orientation)
-        return nibabel.orientations.apply_orientation(data, back)
+_PERMISSION = "Ask for the right to read it (chmod u+r)."
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -128,8 +60,8 @@ def read_volume(
     """Reads a NIfTI file and turns it to RAS.
 
     Args:
-        path: a ``.nii`` or ``.nii.gz`` file, or a folder of such a name with the file in it, which
-            some programs that unpack archives leave behind.
+        path: a ``.nii`` or ``.nii.gz`` file, compressed or not whatever its name is, or a folder of
+            such a name with the file in it, which some programs that unpack archives leave behind.
         dtype: of the data in memory; the header's slope and intercept are applied.
         channels: None for a 3-D file (further axes of length 1 are dropped); for a 4-D file which
             of the volumes along its last axis.
@@ -146,8 +78,8 @@ def read_volume(
         volume = read_volume("BraTS20_Training_001_flair.nii.gz")
         volume.data.shape, volume.spacing, volume.orientation
     """
-    image = _open(find_file(path))
-    file = Path(image.get_filename())
+    file = find_file(path)
+    image = _open(file)
     data = _read(image, file, channels)
     if channels is None:
         data = data.reshape(data.shape[:3])
@@ -179,14 +111,25 @@ def find_file(path: str | os.PathLike) -> Path:
     """The file of this name, which may be in a folder of the same name.
 
     Raises:
-        ValueError: there is none, or several.
+        ValueError: there is none, or several; a folder that may not be read.
     """
-    path = Path(path)
-    if path.is_file():
-        return path
-    if not path.is_dir():
+    path = expanded(path) or Path()
+    try:
+        if path.is_file():
+            return path
+        is_folder = path.is_dir()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}). {_PERMISSION}") from error
+    if path.is_symlink() and not is_folder:
+        raise ValueError(
+            f"{path} is a link to {os.readlink(path)}, which does not exist. Check where the data "
+            "are, or copy them with cp -L."
+        )
+    if not is_folder:
         raise ValueError(f"{path} does not exist. Check the path, or unpack the data set again.")
-    inside = sorted(file for file in path.rglob("*") if file.is_file() and is_nifti_name(file.name))
+    inside = [
+        folder / name for folder, _, names in walk(path) for name in names if is_nifti_name(name)
+    ]
     if len(inside) != 1:
         raise ValueError(
             f"{path} is a folder with {len(inside)} NIfTI files in it, not a NIfTI file. Give the "
@@ -197,19 +140,20 @@ def find_file(path: str | os.PathLike) -> Path:
 
 def is_nifti_name(name: str) -> bool:
     """Whether this is the name of a NIfTI file, and not of one that macOS or a program hid."""
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+    return name.lower().endswith(SUFFIXES) and not is_clutter(name)
 
 
-def spacing_of(affine: Shaped[np.ndarray, "4 4"]) -> tuple[float, float, float]:
-    """Distance of neighbouring voxels along each axis in mm: the lengths of the columns.
+def stem(name: str) -> str:
+    """A file's name without ``.nii`` or ``.nii.gz``.
 
     Example:
-        >>> import numpy as np
-        >>> spacing_of(np.diag([-1.0, 2.0, 5.0, 1.0]))
-        (1.0, 2.0, 5.0)
+        >>> stem("a.NII.gz"), stem("b.nii")
+        ('a', 'b')
     """
-    x, y, z = np.sqrt((np.asarray(affine, np.float64)[:3, :3] ** 2).sum(axis=0)).tolist()
-    return x, y, z
+    for suffix in reversed(SUFFIXES):
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
 
 
 def _open(file: Path) -> Any:
@@ -220,7 +164,10 @@ def _open(file: Path) -> Any:
     if not file.name.lower().endswith(SUFFIXES):
         raise ValueError(f"{file} is not named .nii or .nii.gz; convert it to NIfTI first.")
     try:
-        image = nibabel.load(file)
+        if contents.is_as_named(file):
+            image = nibabel.load(file)
+        else:
+            image = _of_bytes(contents.content(file))
     except Exception as error:  # a damaged header can fail anywhere in the reader
         raise _unreadable(file, error) from error
     if not isinstance(image, nibabel.Nifti1Image):  # NIfTI-2 is a subclass
@@ -235,6 +182,16 @@ def _open(file: Path) -> Any:
             "image.set_sform(affine)."
         )
     return image
+
+
+def _of_bytes(data: bytes) -> Any:
+    """The image in a file's content, by the length of the header that it begins with."""
+    with Extra("study"):
+        import nibabel
+
+    sizes = {data[:4], data[3::-1]}
+    nifti2 = (540).to_bytes(4, "little") in sizes
+    return (nibabel.Nifti2Image if nifti2 else nibabel.Nifti1Image).from_bytes(data)
 
 
 def _read(image: Any, file: Path, channels: tuple[int, ...] | None) -> np.ndarray:
@@ -273,8 +230,14 @@ def _is_singular(matrix: np.ndarray) -> bool:
 
 
 def _unreadable(file: Path, error: Exception) -> ValueError:
+    if isinstance(error, PermissionError):
+        return ValueError(f"{file} cannot be read ({error.strerror}). {_PERMISSION}")
+    other = contents.other_kind(file)
+    if other is not None:
+        return ValueError(f"{file} is not a NIfTI file but {other}.")
     size = file.stat().st_size if file.exists() else 0
+    text = " ".join(str(error).split())
     return ValueError(
         f"{file} ({size} bytes) cannot be read: truncated, damaged or not a NIfTI file "
-        f"({type(error).__name__}: {error}). Copy or unpack it again."
+        f"({type(error).__name__}: {text}). Copy or unpack it again."
     )

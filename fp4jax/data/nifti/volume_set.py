@@ -12,15 +12,19 @@ import numpy as np
 
 from fp4jax.data.nifti import store
 from fp4jax.data.nifti.case import Case, canonical_all
+from fp4jax.data.nifti.geometry import Geometry
 from fp4jax.data.nifti.labels import REGIONS, check_regions, unpack_bits
 from fp4jax.data.nifti.pool import check_workers, ordered
 from fp4jax.data.nifti.prepare import Prepared, prepare
 from fp4jax.data.nifti.resample import Three
-from fp4jax.data.nifti.volume import Geometry, Volume, find_file, read_geometry, read_volume
+from fp4jax.data.nifti.volume import Volume, find_file, read_geometry, read_volume
 from fp4jax.data.phantom import cache as disk
+from fp4jax.data.problems import refuse
 from fp4jax.data.progress import track
+from fp4jax.files import expanded
 
 _OPEN = 64  # cases whose files are mapped at the same time, three files each
+_REMEDY = "Repair or replace these files, or move these cases elsewhere."
 _MOST_WORKERS = 4  # a case takes about 0.5 GB while it is prepared
 
 
@@ -117,7 +121,7 @@ class VolumeSet:
             raise ValueError("cache is True; name a folder, or pass None for the default one.")
         self._folder = None
         if cache is not False:
-            self._folder = (disk.default_folder() if cache is None else Path(cache)) / "volumes"
+            self._folder = (expanded(cache) or disk.default_folder()) / "volumes"
         self._locks = [threading.Lock() for _ in self.cases]
         self._names: dict[int, str] = {}
         self._open: collections.OrderedDict[int, Prepared] = collections.OrderedDict()
@@ -186,17 +190,24 @@ class VolumeSet:
             workers: threads, each with a case at a time; None means one for each core, at most 4.
 
         Raises:
-            ValueError: unusable files, of the first such case.
+            ValueError: unusable files: all cases are looked at, and one message lists the first
+                ten.
         """
         which = list(range(len(self)) if indices is None else indices)
         workers = check_workers(workers, _MOST_WORKERS)
 
-        def one(i: int) -> None:
-            self.prepared(i)
+        def problem(i: int) -> str | None:
+            try:
+                self.prepared(i)
+            except ValueError as error:
+                return f"{self.cases[i].id}: {error}"
+            return None
 
-        done = ordered(one, which, workers, 2 * workers)
-        for _ in track(done, "Preparing volumes", total=len(which)):
-            pass
+        done = ordered(problem, which, workers, 2 * workers)
+        found = [one for one in track(done, "Preparing volumes", total=len(which)) if one]
+        if found:
+            files = [str(find.parent) for i in which for _, find, _ in self.cases[i].images]
+            refuse(Path(os.path.commonpath(files)), found, _REMEDY)
 
     def _prepare(self, i: int) -> Prepared:
         return prepare(self.cases[i], self.modalities, self.regions, self.spacing)

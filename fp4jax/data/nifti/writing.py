@@ -11,7 +11,7 @@ from fp4jax.data.nifti.resample import resample
 from fp4jax.data.nifti.volume import SUFFIXES
 from fp4jax.data.nifti.volume_set import LoadedCase
 from fp4jax.extras import Extra
-from fp4jax.files import replacing
+from fp4jax.files import expanded, replacing
 
 
 def save_prediction(
@@ -51,7 +51,7 @@ def save_prediction(
     with Extra("study"):
         import nibabel
 
-    path = Path(path)
+    path = expanded(path) or Path()
     _check_path(path, case, overwrite)
     data = _checked(np.asarray(prediction), case, path)
     geometry = case.geometry

@@ -13,18 +13,19 @@ import warnings
 from pathlib import Path
 
 from fp4jax.data.cohort import Cohort
+from fp4jax.files import expanded
 
 
 def default_folder() -> Path:
-    """$FP4JAX_CACHE if set, else ``fp4jax`` in $XDG_CACHE_HOME or in ~/.cache.
+    """$FP4JAX_CACHE if set, else ``fp4jax`` in $XDG_CACHE_HOME or in ~/.cache; ``~`` is home.
 
     A user without a home (as in some containers) gets a folder among the temporary files.
     """
     own, users = os.environ.get("FP4JAX_CACHE"), os.environ.get("XDG_CACHE_HOME")
     if own:
-        return Path(own)
+        return expanded(own) or Path()
     try:
-        return (Path(users) if users else Path.home() / ".cache") / "fp4jax"
+        return ((expanded(users) if users else None) or Path.home() / ".cache") / "fp4jax"
     except RuntimeError:
         return Path(tempfile.gettempdir()) / "fp4jax"
 

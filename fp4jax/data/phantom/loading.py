@@ -14,6 +14,7 @@ from fp4jax.data.phantom.geometry import Grid
 from fp4jax.data.phantom.record import patient
 from fp4jax.data.phantom.template import TEMPLATE_SHA256
 from fp4jax.data.progress import track
+from fp4jax.files import expanded
 
 #: Part of the cache's key: raise it with every change that changes a pixel.
 GENERATOR_VERSION = 1
@@ -77,7 +78,7 @@ def load(
     if cache is False:
         return _generate(patients, grid, seed, channel_order, workers)
     entry = _entry(
-        disk.default_folder() if cache is None else Path(cache),
+        expanded(cache) or disk.default_folder(),
         patients=patients,
         slices=slices,
         image_size=image_size,

@@ -12,7 +12,7 @@ from fp4jax.data.phantom.loading import _cores
 from fp4jax.data.phantom.record import Patient, patient
 from fp4jax.data.progress import track
 from fp4jax.extras import Extra
-from fp4jax.files import replacing
+from fp4jax.files import expanded, replacing
 
 #: Ends of the files' names by contrast, as BraTS 2023 calls them.
 SUFFIXES = {"t1": "t1n", "t1c": "t1c", "t2": "t2w", "flair": "t2f"}
@@ -52,7 +52,7 @@ def write_nifti(
         ...     len(list(folder.iterdir()))
         5
     """
-    root = Path(root)
+    root = expanded(root) or Path()
     grid = Grid(slices, image_size)
     for name, value, least in (("patients", patients, 1), ("seed", seed, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:

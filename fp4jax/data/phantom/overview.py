@@ -7,7 +7,7 @@ import numpy as np
 
 from fp4jax.data.cohort import Cohort
 from fp4jax.extras import Extra
-from fp4jax.files import replacing
+from fp4jax.files import expanded, replacing
 
 
 def picture(cohort: Cohort, path: str | os.PathLike, patients: int = 8) -> Path:
@@ -24,7 +24,7 @@ def picture(cohort: Cohort, path: str | os.PathLike, patients: int = 8) -> Path:
     Raises:
         ValueError: fewer than one patient, or a path that does not end in .png.
     """
-    target = Path(path)
+    target = expanded(path) or Path()
     if patients < 1:
         raise ValueError(f"patients is {patients}; at least one has to be shown.")
     if target.suffix.lower() != ".png":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
-from fp4jax.data import Cohort, Split, fingerprint, patient_holdout, patient_kfold
+from fp4jax.data import Cohort, Split, fingerprint, patient_holdout, patient_kfold, patients
 from fp4jax.train.slices import scoring
 from fp4jax.train.task import Data, Examples, Feed
 
@@ -48,7 +48,7 @@ class SliceData(Data):
         if config.fold is None:
             return patient_holdout(self.cohort, seed=config.split_seed)
         folds = patient_kfold(self.cohort, folds=config.folds, seed=config.split_seed)
-        return folds[config.fold]
+        return config.of_folds(folds)
 
     def feed(self, config: "RunConfig", patients: Sequence[str], seed: int) -> "SliceFeed":
         places = np.flatnonzero(np.isin(self.cohort.patient_ids, patients)).astype(np.int32)
@@ -74,11 +74,17 @@ class SliceData(Data):
 
     def describe(self) -> list[str]:
         one = self.cohort
+        own = [(patient, scan) for patient, ids in one.scans.items() for scan in ids]
         share = float(one.positive.mean()) if len(one) else 0.0
+        several = patients.listing(
+            [patients.Scan(scan) for _, scan in own],
+            [patients.Patient(patient) for patient, _ in own],
+        )
         return [
-            f"data: {one.name}, {len(self.patients)} patients, {len(one)} slices "
+            f"data: {one.name}, {len(self.patients)} patients, {len(own)} scans, {len(one)} slices "
             f"({share:.0%} with lesion), channels {', '.join(self.channels)}",
             f"images: {one.nbytes / max(len(one), 1) / 1e6:.3f} MB a slice with its mask",
+            *(several if len(own) > len(self.patients) else []),
         ]
 
     def _own(self, patients: Sequence[str]) -> Cohort:

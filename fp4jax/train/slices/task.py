@@ -1,13 +1,15 @@
 """Slices: which cohort, of which size, in which order of channels."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
 from fp4jax.core.typing import Array
-from fp4jax.data import Cohort, augment, load, needs_root
+from fp4jax.data import Cohort, augment, joined, load, needs_root
+from fp4jax.data.patients import pattern_problem
 from fp4jax.train.slices.data import SliceData
 from fp4jax.train.task import Defaults, Monitor, Source, Task, exclusive
 
@@ -35,6 +37,18 @@ class Slices(Task):
     target: str | None = None
     # of brats and msd: the channels, in this order; default: all that there are
     modalities: tuple[str, ...] = ()
+    # of brats: how any other folder of volumes is laid out, modality and pattern of its files,
+    # flair Flair*.nii.gz
+    patterns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    # with patterns: that of the label maps
+    label: str | None = None
+    # of brats and msd: what the labels' values mean, the name of a layout with the same, or
+    # regions such as core=1,4 whole=1,2,4
+    labels: str | None = None
+    # with patterns: that of brain masks
+    mask: str | None = None
+    # regular expression whose group is the patient in the name of a scan; default: by rules
+    patient_pattern: str | None = None
     # patients of the phantom cohort (60)
     patients: int | None = None
     # slices of each of its patients (30)
@@ -58,6 +72,14 @@ class Slices(Task):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1.")
+        if self.patient_pattern is not None and (problem := pattern_problem(self.patient_pattern)):
+            raise ValueError(problem)
+        if self.patterns and self.cohort == "msd":
+            raise ValueError("--patterns describe other folders than msd; give --data brats.")
+        if not self.patterns:
+            for name in ("label", "mask"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"--{name} describes other folders; give --patterns with it.")
 
     @property
     def name(self) -> str:
@@ -72,10 +94,23 @@ class Slices(Task):
 
     def open(self, source: Source) -> SliceData:
         names = ("channel_order", "target", "modalities", "patients", "slices")
+        names += ("label", "labels", "mask", "patient_pattern")
         # An option that a data set does not have is refused by its loader.
         given = {name: value for name in names if (value := getattr(self, name))}
+        if self.patterns:
+            given |= {"layout": "folder", "modalities": self._patterns()}
         cohort = load(self.cohort, source.root, image_size=self.image_size, **given)
         return self.bind(cohort)
+
+    def _patterns(self) -> dict[str, str]:
+        """The patterns of the modalities that are wanted, in order."""
+        absent = [name for name in self.modalities if name not in self.patterns]
+        if absent:
+            raise ValueError(
+                f"modalities are {', '.join(self.modalities)}; --patterns names "
+                f"{', '.join(self.patterns)}."
+            )
+        return {name: self.patterns[name] for name in self.modalities or self.patterns}
 
     def bind(self, cohort: Cohort) -> SliceData:
         """A cohort that is in memory already.
@@ -89,7 +124,7 @@ class Slices(Task):
                 f"the cohort's images have {height}x{width} pixels, image_size is "
                 f"{self.image_size}; use cohort.resize({self.image_size}) or another image_size."
             )
-        return SliceData(cohort)
+        return SliceData(joined(cohort))
 
     def check(self, config: "RunConfig") -> None:
         if exclusive(config):

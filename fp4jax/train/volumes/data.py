@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fp4jax.data import Split, nifti, split_folds
+from fp4jax.data import Split, nifti, patients as people, split_folds
 from fp4jax.data.nifti import Case, LoadedCase, PatchSampler, VolumeSet
 from fp4jax.data.nifti.pool import ordered
 from fp4jax.train.task import Data, Examples, Feed, Source, exclusive
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 class VolumeData(Data):
     """Cases, each of a patient; patches are drawn by workers while a step runs."""
 
-    def __init__(self, task: "Volumes", cases: Sequence[Case], source: Source):
-        self.task = task
+    def __init__(
+        self, task: "Volumes", cases: Sequence[Case], source: Source, *, unlabelled: int = 0
+    ):
+        self.task, self.unlabelled = task, unlabelled
         self.volumes = open_volumes(task, cases, source)
         self.channels, self.regions = self.volumes.modalities, self.volumes.regions
         self.patients = tuple(sorted(set(self.volumes.patients)))
@@ -52,7 +54,7 @@ class VolumeData(Data):
             task = self.task
             return split_patients(self.patients, task.val_share, task.test_share, config.split_seed)
         strata = dict.fromkeys(self.patients, 0)
-        return split_folds(strata, config.folds, config.split_seed)[config.fold]
+        return config.of_folds(split_folds(strata, config.folds, config.split_seed))
 
     def feed(self, config: "RunConfig", patients: Sequence[str], seed: int) -> "PatchFeed":
         return PatchFeed(self, config, self.places(patients), seed)
@@ -68,14 +70,29 @@ class VolumeData(Data):
     ) -> dict[str, Any]:
         return scoring.score(model, self, patients, threshold)
 
+    def check(self, config: "RunConfig") -> None:
+        if not exclusive(config):
+            return
+        for case in self.volumes.cases:
+            values = [set(map(int, case.table[region])) for region in self.regions]
+            if sum(map(len, values)) > len(set().union(*values)):
+                raise ValueError(
+                    f"the regions {', '.join(self.regions)} overlap, but the loss {config.loss} is "
+                    "of classes that exclude each other; take bce_dice, or regions that do not."
+                )
+
     def prepare(self, patients: Sequence[str]) -> None:
         self.volumes.prepare(self.places(patients))
 
     def describe(self) -> list[str]:
-        scans = len(self.volumes)
+        cases = self.volumes.cases
+        persons = [case.person or people.Patient(case.patient) for case in cases]
+        left_out = f"{self.unlabelled} scans without a label map are left out"
         return [
-            f"data: {len(self.patients)} patients, {scans} scans, channels "
-            f"{', '.join(self.channels)}; segmented: {', '.join(self.regions)}"
+            f"data: {len(self.patients)} patients, {len(cases)} scans, channels "
+            f"{', '.join(self.channels)}; segmented: {', '.join(self.regions)}",
+            *people.listing([case.scan for case in cases], persons),
+            *([left_out] if self.unlabelled else []),
         ]
 
     def places(self, patients: Sequence[str]) -> list[int]:
@@ -90,8 +107,7 @@ class PatchFeed(Feed):
 
     def __init__(self, data: VolumeData, config: "RunConfig", places: Sequence[int], seed: int):
         task = data.task
-        self.regions, self.loss = data.regions, config.loss
-        self.exclusive, self.flat = exclusive(config), task.spatial_dims == 2
+        self.flat = task.spatial_dims == 2
         self.steps = task.steps
         size: Any = config.batch_size
         self.batch_size: int = size
@@ -108,11 +124,6 @@ class PatchFeed(Feed):
         """The patches of a step, counted from the first epoch's."""
         # The sampler's epochs take every case once; those here have as many steps as asked for.
         images, targets = self.sampler.batch(*divmod(step, self.sampler.steps_per_epoch))
-        if self.exclusive and targets.sum(-1).max() > 1:
-            raise ValueError(
-                f"the regions {', '.join(self.regions)} overlap, but the loss {self.loss} is of "
-                "classes that exclude each other; take bce_dice, or regions that do not."
-            )
         if self.flat:
             images, targets = images[..., 0, :], targets[..., 0, :]
         index = np.arange(self.batch_size, dtype=np.int32) + step * self.batch_size

@@ -1,5 +1,6 @@
 """Scores of whole cases: overlap and distances of each region, ranking of all voxels, label maps.
 
+All of them are of the files as written (:mod:`fp4jax.train.volumes.written`), on their own grid.
 Voxels of all regions together are what curves, AUPRC, recall and F2 are of, so that studies of
 volumes and of slices have one report; every region on its own is in ``test_regions``.
 """
@@ -24,6 +25,7 @@ from fp4jax.metrics import Histogram, ImageSums
 from fp4jax.train import patients
 from fp4jax.train.slices.scoring import THRESHOLDED
 from fp4jax.train.threshold import chosen_threshold
+from fp4jax.train.volumes.written import written
 
 if TYPE_CHECKING:
     from fp4jax.train.model import Model
@@ -75,7 +77,8 @@ class Scored:
 def validate(model: "Model", data: "VolumeData", patients: Sequence[str]) -> dict[str, float]:
     """Dice of each region, ``dice_NAME``, mean over the cases; and ``dice``, mean over regions.
 
-    Of a case in which a region is empty, Dice is 1 if the prediction is too, else 0.
+    Of the files as they would be written. Of a case in which a region is empty, Dice is 1 if the
+    prediction is too, else 0.
     """
     scores = []
     for case, found in segmented(model, data, data.places(patients), "Validating"):
@@ -168,10 +171,10 @@ def write_table(path: Path, reports: Mapping[str, Report]) -> None:
 def segmented(
     model: "Model", data: "VolumeData", places: Sequence[int], doing: str
 ) -> Iterator[tuple[LoadedCase, Segmentation]]:
-    """Each case with its prediction."""
+    """Each case with its prediction, as a file of it would say it."""
     for place in track(places, doing, total=len(places)):
         case = data.volumes.load(place)
-        yield case, model.segment(case.image)
+        yield written(case, model.segment(case.image))
 
 
 def merged(kept: Sequence[Scored]) -> Histogram | None:

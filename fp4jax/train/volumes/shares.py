@@ -33,7 +33,9 @@ def split_patients(
     if val + test >= len(names):
         raise ValueError(
             f"{len(names)} patients with labels: {val} to validate and {test} to test leave none "
-            "to train on; give more cases, or --val-share 0 or --test-share 0."
+            "to train on; give more cases, or --val-share 0 or --test-share 0. If scans of several "
+            "patients were taken for those of one, say with --patient-pattern which part of a "
+            "scan's name is the patient."
         )
     order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
     return Split(

@@ -12,6 +12,8 @@ from fp4jax.core.typing import Array
 from fp4jax.data import augment_volumes, nifti
 from fp4jax.data.nifti import Case
 from fp4jax.data.nifti.brats import MODALITIES
+from fp4jax.data.nifti.persons import joined
+from fp4jax.data.patients import pattern_problem
 from fp4jax.train.task import Defaults, Monitor, Source, Task
 
 if TYPE_CHECKING:
@@ -47,17 +49,20 @@ class Volumes(Task):
     # voxels are resampled to these edges, mm; default: as stored
     spacing: tuple[float, float, float] | None = None
 
-    # brats2020, brats2021, brats2023, brats2024 or msd; auto finds out
+    # brats2020, brats2021, brats2023, brats2024, msd, nnunet or bids; auto finds out
     layout: str = "auto"
     # for any other folder: modality and pattern of its files, flair Flair*.nii.gz
     patterns: Mapping[str, str] = dataclasses.field(default_factory=dict)
     # with --patterns: that of the label maps
     label: str | None = None
-    # with --patterns: what the labels' values mean, the name of a layout with the same, or regions
-    # such as core=1,4 whole=1,2,4
+    # what the labels' values mean, the name of a layout with the same, or regions such as
+    # core=1,4 whole=1,2,4; needed with --patterns, else in place of what the layout says
     labels: str | None = None
     # with --patterns: that of brain masks
     mask: str | None = None
+    # regular expression whose group is the patient in the name of a scan, or in its path below the
+    # root; default: by rules
+    patient_pattern: str | None = None
 
     # edges of the patches in voxels; for slices two
     patch_size: tuple[int, ...] = (96, 96, 96)
@@ -112,9 +117,11 @@ class Volumes(Task):
                 "must leave something to train on."
             )
         if not self.patterns:
-            for name in ("label", "mask", "labels"):
+            for name in ("label", "mask"):
                 if getattr(self, name) is not None:
                     raise ValueError(f"--{name} describes other folders; give --patterns with it.")
+        if self.patient_pattern is not None and (problem := pattern_problem(self.patient_pattern)):
+            raise ValueError(problem)
 
     @property
     def name(self) -> str:
@@ -129,12 +136,14 @@ class Volumes(Task):
     def open(self, source: Source) -> "VolumeData":
         from fp4jax.train.volumes.data import VolumeData
 
-        cases = [case for case in self.cases(source) if case.label is not None]
+        every = self.cases(source)
+        cases = [case for case in every if case.label is not None]
         if not cases:
             raise ValueError(
-                f"no case in {source.root} has a label map; there is nothing to learn."
+                f"no case in {source.root} has a label map; there is nothing to learn. Give the "
+                "training set, or with --patterns that of the label maps as --label."
             )
-        return VolumeData(self, cases, source)
+        return VolumeData(self, joined(cases), source, unlabelled=len(every) - len(cases))
 
     def assumed(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         return self.modalities or MODALITIES, self.regions or nifti.REGIONS
@@ -148,14 +157,21 @@ class Volumes(Task):
         if source.root is None:
             raise ValueError("no data: name the folder of the cases with --root.")
         if not self.patterns:
-            return nifti.find_cases(source.root, self.layout, modalities=self.modalities)
+            return nifti.find_cases(
+                source.root,
+                self.layout,
+                modalities=self.modalities,
+                labels=self.labels,
+                patient_pattern=self.patient_pattern,
+            )
         return nifti.find_cases(
             source.root,
             "folder",
             modalities=dict(self.patterns),
             label=self.label,
-            labels=_table(self.labels),
+            labels=self.labels,
             mask=self.mask,
+            patient_pattern=self.patient_pattern,
         )
 
     def model_arguments(self, config: "RunConfig") -> dict[str, Any]:
@@ -177,17 +193,3 @@ class Volumes(Task):
         if self.augment == "none":
             return images, targets
         return augment_volumes.augment(images, targets, keys, _RANGES[self.augment])
-
-
-def _table(labels: str | None) -> Any:
-    """A layout's name, or region -> values from ``core=1,4 whole=1,2,4``."""
-    if labels is None or "=" not in labels:
-        return labels
-    try:
-        pairs = [part.split("=") for part in labels.split()]
-        return {name: {int(value) for value in values.split(",")} for name, values in pairs}
-    except ValueError as error:
-        raise ValueError(
-            f"labels are {labels!r}; give a layout's name, or regions with their label values, "
-            "such as 'core=1,4 whole=1,2,4'."
-        ) from error

@@ -1,0 +1,106 @@
+"""Geometry: the header of a NIfTI file as the place of its voxels, in mm and turned to RAS."""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fp4jax.core.typing import Shaped
+from fp4jax.extras import Extra
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Geometry:
+    """Where the voxels of a NIfTI file lie: all of it but the voxels.
+
+    Attributes:
+        header: the file's header (nibabel), which holds qform, sform and their codes.
+        path: the file.
+    """
+
+    header: Any
+    path: Path
+
+    @property
+    def source_shape(self) -> tuple[int, ...]:
+        """Shape in the file, three axes and more for several channels."""
+        return tuple(int(n) for n in self.header.get_data_shape())
+
+    @functools.cached_property
+    def source_affine(self) -> np.ndarray:
+        """The file's voxel indices -> its own unit of length, which is mm nearly always."""
+        return np.asarray(self.header.get_best_affine(), np.float64)
+
+    @property
+    def unit(self) -> float:
+        """The file's unit of length in mm.
+
+        Headers that name metres or micrometres are believed where the voxels have edges of 1 µm to
+        100 mm then, and not without: many name a unit that their numbers are not in.
+        """
+        claimed = {"meter": 1e3, "micron": 1e-3}.get(self.header.get_xyzt_units()[0], 1.0)
+        edges = np.sqrt((self.source_affine[:3, :3] ** 2).sum(axis=0))
+        plausible = edges.min() * claimed >= 1e-3 and edges.max() * claimed <= 100
+        return claimed if plausible else 1.0
+
+    @functools.cached_property
+    def _orientation(self) -> np.ndarray:
+        with Extra("study"):
+            import nibabel
+
+        return nibabel.orientations.io_orientation(self.source_affine)
+
+    @property
+    def orientation(self) -> str:
+        """Where the file's axes point to, such as ``"LPS"``."""
+        with Extra("study"):
+            import nibabel
+
+        return "".join(nibabel.orientations.ornt2axcodes(self._orientation))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of the three axes after turning to RAS."""
+        shape = [0, 0, 0]
+        for source, target in enumerate(self._orientation[:, 0].astype(int)):
+            shape[target] = self.source_shape[source]
+        return shape[0], shape[1], shape[2]
+
+    @functools.cached_property
+    def affine(self) -> np.ndarray:
+        """Voxel indices after turning to RAS -> mm."""
+        with Extra("study"):
+            import nibabel
+
+        turn = nibabel.orientations.inv_ornt_aff(self._orientation, self.source_shape[:3])
+        return np.diag([self.unit] * 3 + [1.0]) @ self.source_affine @ turn
+
+    def to_ras(self, data: np.ndarray) -> np.ndarray:
+        """An array in the file's axes, turned to RAS; channels stay last."""
+        with Extra("study"):
+            import nibabel
+
+        return nibabel.orientations.apply_orientation(data, self._orientation)
+
+    def from_ras(self, data: np.ndarray) -> np.ndarray:
+        """An array in RAS, turned back to the file's axes."""
+        with Extra("study"):
+            import nibabel
+
+        ras = np.array([[0, 1], [1, 1], [2, 1]])
+        back = nibabel.orientations.ornt_transform(ras, self._orientation)
+        return nibabel.orientations.apply_orientation(data, back)
+
+
+def spacing_of(affine: Shaped[np.ndarray, "4 4"]) -> tuple[float, float, float]:
+    """Distance of neighbouring voxels along each axis in mm: the lengths of the columns.
+
+    Example:
+        >>> import numpy as np
+        >>> spacing_of(np.diag([-1.0, 2.0, 5.0, 1.0]))
+        (1.0, 2.0, 5.0)
+    """
+    x, y, z = np.sqrt((np.asarray(affine, np.float64)[:3, :3] ** 2).sum(axis=0)).tolist()
+    return x, y, z
