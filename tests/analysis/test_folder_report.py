@@ -65,6 +65,7 @@ def test_what_is_missing_is_said(tmp_path):
     assert "out of <luck>" in page.text
 
 
+@pytest.mark.slow
 def test_runs_that_cannot_be_compared_have_pages_of_their_own(tmp_path):
     for options in ({}, {"data": Slices("phantom", image_size=64)}, {"learning_rate": 1.0}):
         fabricated.study(tmp_path / "runs", labels=("baseline", "full"), **FEW, **options)

@@ -16,6 +16,7 @@ def peak(size: str, recipe: str | None, batch: int, side: int) -> int:
     return jax.jit(step).lower(*shapes).compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("standard_promotion")
 def test_recipe_5_needs_little_more_memory_500k():
     baseline = peak("500k", "baseline", batch=8, side=64)

@@ -259,6 +259,7 @@ def summaries(out):
     }
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_study(tmp_path):
     """Each run is trained once; both end well with all of them."""
     processes = [start(tmp_path, 1, 2) for _ in range(2)]
