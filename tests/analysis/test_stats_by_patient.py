@@ -131,6 +131,7 @@ def test_null_studies_without_effects_of_folds():
     assert (found["verdict"].str.startswith("differs")).mean() < 0.08
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [1, 4])
 def test_null_studies_whose_folds_differ(seeds):
     """Networks of a fold do differ on its patients, and Wilcoxon's test says so; but a label that
@@ -154,6 +155,7 @@ def test_a_true_effect_is_found_where_five_folds_cannot():
     assert found["reachable"].all()
 
 
+@pytest.mark.slow
 def test_equivalence_is_shown_of_many_patients():
     found = compare_patients(simulated(40, patients=44, loss=0.0), resamples=10)
     assert (found["verdict"].isin(["equivalent", "differs, within margin"])).mean() > 0.8

@@ -58,6 +58,7 @@ def test_null_studies_of_five_folds(seeds):
     assert near(covers(found, 0, "d_z"), 0.95, studies)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [1, 2, 10])
 def test_null_studies_of_ten_folds_reject_at_their_nominal_rate(seeds):
     studies = 400
@@ -69,6 +70,7 @@ def test_null_studies_of_ten_folds_reject_at_their_nominal_rate(seeds):
     assert (differs == (found["p_holm"] < 0.05)).all()
 
 
+@pytest.mark.slow
 def test_what_is_different_by_the_margin_is_seldom_called_equivalent():
     studies = 400
     found = stats.compare(simulated(studies, 10, 2, loss=0.02, of_folds=0.005), resamples=2)
@@ -107,6 +109,7 @@ def test_a_true_effect_is_found_in_ten_folds():
     assert covers(found, 0.06) > 0.85
 
 
+@pytest.mark.slow
 def test_what_is_detectable_is_found_in_four_of_five_studies():
     studies = 400
     loss = stats.compare(simulated(studies, 10, 2), resamples=2)["detectable"].median()

@@ -149,6 +149,7 @@ def wait_until(condition, process: subprocess.Popen) -> None:
 
 
 # A process takes seconds to start, and each kill needs another one.
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_processes_that_are_killed_watched_and_terminated(tmp_path):
     cache, one, other = (tmp_path / name for name in ("cache", "one", "other"))
