@@ -61,8 +61,9 @@ def config(**changes) -> RunConfig:
 
 def study() -> Study:
     """Six runs, with augmentation: all that must repeat bit for bit is in them."""
-    of_run = ("model_options", "batch_size", "learning_rate", "epochs")
-    shared = {name: getattr(config(), name) for name in of_run}
+    of_run = ("model_options", "batch_size", "learning_rate")
+    # Epochs enough that it is not over before it has been killed twenty times.
+    shared = {"epochs": 40, **{name: getattr(config(), name) for name in of_run}}
     data = config(augment=True).data
     return Study(data, archs=("cnn",), recipes=("0", "1", "5"), seeds=(1, 2), **shared)
 

@@ -4,6 +4,7 @@ A checkpoint is one folder that Orbax renames into place when it is complete, so
 killed at any moment finds either the old or the new one.
 """
 
+import copy
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,8 @@ class Checkpoints:
     def save(self, number: int, last: Any, best: Any, progress: dict[str, Any]) -> None:
         """Writes a checkpoint; one of the same number that is there already stays.
 
+        All is copied first, so that it may change while the disk is written to.
+
         Args:
             number: larger than those that are there.
             last: the state. Like ``best`` it is copied before this returns, so that the next step
@@ -78,7 +81,7 @@ class Checkpoints:
         args = ocp.args.Composite(
             last=ocp.args.StandardSave(flatten(last)),  # pyright: ignore[reportCallIssue]
             best=ocp.args.StandardSave(flatten(best)),  # pyright: ignore[reportCallIssue]
-            progress=ocp.args.JsonSave(progress),  # pyright: ignore[reportCallIssue]
+            progress=ocp.args.JsonSave(copy.deepcopy(progress)),  # pyright: ignore[reportCallIssue]
         )
         with memory_errors(), storage_errors(self.folder, "write"):
             self._manager.save(number, args=args)

@@ -155,7 +155,8 @@ class Lane:
         return {
             "run": self.name,
             "epoch": self.epoch,
-            "rows": self.rows,
+            # Copies: a checkpoint is written while the next steps add to them.
+            "rows": {name: list(column) for name, column in self.rows.items()},
             "seconds": self.seconds,
             "ended": self.ended,
             "failed": self.failed,

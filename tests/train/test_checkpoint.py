@@ -98,6 +98,11 @@ def test_buffers_may_be_donated_at_once(checkpoints):
         number, last, _, _ = newest(checkpoints, tree(0, 512), best(0))
         assert number == n
         assert_same(last, tree(n, 512))
+    # So may the bookkeeping change.
+    progress = {"rows": {}}
+    checkpoints.save(9, tree(9), best(9), progress)
+    progress["rows"]["loss"] = [0.5]
+    assert newest(checkpoints, tree(0), best(0))[3] == {"rows": {}}
     # No views of buffers, as NumPy makes them of arrays on the CPU.
     host = np.zeros(3)
     found = arrays.flatten({"device": jnp.zeros(3), "host": host})

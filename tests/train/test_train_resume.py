@@ -206,7 +206,8 @@ def test_four_processes_at_once(tmp_path):
     """Each run is trained by one of them; the others say so."""
     cache, out = tmp_path / "cache", tmp_path / "out"
     ends = [end(process) for process in [start(out, cache, 1, 2) for _ in range(4)]]
-    assert {code for code, _ in ends} == {0, 1}, ends
+    # All may end with 1: each has trained one of the runs and left the other alone.
+    assert {code for code, _ in ends} <= {0, 1}, ends
     assert all("another process" in said for code, said in ends if code)
     for folder in runs(out):
         assert [record["epoch"] for record in folder.history()] == [1, 2, 3, 4, 5, 6]
