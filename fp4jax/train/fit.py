@@ -32,7 +32,12 @@ _DATA_SHARE = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class Saving:
-    """When a group is saved, beside its end and a termination."""
+    """When a group is saved, beside its end and a termination.
+
+    Example:
+        >>> Saving(epochs=5)
+        Saving(epochs=5, seconds=60.0)
+    """
 
     # after every so many epochs; default: by time alone
     epochs: int | None = None

@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where files lie; no part of a run, whose numbers do not depend on it."""
+    """Where files lie; no part of a run, whose numbers do not depend on it.
+
+    Example:
+        >>> Source(Path("~/kaggle_3m")).root == Path.home() / "kaggle_3m"
+        True
+    """
 
     # folder of the data set: kaggle_3m of LGG, the folder of cases of BraTS or the Decathlon
     root: Path | None = None
@@ -51,7 +56,12 @@ class Defaults:
 
 
 class Monitor(NamedTuple):
-    """The value of the validation that the best epoch, plateaus and early stopping go by."""
+    """The value of the validation that the best epoch, plateaus and early stopping go by.
+
+    Example:
+        >>> Monitor("dice", "max").loss(0.75)
+        0.25
+    """
 
     name: str
     mode: Literal["min", "max"]
@@ -240,6 +250,15 @@ def register_task(name: str, task: type[Task]) -> type[Task]:
 
     Raises:
         ValueError: no such class, or a name that another one has.
+
+    Example:
+        >>> from fp4jax.train import RunConfig, Slices
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Small(Slices):  # a task may also derive from Task itself
+        ...     image_size: int = 64
+        >>> register_task("small", Small).kind, RunConfig(Small()).to_json()["data"]["kind"]
+        ('small', 'small')
+        >>> _ = _TASKS.pop("small")
     """
     if not (isinstance(task, type) and issubclass(task, Task) and dataclasses.is_dataclass(task)):
         raise ValueError(f"{task!r} is no task; give a frozen dataclass derived from train.Task.")
