@@ -19,7 +19,7 @@ def brats_demo() -> Preset:
 
     Reference: the paper's question of volumes, in miniature: patients of the phantom as NIfTI files
     like BraTS', which are written to the cache folder, or to --root, where they are not there.
-    Cost: 4 runs, under 5 minutes on two CPU cores.
+    Cost: 4 runs, 2 minutes on two CPU cores.
     Expected: a test AUPRC of at least 0.5 for the baseline, else comparing recipes says nothing.
     Command: python -m experiments.study brats-demo
     """
