@@ -31,7 +31,8 @@ def main(
     """Imports the plug-ins, parses the command line, runs ``command``.
 
     Exit codes: 2 if what was asked is wrong, 1 for a run that diverged, 130 after Ctrl-C, 141 if
-    nobody reads the output, 75 if another process of a training has ended, and that of an error's ``exit_code`` where it has one.
+    nobody reads the output, 75 if another process of a training has ended, and that
+    of an error's ``exit_code`` where it has one.
 
     Args:
         command: is called with the parsed arguments.

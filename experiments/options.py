@@ -82,11 +82,9 @@ class HostOptions(Hosts):
     def joined(self) -> Iterator[Devices | None]:
         """The devices that share a batch; None if one trains alone."""
         if not self.distributed:
-            given = [
-                name for name in ("coordinator", "process_id", "processes") if vars(self)[name]
-            ]
-            if given:
-                raise ValueError(f"{given[0]} is of several processes; give --distributed with it.")
+            for name in ("coordinator", "process_id", "processes"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} is of several processes; give --distributed with it.")
             yield None
             return
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(Hosts)}

@@ -86,7 +86,7 @@ class Group:
             folders = [teacher_of(m, data, out, split).folder for m in members]
             teachers = teachers_of(self.program, lanes, folders, data)
         if self.options.devices is not None:
-            check_same(self.options.devices, starts)
+            check_same(self.options.devices, [(start.state, start.best) for start in starts])
         for member in members:
             member.folder.clear_failure()
         where, group = self._place(out)

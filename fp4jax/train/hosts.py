@@ -165,7 +165,8 @@ def leave(code: int) -> None:
 
 def _connect(hosts: Hosts) -> bool:
     """Whether there are several processes, which are then connected."""
-    before: Any = jax.config.read("jax_cpu_collectives_implementation")
+    known: Any = jax.config
+    before = known.jax_cpu_collectives_implementation
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # SIGTERM is fp4jax's: all processes agree on the step after which they save and end.
     jax.config.update("jax_enable_preemption_service", False)

@@ -90,7 +90,7 @@ def divided(data: Data, devices: Devices | None) -> Devices | None:
 
 
 def by_one(data: Data, devices: Devices | None, scores: Callable[[], T]) -> T:
-    """Scores that processes work out together or, if they cannot be divided, the first one alone."""
+    """Scores that processes work out together; the first one alone if they cannot be divided."""
     if devices is None or data.divides:
         return scores()
     return devices.by_first(scores)
