@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -41,7 +41,7 @@ SAVING = Saving(epochs=1)
 class Tiny(nnx.Module):
     """A quantized convolution and a batch norm: quick to compile."""
 
-    scales = {"tiny": {}}
+    scales: ClassVar = {"tiny": {}}
     high_precision = (r"head$",)
 
     def __init__(self, *, in_channels, num_classes, image_size, rngs, dtype=None):
