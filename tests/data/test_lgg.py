@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import unicodedata
 from types import SimpleNamespace
 
 import numpy as np
@@ -180,9 +181,31 @@ def test_only_images(folder):
 
 def test_one_message_for_many_problems(folder):
     for path in sorted(folder.rglob("*_mask.tif"))[:12]:
-        tifffile.imwrite(path, np.ones((16, 16), np.uint8))
+        tifffile.imwrite(path, np.ones((8, 16), np.uint8))
     message = fails(folder, "12 problems", "and 2 more")
-    assert message.count("not only 0 and 255") == 10
+    assert message.count("the mask has shape (8, 16)") == 10
+
+
+def test_masks_of_another_value(folder):
+    """1 in place of 255, and colours."""
+    whole = data.load("lgg", folder)
+    for path in folder.rglob("*_mask.tif"):
+        mask = tifffile.imread(path)
+        if "_1_" in path.name:
+            tifffile.imwrite(path, np.stack([mask] * 3, -1), photometric="rgb")
+        else:
+            tifffile.imwrite(path, (mask > 0).astype(np.uint8))
+    np.testing.assert_array_equal(data.load("lgg", folder).masks, whole.masks)
+
+
+def test_folders_of_one_name(folder):
+    """Written in two ways, as macOS and other systems do; a copy between them makes two."""
+    for form in ("NFC", "NFD"):
+        name = unicodedata.normalize(form, "Müller_1")
+        (folder / name).mkdir()
+        for path in sorted((folder / A).iterdir()):
+            shutil.copy(path, folder / name / path.name.replace(A, name))
+    fails(folder, "1 problem in", "Müller_1: 2 folders have this name")
 
 
 def test_skip(folder):
