@@ -11,8 +11,6 @@ from fp4jax.data import nifti, patients
 from fp4jax.data.nifti.geometry import millilitres
 from fp4jax.data.nifti.volume import read_volume
 from fp4jax.data.other_files import others
-from fp4jax.predict.journal import Job
-from fp4jax.predict.volumes import _check_names
 from tests.brains import LPS, label, volume, write
 
 VALUES = label((1, 2, 4))
@@ -105,9 +103,6 @@ def test_names_that_differ_in_capital_letters(names):
     scans = [patients.Scan(name.split("/")[-1], name) for name in (*names, "P2")]
     found = [patient.id for patient in patients.group(scans)]
     assert found[0] == found[1] != found[2]
-    jobs = [Job(name, "", ()) for name in names]
-    with pytest.raises(ValueError, match="would have one result"):
-        _check_names(jobs)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
