@@ -30,6 +30,7 @@ class RunOptions(RunConfig):
 
     data: Task = dataclasses.field(default_factory=SliceOptions)
     recipe: str = "baseline"
+    attention: str | None = None
     # further options of the model, by name and value; typed ones are --model.NAME
     model_options: dict[str, str] = dataclasses.field(default_factory=dict)
     plugins: tyro.conf.Suppress[tuple[str, ...]] = ()
