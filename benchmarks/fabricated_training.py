@@ -1,9 +1,9 @@
 """Training that sleeps: all that goes on around the training of a run is real, the run is not.
 
-:func:`train` stands in for :func:`fp4jax.train.train_together` (``execute(..., train=train)``): under
-the run's lock it makes the folder, "trains" epochs with checkpoints, heartbeats and records, and
-writes a summary with the files that reports read. The numbers follow from the configuration alone.
-Every try is noted in ``journal.jsonl`` beside the folder of runs.
+``execute(..., train=Times(epoch=0.1))`` lets it stand in for ``train_together``. Under the run's
+lock it makes the folder, goes through epochs with checkpoints, heartbeats and records, and writes a
+summary with the files that reports read. The numbers follow from the configuration alone.
+Every try that ended is noted in ``journal.jsonl`` beside the folder of runs.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ STATE = 64 * 1024
 
 @dataclasses.dataclass(frozen=True)
 class Times:
-    """What a run takes.
+    """What a run takes, and the training itself.
 
     Attributes:
         epoch: seconds that an epoch sleeps.
@@ -217,6 +217,3 @@ class _Model:
     def logits(self, images: np.ndarray) -> np.ndarray:
         noise = np.random.default_rng(1).normal(0, 1, images.shape[:3])
         return ((images.mean(-1) - 110) / 20 + noise)[..., None].astype(np.float32)
-
-
-train = Times()
