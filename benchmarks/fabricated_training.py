@@ -97,7 +97,7 @@ class Times:
 def noted(path: Path) -> Iterator[list[float]]:
     """A line of the journal for a try, and a second lock, of its own: nobody else may be here."""
     slept: list[float] = []
-    began = time.time()
+    began, cpu = time.time(), time.process_time()
     guards = path.parents[1] / "guards"
     guards.mkdir(exist_ok=True)
     with (guards / path.name).open("w") as only:
@@ -106,6 +106,7 @@ def noted(path: Path) -> Iterator[list[float]]:
             yield slept
         finally:
             times = {"began": began, "ended": time.time(), "slept": sum(slept)}
+            times |= {"cpu_began": cpu, "cpu_ended": time.process_time()}
             line = {"run": path.name, "pid": os.getpid(), "epochs": len(slept), **times}
             with (path.parents[1] / JOURNAL).open("a") as file:
                 file.write(json.dumps(line) + "\n")
@@ -153,7 +154,7 @@ def _newest(path: Path) -> int:
 def _record(config: RunConfig, epoch: int) -> dict[str, float]:
     part = 1 - 0.6 * epoch / config.epochs + 0.01 * _noise(config)
     scores = {"val_loss": part + 0.1, "val_auprc": 1 - part, "val_hard_f2_score": 0.9 - part}
-    return {"train_loss": part, **scores, "grad_norm": part**2, "learning_rate": 1e-3}
+    return {"train_loss": part, **scores, "grad_norm": part**2, "learning_rate": 1e-3 * 0.8**epoch}
 
 
 def _noise(config: RunConfig) -> float:
