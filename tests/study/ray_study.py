@@ -1,10 +1,11 @@
-"""python -m tests.study.ray_study OUT fabricated|real cluster|ray|local: a small study, somewhere.
+"""python -m tests.study.ray_study OUT short|fabricated|real cluster|ray|local: a small study there.
 
 ``cluster``: of a head, which trains nothing, and two nodes of one core each. Once runs are under
 way on both, one node goes without grace, and another one comes. ``ray``: on one that the engine
 starts. Prints a line of JSON.
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -22,6 +23,7 @@ from ray.cluster_utils import Cluster
 
 from benchmarks import fabricated_training
 from experiments import compilation_cache
+from fp4jax.analysis.report import report_folder
 from fp4jax.study import Study, engine, execute
 from fp4jax.train import train_together
 from fp4jax.train.folder import RunFolder
@@ -53,6 +55,12 @@ def fabricated() -> tuple[Study, Any, Any]:
     methods, recipes = ("qat", "qad"), ("baseline", "2d+rht+sr")
     study = Study(task, archs=("cnn",), recipes=recipes, methods=methods, seeds=(1, 2), epochs=8)
     return study, fabricated_training.cohort(), fabricated_training.Times(0.2)
+
+
+def short() -> tuple[Study, Any, Any]:
+    """A baseline, a run of a recipe, and a student."""
+    study, data, _ = fabricated()
+    return dataclasses.replace(study, seeds=(1,), epochs=2), data, fabricated_training.Times(0.05)
 
 
 def real() -> tuple[Study, Any, Any]:
@@ -104,7 +112,7 @@ def on_a_cluster(study, data, out: Path, train) -> dict:
 
 
 def main(out: Path, kind: str = "fabricated", where: str = "cluster") -> None:
-    study, data, train = real() if kind == "real" else fabricated()
+    study, data, train = {"short": short, "fabricated": fabricated, "real": real}[kind]()
     seen: dict = {}
     if where == "cluster":
         seen = on_a_cluster(study, data, out, train)
@@ -116,6 +124,8 @@ def main(out: Path, kind: str = "fabricated", where: str = "cluster") -> None:
     seen["ray_is_left"] = ray.is_initialized()
     prepare()
     outcome = execute(study, data, out, saving=blobs.OFTEN.saving, train=train)
+    if where == "cluster":
+        report_folder(out)
     seen |= {"finished": len(outcome.folders), "trained": outcome.trained}
     print(json.dumps(seen | {"failures": outcome.failures}), flush=True)
     # Ray's own bookkeeping of the lost node fails at a normal exit.
