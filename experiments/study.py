@@ -42,6 +42,8 @@ class StudyOptions(Study):
     data: Task = dataclasses.field(default_factory=SliceOptions)
     # QAT recipes, by names or by the paper's ids (0 to 7)
     recipes: tuple[str, ...] = ("baseline", "full", "2d+rht+sr")
+    # recipes of the products inside attention, each with each recipe: names; none: high precision
+    attentions: tuple[str, ...] = ("none",)
     # further options of all models, by name and value: init ref
     model_options: dict[str, str] = dataclasses.field(default_factory=dict)
     per_arch: tyro.conf.Suppress[dict] = dataclasses.field(default_factory=dict)

@@ -43,7 +43,7 @@ class BusyError(RuntimeError):
     """
 
     def __init__(self, folder: Path, record: dict[str, Any] | None):
-        self.folder = folder
+        self.folder, self._record = folder, record
         self.owner: Owner | None = status.owner(record)
         self.epoch: int = (record or {}).get("epoch") or 0
         who = "" if self.owner is None else f" ({self.owner}; epoch {self.epoch})"
@@ -51,6 +51,10 @@ class BusyError(RuntimeError):
             f"another process{who} is training {folder}. Leave it alone, wait for its end, or end "
             "it and repeat the command: the run then goes on from its last checkpoint."
         )
+
+    def __reduce__(self) -> tuple[type["BusyError"], tuple[Any, ...]]:
+        """For other processes."""
+        return BusyError, (self.folder, self._record)
 
 
 class LostError(RuntimeError):

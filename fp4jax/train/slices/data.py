@@ -22,6 +22,7 @@ class SliceData(Data):
     """A cohort; on an accelerator with room for it, the whole of it stays there."""
 
     regions = ("lesion",)
+    divides = True
 
     def __init__(self, cohort: Cohort):
         self.cohort = cohort
@@ -104,15 +105,26 @@ class SliceData(Data):
 
 
 class SliceFeed(Feed):
-    """Slices in an order that is drawn anew for each epoch."""
+    """Slices in an order that is drawn anew for each epoch; ``rows`` of each batch."""
 
-    def __init__(self, cohort: Cohort, places: np.ndarray, batch_size: int, seed: int):
+    def __init__(
+        self,
+        cohort: Cohort,
+        places: np.ndarray,
+        batch_size: int,
+        seed: int,
+        rows: slice = slice(None),
+    ):
         self.cohort, self.places = cohort, places
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self.rows = batch_size, seed, rows
         self.steps = steps_per_epoch(len(places), batch_size)
 
+    def of_rows(self, rows: slice) -> "SliceFeed":
+        return SliceFeed(self.cohort, self.places, self.batch_size, self.seed, rows)
+
     def order(self, epoch: int) -> np.ndarray:
-        return epoch_order(self.places, self.seed, epoch, self.batch_size)
+        order = epoch_order(self.places, self.seed, epoch, self.batch_size)
+        return order[:, self.rows]
 
     def batches(self, epoch: int, first: int = 0) -> Iterator[Examples]:
         for index in self.order(epoch)[first:]:

@@ -1,5 +1,6 @@
 """VolumeData: the labelled cases of a run as the trainer takes them."""
 
+import copy
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 class VolumeData(Data):
     """Cases, each of a patient; patches are drawn by workers while a step runs."""
+
+    divides = True
 
     def __init__(
         self, task: "Volumes", cases: Sequence[Case], source: Source, *, unlabelled: int = 0
@@ -108,6 +111,8 @@ class VolumeData(Data):
 class PatchFeed(Feed):
     """Random patches of the cases; one voxel thick for models of slices."""
 
+    rows = slice(None)
+
     def __init__(self, data: VolumeData, config: "RunConfig", places: Sequence[int], seed: int):
         task = data.task
         self.flat = task.spatial_dims == 2
@@ -118,6 +123,11 @@ class PatchFeed(Feed):
             data.volumes, places, task.window, self.batch_size, task.foreground, seed
         )
 
+    def of_rows(self, rows: slice) -> "PatchFeed":
+        part = copy.copy(self)
+        part.rows = rows
+        return part
+
     def batches(self, epoch: int, first: int = 0) -> Iterator[Examples]:
         before = (epoch - 1) * self.steps
         steps = range(before + first, before + self.steps)
@@ -126,11 +136,12 @@ class PatchFeed(Feed):
     def _batch(self, step: int) -> Examples:
         """The patches of a step, counted from the first epoch's."""
         # The sampler's epochs take every case once; those here have as many steps as asked for.
-        images, targets = self.sampler.batch(*divmod(step, self.sampler.steps_per_epoch))
+        epoch, place = divmod(step, self.sampler.steps_per_epoch)
+        images, targets = self.sampler.batch(epoch, place, self.rows)
         if self.flat:
             images, targets = images[..., 0, :], targets[..., 0, :]
         index = np.arange(self.batch_size, dtype=np.int32) + step * self.batch_size
-        return Examples(images, targets, index)
+        return Examples(images, targets, index[self.rows])
 
 
 def open_volumes(
