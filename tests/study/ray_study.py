@@ -14,16 +14,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-
 import jax
 import numpy as np
-import ray
-from ray.cluster_utils import Cluster
 
 from benchmarks import fabricated_training
 from experiments import compilation_cache
-from fp4jax.analysis.report import report_folder
 from fp4jax.study import Study, engine, execute
 from fp4jax.train import train_together
 from fp4jax.train.folder import RunFolder
@@ -80,7 +75,7 @@ def real() -> tuple[Study, Any, Any]:
     return study, blobs.cohort(), train_together
 
 
-def lose_a_node(cluster: Cluster, node, runs: Path, seen: dict) -> None:
+def lose_a_node(cluster, node, runs: Path, seen: dict) -> None:
     """When two runs have finished an epoch: a node is lost, and another one comes."""
 
     def begun():
@@ -97,6 +92,9 @@ def lose_a_node(cluster: Cluster, node, runs: Path, seen: dict) -> None:
 
 def on_a_cluster(study, data, out: Path, train) -> dict:
     """Executes the study while a node is lost; what there is to check beside its runs."""
+    from ray.cluster_utils import Cluster
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": 0})
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     seen: dict = {}
@@ -121,11 +119,10 @@ def main(out: Path, kind: str = "fabricated", where: str = "cluster") -> None:
         execute(study, data, out, engine=own, saving=blobs.OFTEN.saving, train=Shared(train))
     # The driver needs no device of its own, whose memory the tasks are to have.
     seen["driver_has_devices"] = jax._src.xla_bridge.backends_are_initialized()  # pyright: ignore
-    seen["ray_is_left"] = ray.is_initialized()
+    ray = sys.modules.get("ray")
+    seen["ray_is_left"] = ray is not None and ray.is_initialized()
     prepare()
     outcome = execute(study, data, out, saving=blobs.OFTEN.saving, train=train)
-    if where == "cluster":
-        report_folder(out)
     seen |= {"finished": len(outcome.folders), "trained": outcome.trained}
     print(json.dumps(seen | {"failures": outcome.failures}), flush=True)
     # Ray's own bookkeeping of the lost node fails at a normal exit.
