@@ -46,7 +46,7 @@ class Grid:
 
     exponent: int
     mantissa: int
-    largest: float | None = None
+    largest: float | int | None = None
 
     def __post_init__(self) -> None:
         if min(self.exponent, self.mantissa) < 0 or not 2 <= self.bits <= _MOST_BITS:
@@ -77,7 +77,7 @@ class Grid:
 
     @property
     def name(self) -> str:
-        """"E2M1", "INT4" and the like."""
+        """ "E2M1", "INT4" and the like."""
         return f"INT{self.bits}" if self.integers else f"E{self.exponent}M{self.mantissa}"
 
     @property
@@ -159,7 +159,7 @@ class Grid:
         return jnp.where(codes < 2 ** (self.bits - 1), value, -value)
 
 
-def _given(largest: float | None) -> float:
+def _given(largest: float | int | None) -> float:
     assert largest is not None  # Grid has set it
     return largest
 

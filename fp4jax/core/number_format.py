@@ -113,8 +113,12 @@ class Format:
     @property
     def bits(self) -> float:
         """Stored for each number of a long tensor: an element and its share of the block scale."""
-        scale = 0.0 if self.block is None else _SCALE_BITS[self.scale] / self.block
-        return self.stored_bits + scale
+        return self.stored_bits + (self.scale_bits / self.block if self.block else 0.0)
+
+    @property
+    def scale_bits(self) -> int:
+        """Of one block's (or the tensor's) scale."""
+        return _SCALE_BITS[self.scale]
 
     def to_json(self) -> dict[str, Any]:
         """All fields, for a format that is not registered."""
@@ -186,7 +190,9 @@ def get_format(format: str | Format | Mapping[str, Any]) -> Format:
         fields = dict(format)
         return Format(**{**fields, "elements": Grid(**fields["elements"])})
     except (KeyError, TypeError) as error:
-        raise ValueError(f"the format {dict(format)!r} is incomplete or unknown: {error}.") from None
+        raise ValueError(
+            f"{dict(format)!r} is no format, or one of a newer version: {error}."
+        ) from None
 
 
 def format_record(format: Format) -> str | dict[str, Any]:

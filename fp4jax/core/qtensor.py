@@ -53,7 +53,7 @@ class QTensor:
     codes: Any
     # float8_e4m3fn (*rows, n / 16); for tiles one row for 16; None without
     block_scales: Any
-    # float32 (), (n, 1, ...) or (*rows, 1); with leading (*batch) for stacked QTensors; None without
+    # float32 (), (n, 1, ...) or (*rows, 1); with leading (*batch) for stacked QTensors; or None
     amax: Any
     axes: tuple[int, ...] = dataclasses.field(metadata={"static": True})
     lengths: tuple[int, ...] = dataclasses.field(metadata={"static": True})

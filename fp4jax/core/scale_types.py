@@ -12,7 +12,7 @@ exponents as int32, None without blocks), with 1 at the inner axes of a blocked 
 Every step is one float32 rounding, or exact, in a form that XLA does not rewrite.
 """
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +32,7 @@ _INFINITY = np.int32(0x7F800000)
 _NAN = np.int32(255)
 
 
+@runtime_checkable
 class ScaleType(Protocol):
     """See the module's text."""
 
@@ -66,7 +67,9 @@ class E4M3Scales(_Numbers):
         return blocked * scale.encode, scale.block
 
     def multiplier(self, scales: Scales, amax: Any, spec: TensorSpec) -> Array:
-        return scaling.decode_multiplier(scales, amax, spec.bound) if spec.has_tensor_scale else scales
+        return (
+            scaling.decode_multiplier(scales, amax, spec.bound) if spec.has_tensor_scale else scales
+        )
 
     def store(self, scales: Array) -> Array:
         return formats.e4m3_bytes(scales)

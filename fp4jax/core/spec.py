@@ -32,8 +32,9 @@ def _check(field: str, value: object, allowed: tuple) -> None:
 class TensorSpec:
     """How one tensor is quantized: a hashable value, equal specs share one compilation.
 
-    To NVFP4, unless ``format`` says otherwise. Its arithmetic is TransformerEngine's (``NVFP4QuantizerRef``): with A the tensor's and b the
-    block's largest magnitude, ``S_enc = 2688 / A``, ``scale = E4M3(b * (S_enc * fl(1/6)))`` and
+    To NVFP4, unless ``format`` says otherwise. Its arithmetic is TransformerEngine's
+    (``NVFP4QuantizerRef``): with A the tensor's and b the block's largest magnitude,
+    ``S_enc = 2688 / A``, ``scale = E4M3(b * (S_enc * fl(1/6)))`` and
     ``code = E2M1(x * (1 / (scale * (1 / S_enc))))``; ``fl`` is one float32 rounding. A code stands
     for 0, 0.5, 1, 1.5, 2, 3, 4 or 6 and a sign; 2688 = 6 * 448, largest code times largest scale.
 
@@ -124,8 +125,8 @@ class TensorSpec:
         _check("amax", self.amax, get_args(Amax))
         if self.amax != "tensor" and not self.has_tensor_scale:
             raise ValueError(
-                f"TensorSpec.amax is {self.amax!r}, but {self.format.name} has no tensor scale, only "
-                "those of blocks: leave it out."
+                f"TensorSpec.amax is {self.amax!r}, but {self.format.name} has no tensor scale, "
+                "only those of blocks: leave it out."
             )
         n = self.format.block
         if self.tiles and self.several_scales:
@@ -140,8 +141,9 @@ class TensorSpec:
         scales = self.format.elements, self.format.two_level
         if self.scaling == "four_over_six" and scales != (E2M1, True):
             raise ValueError(
-                f"TensorSpec.scaling is 'four_over_six' with format {self.format.name!r}; it chooses "
-                "between 4 and 6 of E2M1 with two levels of scales: use nvfp4, or scaling='amax'."
+                f"TensorSpec.scaling is 'four_over_six' with format {self.format.name!r}; it "
+                "chooses between 4 and 6 of E2M1 with two levels of scales: use nvfp4, or "
+                "scaling='amax'."
             )
         if self.scaling == "four_over_six" and self.rounding != "nearest":
             raise ValueError(
