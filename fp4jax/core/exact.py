@@ -69,8 +69,9 @@ def scale_by_power_of_two(
     In two steps: 2**-127 itself is no normal float32 number, which XLA:CPU would flush to zero.
 
     Example:
-        >>> scale_by_power_of_two(jnp.array([6.0, 6.0, 1.0]), jnp.array([-127, 2, 128])).tolist()
-        [3.526483054524945e-38, 24.0, nan]
+        >>> y = scale_by_power_of_two(jnp.array([6.0, 6.0, 1.0]), jnp.array([-127, 2, 128]))
+        >>> bool(y[0] == 1.5 * 2.0**-125), y[1:].tolist()
+        (True, [24.0, nan])
     """
     half = exponent >> 1
     first, second = (from_bits((e + 127) << _MANTISSA_BITS) for e in (half, exponent - half))

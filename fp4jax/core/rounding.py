@@ -31,9 +31,15 @@ def round_nearest(y: Float[Array, "*shape"], grid: Grid = E2M1) -> Float[Array, 
         [0.0, 2.0, -2.0, 7.0]
     """
     # The sign of a number that is rounded to zero stays.
-    return lax.sign(y) * exact.round_mantissa(
+    rounded = lax.sign(y) * exact.round_mantissa(
         _magnitude(y, grid), grid.mantissa, grid.smallest_normal
     )
+    return _integers(rounded) if grid.integers else rounded
+
+
+def _integers(rounded: Array) -> Array:
+    """Integers have no negative zero."""
+    return jnp.where(rounded == 0, jnp.float32(0), rounded)
 
 
 def _magnitude(y: Array, grid: Grid) -> Array:
@@ -68,7 +74,8 @@ def round_stochastic(
     steps = magnitude * per_step
     low = jnp.floor(steps)
     up = (steps - low) * full >= full - random.astype(jnp.float32)
-    return lax.sign(y) * ((low + up.astype(jnp.float32)) * step)
+    rounded = lax.sign(y) * ((low + up.astype(jnp.float32)) * step)
+    return _integers(rounded) if grid.integers else rounded
 
 
 def _bit_width(bits: Array) -> int:

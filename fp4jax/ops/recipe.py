@@ -395,6 +395,6 @@ def get_recipe(recipe: str | int | Recipe | Mapping[str, Any]) -> Recipe:
         return with_format(base, format)
     raise ValueError(
         f"no recipe {shown(recipe)}; known names: {', '.join(_RECIPES)}; "
-        f"ids 0 to {len(_PAPER) - 1}; and FORMAT_NAME, such as mxfp4_full, with the formats "
+        f"ids 0 to {len(_PAPER) - 1}. FORMAT_NAME, such as mxfp4_full, is one in another format: "
         f"{', '.join(format_names())}."
     )
