@@ -1,6 +1,7 @@
 """The options of a run on the command line: its data, by task, and all else, with typed flags."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -8,7 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from experiments import command, model_options
-from experiments.parsing import take_values
+from experiments.parsing import at_home, take_values
 from fp4jax.files import read_json
 from fp4jax.train import RunConfig, Saving, Slices, Task, from_json, tasks
 from fp4jax.train.task import get_task
@@ -29,6 +30,8 @@ class RunOptions(RunConfig):
     """A run of which every field is an option; :meth:`config` is the run itself."""
 
     data: Task = dataclasses.field(default_factory=SliceOptions)
+    # QAT recipe, by name or by the paper's id (0 to 7); or rules for layers, @FILE with the JSON of
+    # {pattern: recipe or null}, as experiments.diagnose --sensitivity --budget writes it
     recipe: str = "baseline"
     # further options of the model, by name and value; typed ones are --model.NAME
     model_options: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -41,7 +44,12 @@ class RunOptions(RunConfig):
     def config(self) -> RunConfig:
         """With the defaults, checked."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(RunConfig)}
-        return RunConfig(**{**fields, "data": plain(self.data), "plugins": command.plugins()})
+        changed = {
+            "data": plain(self.data),
+            "recipe": recipe_of(self.recipe),
+            "plugins": command.plugins(),
+        }
+        return RunConfig(**{**fields, **changed})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +64,32 @@ class SavingOptions:
     def saving(self) -> Saving:
         """As the trainer takes it."""
         return Saving(self.checkpoint_epochs, self.checkpoint_seconds)
+
+
+def recipe_of(text: str) -> Any:
+    """What ``--recipe`` says: a name or id as it is, the value in ``@FILE`` or in JSON.
+
+    Raises:
+        ValueError: no such file, or no JSON.
+
+    Example:
+        >>> recipe_of("full"), recipe_of('{"head": null, ".*": "full"}')
+        ('full', {'head': None, '.*': 'full'})
+    """
+    if not text.startswith(("@", "{", "[")):
+        return text
+    path = at_home(Path(text[1:])) if text.startswith("@") else None
+    if path is not None and not path.is_file():
+        raise ValueError(f"--recipe {text}: there is no file {path}; give one with rules as JSON.")
+    try:
+        return json.loads(text if path is None else path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--recipe {text} is no JSON: {error}.") from error
+
+
+def text_of(recipe: Any) -> str:
+    """The inverse of :func:`recipe_of`, for a recipe or rules of any kind."""
+    return recipe if isinstance(recipe, str) else json.dumps(recipe.to_json())
 
 
 def plain(task: Task) -> Task:
@@ -100,6 +134,7 @@ def from_config(arguments: Callable[..., Any]) -> Callable[[Path], Any]:
         fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
         if isinstance(config.data, Slices):
             fields["data"] = SliceOptions(**vars(config.data))
+        fields["recipe"] = text_of(config.recipe)
         fields["model_options"] = {k: _text(v) for k, v in config.model_options.items()}
         return arguments(task=config.data.kind, run=RunOptions(**fields))
 

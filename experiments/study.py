@@ -17,7 +17,7 @@ import tyro
 
 from experiments import command as commands
 from experiments.command import main
-from experiments.options import SavingOptions, SliceOptions, plain
+from experiments.options import SavingOptions, SliceOptions, plain, recipe_of, text_of
 from experiments.presets import PRESETS
 from experiments.tables import print_runs
 from fp4jax.analysis.report import report_folder
@@ -32,7 +32,7 @@ class StudyOptions(Study):
     """A study of which every field but one is an option; :meth:`study` is the study itself."""
 
     data: Task = dataclasses.field(default_factory=SliceOptions)
-    # QAT recipes, by names or by the paper's ids (0 to 7)
+    # QAT recipes, by names or by the paper's ids (0 to 7), or rules for layers, @FILE
     recipes: tuple[str, ...] = ("baseline", "full", "2d+rht+sr")
     # further options of all models, by name and value: init ref
     model_options: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -46,7 +46,12 @@ class StudyOptions(Study):
     def study(self) -> Study:
         """With the defaults, checked."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(Study)}
-        return Study(**{**fields, "data": plain(self.data), "plugins": commands.plugins()})
+        changed = {
+            "data": plain(self.data),
+            "recipes": tuple(map(recipe_of, self.recipes)),
+            "plugins": commands.plugins(),
+        }
+        return Study(**{**fields, **changed})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +123,7 @@ def _options(study: Study) -> StudyOptions:
     fields = {field.name: getattr(study, field.name) for field in dataclasses.fields(study)}
     if isinstance(study.data, Slices):
         fields["data"] = SliceOptions(**vars(study.data))
+    fields["recipes"] = tuple(map(text_of, study.recipes))
     return StudyOptions(**fields)
 
 

@@ -28,7 +28,7 @@ from fp4jax.analysis.diagnosis.gradients import (
 )
 from fp4jax.analysis.diagnosis.products import product_sums
 from fp4jax.analysis.diagnosis.recording import Call, Tensors
-from fp4jax.analysis.diagnosis.run import _batches, diagnose_run, patients_of, recipes_for
+from fp4jax.analysis.diagnosis.run import batches_of, diagnose_run, patients_of, recipes_for
 from fp4jax.data import phantom
 from fp4jax.models.dropout import Seeds
 from fp4jax.models.swin import WindowAttention
@@ -400,7 +400,7 @@ def test_batches_are_of_training_patients_and_of_no_epoch_that_training_had(fold
     assert chosen.patients == run.split.train
     assert str(chosen) == f"{len(run.split.train)} patients that it was trained on"
     own = data.cohort.select(chosen.patients).images
-    found = _batches(run.config, data, chosen.patients, 2)
+    found = batches_of(run.config, data, chosen.patients, 2)
     for images, masks in found:
         assert (images.shape, masks.shape) == ((8, 32, 32, 3), (8, 32, 32))
         assert all((own == image).all((1, 2, 3)).any() for image in np.asarray(images))
@@ -428,7 +428,7 @@ def test_batches_of_volumes(volumes, tmp_path):
     run = read_trained(finished(tmp_path, config, volumes, split))
     chosen = patients_of(run, volumes)
     assert chosen.patients == names[:1] != volumes.split(config).train
-    ((images, targets),) = _batches(config, volumes, chosen.patients, 1)
+    ((images, targets),) = batches_of(config, volumes, chosen.patients, 1)
     assert images.shape == (2, 8, 8, 8, 4)
     assert targets.shape == (2, 8, 8, 8, 3)
 

@@ -75,7 +75,8 @@ def sensitivity(
     Example:
         >>> from fp4jax.nnx import keep_list
         >>> rngs = nnx.Rngs(0)
-        >>> model = nnx.Sequential(nnx.Linear(32, 64, rngs=rngs), nnx.relu, nnx.Linear(64, 1, rngs=rngs))
+        >>> first, second = nnx.Linear(32, 64, rngs=rngs), nnx.Linear(64, 1, rngs=rngs)
+        >>> model = nnx.Sequential(first, nnx.relu, second)
         >>> x = jax.random.normal(jax.random.key(0), (8, 32))
         >>> table = sensitivity(model, [x], "forward_only")
         >>> [(row.layer, row.operand, row.kl > 0) for row in table.rows[:3]]
