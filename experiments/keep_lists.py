@@ -2,11 +2,11 @@
 
     python -m experiments.keep_lists --out runs/demo
 
-On the demo's patients and 500k models: trains baselines, takes the sensitivity of the first seed's,
-proposes what to keep at --budget, and quantizes (ptq) or trains (qat) all seeds under the recipe with
-nothing kept, with the layers that the model itself keeps, and with the proposal. Prints the test
-AUPRC and writes keep_lists_RECIPE.csv. Runs that are finished are not trained again; a folder of
-`experiments.study demo` may be given.
+On the demo's patients and 500k models: trains baselines, takes the sensitivity of the first
+seed's, proposes what to keep at --budget, and quantizes (ptq) or trains (qat) all seeds under the
+recipe with nothing kept, with the layers that the model itself keeps, and with the proposal. Prints
+the test AUPRC and writes keep_lists_RECIPE.csv. Runs that are finished are not trained again; a
+folder of `experiments.study demo` may be given.
 """
 
 import csv

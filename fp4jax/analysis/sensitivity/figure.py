@@ -77,7 +77,10 @@ def _costs(
 ) -> None:
     """Bars of the layers, markers of the operands, a line for all layers together."""
     if panel.log:
-        axis.set_yscale("log", nonpositive="mask")
+        axis.set_yscale("log", nonpositive="clip")
+        shown = [_height(row, panel) for row in (*table.rows, table.together)]
+        shown = [value for value in shown if value > 0] or [1.0]
+        axis.set_ylim(min(shown) / 2, max(shown) * 2)
     heights = [_height(row, panel) for row in table.layers]
     axis.bar(range(len(names)), heights, color=colours)
     for row in table.rows:

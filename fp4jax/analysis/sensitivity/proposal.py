@@ -41,8 +41,8 @@ class Proposal:
         kept = [row.layer for row in table.layers if exactly(row.layer) in self.keep]
         return (
             f"{table.recipe.name} with {of_layers:.1%} of the layers' multiply-adds in FP4 "
-            f"({amount / table.multiply_adds:.1%} of all), {table.metric} {cost:.3g} of {all_cost:.3g}"
-            f"\nkeep in high precision: {', '.join(kept) or 'nothing'}"
+            f"({amount / table.multiply_adds:.1%} of all), {table.metric} {cost:.3g} of "
+            f"{all_cost:.3g}\nkeep in high precision: {', '.join(kept) or 'nothing'}"
         )
 
     def write(self, folder: Path) -> Path:

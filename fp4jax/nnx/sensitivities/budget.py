@@ -7,7 +7,7 @@ import numpy as np
 from fp4jax.nnx.sensitivities.table import SensitivityTable, exactly
 
 
-def keep_list(table: SensitivityTable, budget: float) -> tuple[str, ...]:
+def keep_list(table: SensitivityTable, budget: int | float) -> tuple[str, ...]:
     """The layers to keep in high precision, so that the share ``budget`` runs in FP4.
 
     Of all sets K of layers that leave enough multiply-adds in FP4, the one whose quantized layers

@@ -11,7 +11,7 @@ from flax import nnx
 from fp4jax.core.spec import shown
 from fp4jax.nnx.applying import apply_recipe, remove_recipe
 from fp4jax.nnx.keys import check_model
-from fp4jax.nnx.sensitivities.measures import Activation, compiled_distances, relative_error
+from fp4jax.nnx.sensitivities.measures import compiled_distances, relative_error
 from fp4jax.nnx.sensitivities.program import Pass, Program
 from fp4jax.nnx.sensitivities.table import ALL, EVERYTHING, SensitivityRow, SensitivityTable
 from fp4jax.nnx.slots import layers
@@ -31,7 +31,7 @@ def sensitivity(
     metric: str | Score = "kl",
     *,
     loss: Callable[[Any, Any], Any] | None = None,
-    activation: Activation = "sigmoid",
+    activation: str = "sigmoid",
     keep: str | Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> SensitivityTable:
@@ -137,7 +137,7 @@ class _Measured:
         program: Program,
         layers: int,
         batches: Sequence[_Batch],
-        activation: Activation,
+        activation: str,
         score: Score | None,
     ):
         self._program, self._batches = program, batches

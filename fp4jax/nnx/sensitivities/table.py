@@ -77,8 +77,18 @@ class SensitivityTable:
         return tuple(row for row in self.rows if row.operand == ALL)
 
     def cost(self, row: SensitivityRow) -> float:
-        """The row's value of the metric; at least 0, for a layer that does better quantized."""
-        return max(float(getattr(row, self.metric)), 0.0)
+        """The row's value of the metric; at least 0, for a layer that does better quantized.
+
+        Raises:
+            ValueError: it was not measured.
+        """
+        value = getattr(row, self.metric, None)
+        if value is None:
+            raise ValueError(
+                f"the table has no {self.metric}; measure it, or take another metric of "
+                f"{', '.join(m for m in MEASURES if getattr(row, m) is not None)}."
+            )
+        return max(float(value), 0.0)
 
     def rules(self, keep: Sequence[str]) -> Rules:
         """The recipe for all layers but those that some pattern of ``keep`` matches.
