@@ -35,10 +35,9 @@ from fp4jax.models.swin import WindowAttention
 from fp4jax.models.transformer import Attention
 from fp4jax.ops import gemm
 from fp4jax.ops.gemm import BlockAxes
-from fp4jax.train import Data, Program, RunConfig, Slices, Source, Volumes, read_trained
-from fp4jax.train.best import write_best
-from fp4jax.train.run import member_of
+from fp4jax.train import Data, RunConfig, Slices, Source, Volumes, read_trained
 from tests import blobs
+from tests.finished_runs import finished
 from tests.samples import normal
 
 LAST = BlockAxes(contracted=-1, tile=(-2, -1))
@@ -358,17 +357,6 @@ def command(monkeypatch, capsys):
         return code, *capsys.readouterr()
 
     return call
-
-
-def finished(root: Path, config: RunConfig, data: Data, split: Any = None) -> Path:
-    """What a finished run leaves behind, without the training."""
-    run = member_of(config, data, root, split)
-    record = {**dataclasses.asdict(run.split), "contents": dict(data.contents)}
-    run.folder.create(run.identity, record, {})
-    state = Program(config, len(data.channels), len(data.regions)).start(config.seed)
-    write_best(run.folder.path, jax.tree.map(lambda a: a * 1.5, (state.params, state.stats)))
-    run.folder.write_summary({"threshold": 0.5, "best_epoch": 1})
-    return run.folder.path
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -113,7 +114,7 @@ def auprc_of_classes(logits: np.ndarray, numbers: np.ndarray) -> float:
     """:func:`auprc` of the classes of a softmax but the background, class 0."""
     classes: Sequence[int] = range(1, logits.shape[-1])
     masks = np.stack([numbers == c for c in classes], -1)
-    return auprc(np.asarray(region_logits(logits, list(classes))), masks)
+    return auprc(np.asarray(region_logits(jnp.asarray(logits), list(classes))), masks)
 
 
 def _network(run: Trained) -> nnx.Module:

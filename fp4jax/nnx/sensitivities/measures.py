@@ -1,5 +1,6 @@
 """How far a pass is from that in high precision: KL divergence, error of the gradient."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from fp4jax.nnx.sensitivities.program import Pass
 ACTIVATIONS = ("sigmoid", "softmax")
 
 
+@functools.partial(jax.jit, static_argnames="activation")
 def kl_divergence(
     exact: Float[Array, "*positions k"],
     other: Float[Array, "*positions k"],
