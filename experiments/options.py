@@ -1,17 +1,29 @@
 """The options of a run on the command line: its data, by task, and all else, with typed flags."""
 
+import contextlib
 import dataclasses
-import json
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from experiments import command, model_options
-from experiments.parsing import at_home, take_values
+from experiments.parsing import take_values
+from experiments.recipe_options import recipe_of, text_of
 from fp4jax.files import read_json
-from fp4jax.train import RunConfig, Saving, Slices, Task, from_json, tasks
+from fp4jax.train import (
+    Devices,
+    Hosts,
+    RunConfig,
+    Saving,
+    Slices,
+    Task,
+    from_json,
+    joined,
+    tasks,
+)
 from fp4jax.train.task import get_task
 
 
@@ -33,6 +45,7 @@ class RunOptions(RunConfig):
     # QAT recipe, by name or by the paper's id (0 to 7); or rules for layers, @FILE with the JSON of
     # {pattern: recipe or null}, as experiments.diagnose --sensitivity --budget writes it
     recipe: str = "baseline"
+    attention: str | None = None
     # further options of the model, by name and value; typed ones are --model.NAME
     model_options: dict[str, str] = dataclasses.field(default_factory=dict)
     plugins: tyro.conf.Suppress[tuple[str, ...]] = ()
@@ -66,30 +79,28 @@ class SavingOptions:
         return Saving(self.checkpoint_epochs, self.checkpoint_seconds)
 
 
-def recipe_of(text: str) -> Any:
-    """What ``--recipe`` says: a name or id as it is, the value in ``@FILE`` or in JSON.
+@dataclasses.dataclass(frozen=True)
+class HostOptions(Hosts):
+    """One training on several hosts or devices."""
 
-    Raises:
-        ValueError: no such file, or no JSON.
+    # share each batch among all devices: of this process, and of all processes that srun, mpirun or
+    # the options below connect
+    distributed: bool = False
 
-    Example:
-        >>> recipe_of("full"), recipe_of('{"head": null, ".*": "full"}')
-        ('full', {'head': None, '.*': 'full'})
-    """
-    if not text.startswith(("@", "{", "[")):
-        return text
-    path = at_home(Path(text[1:])) if text.startswith("@") else None
-    if path is not None and not path.is_file():
-        raise ValueError(f"--recipe {text}: there is no file {path}; give one with rules as JSON.")
-    try:
-        return json.loads(text if path is None else path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"--recipe {text} is no JSON: {error}.") from error
-
-
-def text_of(recipe: Any) -> str:
-    """The inverse of :func:`recipe_of`, for a recipe or rules of any kind."""
-    return recipe if isinstance(recipe, str) else json.dumps(recipe.to_json())
+    @contextlib.contextmanager
+    def joined(self) -> Iterator[Devices | None]:
+        """The devices that share a batch; None if one trains alone."""
+        if not self.distributed:
+            for name in ("coordinator", "process_id", "processes"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} is of several processes; give --distributed with it.")
+            yield None
+            return
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(Hosts)}
+        with joined(Hosts(**fields)) as devices:
+            if devices.first:
+                print(f"training on {devices}", file=sys.stderr)
+            yield devices
 
 
 def plain(task: Task) -> Task:

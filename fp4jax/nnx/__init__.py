@@ -19,9 +19,11 @@ from fp4jax.nnx.account import LayerReport as LayerReport, Report as Report, rep
 from fp4jax.nnx.applying import apply_recipe as apply_recipe, remove_recipe as remove_recipe
 from fp4jax.nnx.keys import RoundingKey as RoundingKey, refresh_keys as refresh_keys
 from fp4jax.nnx.operations import (
+    AttentionOp as AttentionOp,
     ConvGeneralDilated as ConvGeneralDilated,
     ConvTransposeOp as ConvTransposeOp,
     DotGeneral as DotGeneral,
+    EinsumOp as EinsumOp,
     Op as Op,
 )
 from fp4jax.nnx.packed_files import load_packed as load_packed, save_packed as save_packed

@@ -2,12 +2,13 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 from flax import nnx
 
+from fp4jax.nnx.attention_slots import attention_slots
 from fp4jax.nnx.slots import layers, without_slot
 from fp4jax.nnx.traced import Product, products_of
 
@@ -60,14 +61,16 @@ class Report:
         layers: all with a kernel.
         parameters: of the whole model, norms and biases included.
         traced: whether example inputs told which layers use their recipe.
-        products: all of the forward pass on the example inputs, those of layers and others: of
-            ``nnx.Einsum``, inside attention, of kernels that jnp or lax multiply directly.
+        products: all of the forward pass on the example inputs, those of layers and others: inside
+            attention, of kernels that jnp or lax multiply directly.
+        attentions: name of the attention recipe by path, of those that hold one.
     """
 
     layers: tuple[LayerReport, ...]
     parameters: int
     traced: bool = False
     products: tuple[Product, ...] = ()
+    attentions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def multiply_adds(self) -> int:
@@ -95,6 +98,8 @@ class Report:
             f"{names}: {f'{counts} quantized' if known else f'set on {counts}'}, "
             f"{share:.1%} of {self.parameters:,} parameters"
         )
+        for name in dict.fromkeys(self.attentions.values()):
+            line = f"{line}, {name} in {list(self.attentions.values()).count(name)} attentions"
         if self.traced:
             share = self.fp4_multiply_adds / max(self.multiply_adds, 1)
             line = f"{line}, {share:.1%} of {self.multiply_adds:,} multiply-adds in FP4"
@@ -118,7 +123,7 @@ class Report:
         for product in self.products:
             if product not in within:
                 shapes = f"{_shown(product.lhs)} * {_shown(product.rhs)}"
-                precision = "FP4" if product.fp4 else _HIGH
+                precision = (product.recipe or "FP4") if product.fp4 else _HIGH
                 path = product.path or "(model)"
                 rows.append((path, product.kind, shapes, precision, *_amounts([product])))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -143,12 +148,12 @@ def report(model: nnx.Module, *example_inputs: Any) -> Report:
     """Which products of a model run in FP4, by which recipe; multiply-adds, bytes, parameters.
 
     ``report(model, x).fp4_multiply_adds`` is what the model really does in FP4: it counts the
-    products of the traced program, those of ``nnx.Einsum``, of attention, and of kernels that are
-    multiplied without their layer too. They are the forward pass's; a product counts as FP4 if both
+    products of the traced program, those of attention, and of kernels that are multiplied without
+    their layer too. They are the forward pass's; a product counts as FP4 if both
     its operands are. Products that only Pallas kernels compute are not seen.
 
-    Layers that compute with a kernel but have no slot for a recipe, ``nnx.Einsum``, are listed as
-    high precision ("no slot").
+    Layers that compute with a kernel but have no slot for a recipe are listed as high precision
+    ("no slot").
 
     Args:
         model: any NNX model, with weights or as ``nnx.eval_shape`` makes it.
@@ -204,4 +209,6 @@ def report(model: nnx.Module, *example_inputs: Any) -> Report:
     order = [".".join(map(str, path)) for path, _ in nnx.iter_modules(model)]
     parameters = sum(math.prod(p.shape) for p in jax.tree.leaves(nnx.state(model, nnx.Param)))
     in_order = tuple(rows[path] for path in order if path in rows)
-    return Report(in_order, parameters, traced, products)
+    held = {slot.path: slot.operation for slot in attention_slots(model)}
+    attentions = {path: op.recipe.name for path, op in held.items() if op is not None}
+    return Report(in_order, parameters, traced, products, attentions)

@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from experiments.options import RunOptions, from_config, recipe_of, text_of
+from experiments.options import RunOptions, from_config
 from experiments.presets import PRESETS
+from experiments.recipe_options import recipe_of, text_of
 from experiments.study import _options
 from fp4jax.files import write_json
 from fp4jax.ops.recipe import get_recipe

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fp4jax.analysis.stats.rows import BASELINE as BASELINE
 from fp4jax.extras import Extra
 from fp4jax.files import replacing
+from fp4jax.ops.attention_recipe import attention_recipes
 from fp4jax.ops.recipe import get_recipe, recipes
 
 if TYPE_CHECKING:
@@ -95,7 +96,11 @@ def look(label: str) -> Look:
     """
     method, recipe = split_label(label)
     known = recipes()
+    recipe, attention = split_attention(recipe)
     place = known.index(recipe) if recipe in known else len(known)
+    if attention in attention_recipes():
+        # A colour of its own beside the recipe's, and no marker of the paper's.
+        place = len(_COLOURS) + place + 1 + attention_recipes().index(attention)
     drawn = _METHODS[method]
     further = place - len(_COLOURS)
     if further < 0:
@@ -118,6 +123,17 @@ def split_label(label: str) -> tuple[str, str]:
     return (method, recipe) if method in _METHODS and recipe else ("qat", label)
 
 
+def split_attention(recipe: str) -> tuple[str, str]:
+    """(recipe of layers, that of attention or "") of what runs are called.
+
+    Example:
+        >>> split_attention("2d+rht+attention_qat"), split_attention("2d+rht")
+        (('2d+rht', 'attention_qat'), ('2d+rht', ''))
+    """
+    of_layers, _, attention = recipe.rpartition("+")
+    return (of_layers, attention) if attention in attention_recipes() else (recipe, "")
+
+
 def is_advanced(label: str) -> bool:
     """True if the recipe rounds stochastically or has 16x16 weight tiles.
 
@@ -125,7 +141,7 @@ def is_advanced(label: str) -> bool:
         >>> [r for r in recipes()[:8] if is_advanced(r)]
         ['2d+rht', '2d+rht+sr', 'sr']
     """
-    recipe = split_label(label)[1]
+    recipe, _ = split_attention(split_label(label)[1])
     if recipe not in recipes():
         return False
     found = get_recipe(recipe)
@@ -156,10 +172,12 @@ def ordered_labels(labels: Iterable[str]) -> list[str]:
 
     def place(label: str) -> tuple:
         method, recipe = split_label(label)
+        recipe, attention = split_attention(recipe)
         order = [*paper, *(name for name in known if name not in paper)]
         return (
             list(_METHODS).index(method),
             order.index(recipe) if recipe in order else len(order),
+            attention,
             label,
         )
 
