@@ -47,10 +47,8 @@ def test_one_operand_alone(dot, tensors, role):
         "wgrad.x": lambda: fp4.fake_quantize(x, RHT, 0),
         "wgrad.g": lambda: fp4.fake_quantize(g, RHT, 0),
     }
-    of = dict.fromkeys(ROLES)
-    for other in ROLES:
-        plain = {"x": x, "w": w, "g": g}[other[-1]]
-        of[other] = q[role]() if other == role else plain
+    plain = {"x": x, "w": w, "g": g}
+    of = {other: q[role]() if other == role else plain[other[-1]] for other in ROLES}
     expected = {
         "y": of["fprop.x"] @ of["fprop.w"],
         "dx": of["dgrad.g"] @ of["dgrad.w"].T,

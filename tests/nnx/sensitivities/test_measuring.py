@@ -143,7 +143,7 @@ def test_the_forward_pass_alone_of_a_model_that_is_one_layer():
     assert table.together.kl == table.rows[0].kl > 0
     applied = fp4nnx.apply_recipe(dense(), table.rules(fp4nnx.keep_list(table, 1.0)))
     assert fp4nnx.report(applied).quantized
-    assert fp4nnx.apply_recipe(dense(), table.rules(("$",))).dot_general.recipe.name == "baseline"
+    assert not fp4nnx.report(fp4nnx.apply_recipe(dense(), table.rules(("$",)))).quantized
 
 
 @pytest.mark.slow  # a scan of layers is compiled
