@@ -153,6 +153,7 @@ class Group:
             lane.folder.path,
             epoch=lane.epoch,
             epochs=lane.config.epochs,
+            seconds=round(lane.seconds / lane.epoch, 3) if lane.epoch else None,
             group=group,
             lane=None if group is None else self.lanes.index(lane),
         )
@@ -179,7 +180,7 @@ def tidy(folder: RunFolder, *places: Path) -> None:
         folder: of the run.
         places: where it had checkpoints, beside those that its status names.
     """
-    if folder.summary() is None:
+    if not folder.finished:
         return
     places = (*places, checkpoints_of(folder))
     if folder.checkpoints.exists():

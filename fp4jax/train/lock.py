@@ -72,7 +72,7 @@ class Held:
         self._started = now()
         for folder in folders:
             self._records[folder] = {
-                **dict.fromkeys(("epoch", "epochs", "group", "lane")),
+                **dict.fromkeys(("epoch", "epochs", "seconds", "group", "lane")),
                 **(status.read(folder) or {}),
                 **status.here(),
                 "pid": os.getpid(),
@@ -86,10 +86,18 @@ class Held:
         *,
         epoch: int,
         epochs: int,
+        seconds: float | None = None,
         group: Path | None = None,
         lane: int | None = None,
     ) -> None:
-        """Writes how far the run in ``folder`` is, for others to see; ``group``: of its checkpoint.
+        """Writes how far the run in ``folder`` is, for others to see.
+
+        Args:
+            folder: of the run.
+            epoch, epochs: that are done, and that there may be.
+            seconds: that an epoch takes.
+            group: whose checkpoint the run has a part of.
+            lane: its place in that.
 
         Raises:
             LostError: see :meth:`check`.
@@ -102,6 +110,7 @@ class Held:
             self._records[folder] |= {
                 "epoch": epoch,
                 "epochs": epochs,
+                "seconds": seconds,
                 "group": relative,
                 "lane": lane,
             }

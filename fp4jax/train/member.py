@@ -37,7 +37,7 @@ class Member:
 
     @property
     def finished(self) -> bool:
-        return self.folder.summary() is not None
+        return self.folder.finished
 
 
 def member_of(config: RunConfig, data: Data, out: Path, split: Split | None = None) -> Member:

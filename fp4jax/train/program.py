@@ -61,7 +61,8 @@ def build(config: RunConfig, channels: int, regions: int, seed: int | Array) -> 
     # Rules speak of every layer, those too that the model would keep.
     own = () if isinstance(config.recipe, Rules) else model.high_precision
     keep = own if config.keep is None else config.keep
-    model = fp4nnx.apply_recipe(model, config.recipe, keep=keep, verbose=False)
+    options: dict[str, Any] = {"attention": config.attention, "verbose": False}
+    model = fp4nnx.apply_recipe(model, config.recipe, keep=keep, **options)
     model.train()
     return model
 

@@ -27,6 +27,7 @@ class SliceData(Data):
     def __init__(self, cohort: Cohort):
         self.cohort = cohort
         self.channels, self.patients = cohort.channels, cohort.patients
+        self._splits: dict[tuple[int, int | None], Sequence[Split]] = {}
 
     @functools.cached_property
     def fingerprint(self) -> dict[str, Any]:
@@ -46,10 +47,17 @@ class SliceData(Data):
         }
 
     def split(self, config: "RunConfig") -> Split:
-        if config.fold is None:
-            return patient_holdout(self.cohort, seed=config.split_seed)
-        folds = patient_kfold(self.cohort, folds=config.folds, seed=config.split_seed)
-        return config.of_folds(folds)
+        key = (config.split_seed, None if config.fold is None else config.folds)
+        if key not in self._splits:  # a study asks for each of its runs
+            self._splits[key] = self._divided(*key)
+        parts = self._splits[key]
+        return parts[0] if config.fold is None else config.of_folds(parts)
+
+    def _divided(self, seed: int, folds: int | None) -> Sequence[Split]:
+        """The holdout split alone, or those of a cross-validation."""
+        if folds is None:
+            return [patient_holdout(self.cohort, seed=seed)]
+        return patient_kfold(self.cohort, folds=folds, seed=seed)
 
     def feed(self, config: "RunConfig", patients: Sequence[str], seed: int) -> "SliceFeed":
         places = np.flatnonzero(np.isin(self.cohort.patient_ids, patients)).astype(np.int32)

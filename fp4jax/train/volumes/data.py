@@ -34,6 +34,7 @@ class VolumeData(Data):
         self.volumes = open_volumes(task, cases, source)
         self.channels, self.regions = self.volumes.modalities, self.volumes.regions
         self.patients = tuple(sorted(set(self.volumes.patients)))
+        self._splits: dict[tuple[int, int], Sequence[Split]] = {}
 
     @functools.cached_property
     def digest(self) -> str:
@@ -56,8 +57,10 @@ class VolumeData(Data):
         if config.fold is None:
             task = self.task
             return split_patients(self.patients, task.val_share, task.test_share, config.split_seed)
-        strata = dict.fromkeys(self.patients, 0)
-        return config.of_folds(split_folds(strata, config.folds, config.split_seed))
+        key = (config.folds, config.split_seed)
+        if key not in self._splits:  # a study asks for each of its runs
+            self._splits[key] = split_folds(dict.fromkeys(self.patients, 0), *key)
+        return config.of_folds(self._splits[key])
 
     def feed(self, config: "RunConfig", patients: Sequence[str], seed: int) -> "PatchFeed":
         return PatchFeed(self, config, self.places(patients), seed)

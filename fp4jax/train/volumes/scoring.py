@@ -19,6 +19,7 @@ import numpy as np
 from fp4jax import metrics
 from fp4jax.data import Split
 from fp4jax.data.nifti import LoadedCase
+from fp4jax.data.nifti.geometry import millilitres
 from fp4jax.data.progress import track
 from fp4jax.files import replacing
 from fp4jax.inference import Segmentation
@@ -150,7 +151,8 @@ def mean_regions(kept: Sequence[Scored]) -> Report:
 def region_report(predicted: np.ndarray, case: LoadedCase) -> Report:
     """The metrics of each region of a labelled case, and their mean."""
     target: Any = case.target
-    return metrics.region_report(predicted, target, case.regions, case.spacing)
+    voxel = 1000 * millilitres(case.affine)
+    return metrics.region_report(predicted, target, case.regions, case.spacing, voxel=voxel)
 
 
 def write_table(path: Path, reports: Mapping[str, Report]) -> None:

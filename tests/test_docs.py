@@ -1,0 +1,92 @@
+"""The pages of documentation: their Python runs, their commands parse."""
+
+import inspect
+import itertools
+import re
+import runpy
+import shlex
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from experiments import command
+from experiments.parsing import parse, read_config, take_flag, take_values
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").glob("**/*.md"))
+WITH_COMMANDS = [*PAGES, ROOT / "README.md", ROOT / "experiments" / "results" / "README.md"]
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    """Blocks of code in a page, of languages as its fences name them."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    return [code for language, code in found if language in languages]
+
+
+def commands(page: Path) -> list[str]:
+    """Lines ``python -m experiments...``, those continued by a backslash as one."""
+    lines = "\n".join(blocks(page, "", "bash", "sh", "console")).replace("\\\n", " ").splitlines()
+    found = (re.search(r"python3? -m (experiments\.\w+.*)", line) for line in lines)
+    return list(dict.fromkeys(match[1] for match in found if match))
+
+
+def words_of(line: str) -> list[str]:
+    """What a shell gives to the first program of a line."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars="&|;<>")
+    lexer.whitespace_split = True
+    return list(itertools.takewhile(lambda word: not set(word) <= set("&|;<>"), lexer))
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name)
+@pytest.mark.usefixtures("standard_promotion")
+def test_code_of_a_page_runs_from_its_beginning_to_its_end(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = "\n".join(blocks(page, "python"))
+    exec(compile(code, name(page), "exec"), {"__name__": "page"})
+    jax.effects_barrier()
+
+
+def parse_only(kind, arguments, argv, config):
+    """What experiments.command.main does before it runs a command."""
+    _, argv = take_flag(argv, "--debug")
+    _, argv = take_values(argv, "--plugin")
+    if config is not None and "--config" in argv:
+        _, argv = read_config(argv)
+    if inspect.isfunction(arguments):
+        arguments = arguments(argv, None)
+    return parse(arguments, argv, kind)
+
+
+@pytest.mark.parametrize("page", [page for page in WITH_COMMANDS if commands(page)], ids=name)
+def test_commands_of_a_page_parse(page, tmp_path, monkeypatch):
+    parsed = []
+
+    def main(run, arguments, description, *, config=None):
+        parsed.append(parse_only(description, arguments, sys.argv[1:], config))
+
+    monkeypatch.setattr(command, "main", main)
+    monkeypatch.chdir(tmp_path)
+    for line in commands(page):
+        words = words_of(line)
+        config = words.index("--config") + 1 if "--config" in words else None
+        if config is not None:
+            Path(words[config]).parent.mkdir(parents=True, exist_ok=True)
+            Path(words[config]).touch()
+        monkeypatch.setattr(sys, "argv", words)
+        with monkeypatch.context() as quiet:
+            # A module that runs as a program is executed anew.
+            quiet.delitem(sys.modules, words[0], raising=False)
+            runpy.run_module(words[0], run_name="__main__")
+    assert len(parsed) == len(commands(page))
+
+
+def test_links_of_pages_lead_to_files():
+    for page in [*PAGES, ROOT / "README.md"]:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{name(page)}: {target}"
