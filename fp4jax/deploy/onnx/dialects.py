@@ -12,7 +12,7 @@ from fp4jax.deploy.onnx.arithmetic import Array, from_e4m3
 from fp4jax.deploy.onnx.graph import Graph, TensorProto
 from fp4jax.deploy.onnx.quantizing import dequantized, quantized
 from fp4jax.deploy.onnx.trt_function import DOMAIN, OPERATOR, dynamic_quantize
-from fp4jax.deploy.onnx.values import Value
+from fp4jax.deploy.onnx.values import Value, is_static
 from fp4jax.deploy.onnx.walker import UnsupportedError
 from fp4jax.deploy.onnx.weights import GRID, Matrix
 
@@ -76,17 +76,15 @@ class Standard(Dialect):
     def activation(
         self, x: Array, spec: TensorSpec, amax: np.float32 | None, *, product: str
     ) -> Array:
-        graph, q = x.graph, quantized(x, spec, amax)
-        codes = q.values.reshape(x.shape)
-        (four,) = graph.node(
-            "Cast",
-            [graph.name_of(codes.value)],
-            [(int(TensorProto.FLOAT4E2M1), x.shape)],
-            to=int(TensorProto.FLOAT4E2M1),
-        )
-        scale = from_e4m3(graph, q.scales) * (q.amax / np.float32(spec.bound))
+        q = quantized(x, spec, amax)
+        four = _to_f4(q.values.reshape(x.shape))
+        scale = from_e4m3(x.graph, q.scales) * (q.amax / np.float32(spec.bound))
+        if not is_static(x.shape):
+            # OpenVINO has no block-wise DequantizeLinear of operands of unknown size.
+            values = x.graph.emit("Cast", [four], np.float32, x.shape, to=int(TensorProto.FLOAT))
+            return (Array(x.graph, values).reshape(q.values.shape) * scale).reshape(x.shape)
         scale = scale.reshape((*x.shape[:-1], x.shape[-1] // BLOCK))
-        return Array(graph, decoded(graph, four, scale.value, x.shape))
+        return Array(x.graph, decoded(x.graph, four, scale.value, x.shape))
 
 
 class TensorRT(Standard):
@@ -131,6 +129,13 @@ def _scales(graph: Graph, path: str, matrix: Matrix) -> Array:
     scale = graph.constant(matrix.tensor_scale, f"{name}_f32_scale", shared=False)
     value = Value(shape, np.dtype(np.float32), shape, None, eight)
     return from_e4m3(graph, value, scale)
+
+
+def _to_f4(values: Array) -> str:
+    """Code values as 4-bit floats, without rounding."""
+    four = int(TensorProto.FLOAT4E2M1)
+    graph = values.graph
+    return graph.node("Cast", [graph.name_of(values.value)], [(four, values.shape)], to=four)[0]
 
 
 def decoded(graph: Graph, codes: str, scales: Value, shape: tuple) -> Value:
