@@ -5,6 +5,7 @@ from typing import Any
 
 from flax import nnx
 
+from fp4jax.core.number_format import NVFP4
 from fp4jax.core.typing import DTypeLike
 from fp4jax.nnx.announce import announce
 from fp4jax.nnx.keys import Model
@@ -125,6 +126,12 @@ def _check(model: Any) -> None:
             )
     for layer, recipe in found:
         for spec in recipe.fprop:
+            if spec is not None and spec.format != NVFP4:
+                raise ValueError(
+                    f"layer {layer.path!r} has the recipe {recipe.name!r} in "
+                    f"{spec.format.name}; packed layers and files are nvfp4's: apply a recipe "
+                    "whose fprop is in nvfp4, fp4jax.with_format(recipe, 'nvfp4')."
+                )
             if spec is not None and spec.amax != "tensor":
                 raise ValueError(
                     f"layer {layer.path!r} has the recipe {recipe.name!r} with amax={spec.amax!r}; "

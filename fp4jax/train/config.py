@@ -11,6 +11,7 @@ from typing import Any, Literal
 from fp4jax import losses, models
 from fp4jax.data import Split
 from fp4jax.files import expanded
+from fp4jax.ops.attention_recipe import AttentionRecipe, get_attention_recipe
 from fp4jax.ops.recipe import Recipe
 from fp4jax.ops.rules import Rules, name_or_value, recipe_or_rules
 from fp4jax.train.optimizer import DEFAULTS, optimizer as checked_optimizer
@@ -22,7 +23,15 @@ from fp4jax.version import NUMERICS
 MONAI = "monai"
 _SWAPPED = "_swapped"
 _OF_TASK = ("batch_size", "loss", "schedule", "early_stopping")
-_OF_STUDENT = ("recipe", "method", "distill_weight", "distill_ratio", "temperature", "divergence")
+_OF_STUDENT = (
+    "recipe",
+    "attention",
+    "method",
+    "distill_weight",
+    "distill_ratio",
+    "temperature",
+    "divergence",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +148,8 @@ class RunConfig(Training):
     # QAT recipe, by name or by the paper's id (0 to 7); or rules {pattern of layers: recipe or
     # None}, which replace the layers that the model keeps in high precision unless keep is given
     recipe: Any = "baseline"
+    # recipe of the products inside attention, by name; default: high precision, or what rules say
+    attention: Any = None
     # qat: trained with the recipe; qad: distilled from the baseline run of the same configuration;
     # ptq: the weights of that baseline run, quantized after training
     method: Literal["qat", "qad", "ptq"] = "qat"
@@ -152,6 +163,7 @@ class RunConfig(Training):
         recipe = recipe_or_rules(self.recipe)
         value = recipe if isinstance(recipe, Rules) else name_or_value(recipe)
         object.__setattr__(self, "recipe", value)
+        object.__setattr__(self, "attention", attention_of(self.attention))
         scale = self.data.defaults.scale if self.weights is None else MONAI
         object.__setattr__(self, "arch", self.arch or self.data.defaults.arch)
         object.__setattr__(self, "scale", self.scale or scale)
@@ -161,7 +173,7 @@ class RunConfig(Training):
         if self.scale not in (*models.scales(self.arch), MONAI):
             allowed = ", ".join((*models.scales(self.arch), MONAI))
             raise ValueError(f"{self.arch} has no scale {self.scale!r}; its scales are: {allowed}.")
-        if self.method != "qat" and not recipe.quantizes:
+        if self.method != "qat" and not recipe.quantizes and self.attention is None:
             raise ValueError(f"method {self.method} compares with baseline; name another recipe.")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed is {self.seed}; it must lie in 0 .. 2**32 - 1.")
@@ -195,8 +207,17 @@ class RunConfig(Training):
 
     @property
     def recipe_name(self) -> str:
-        """Of the recipe, registered or not, or of the rules."""
-        return self.recipe if isinstance(self.recipe, str) else self.recipe.name
+        """Of the recipe, registered or not, or of the rules; with that of attention behind it.
+
+        Example:
+            >>> RunConfig(arch="swin", recipe="1", attention="attention_qat").recipe_name
+            'full+attention_qat'
+        """
+        recipe, attention = (
+            value if isinstance(value, str) or value is None else value.name
+            for value in (self.recipe, self.attention)
+        )
+        return str(recipe) if attention is None else f"{recipe}+{attention}"
 
     def resolved(self) -> "RunConfig":
         """With the defaults of the architecture filled in."""
@@ -216,6 +237,11 @@ class RunConfig(Training):
         record["weights"] = None if self.weights is None else str(self.weights)
         if isinstance(self.recipe, Recipe | Rules):
             record["recipe"] = self.recipe.to_json()
+        if isinstance(self.attention, AttentionRecipe):
+            record["attention"] = self.attention.to_json()
+        if self.attention is None:
+            # Not in the records of earlier versions, whose runs keep their ids.
+            del record["attention"]
         return json.loads(json.dumps(record))
 
     def identity(self, data: Data, split: Split) -> dict[str, Any]:
@@ -234,6 +260,13 @@ class RunConfig(Training):
             "split_sha256": hashlib.sha256(parts.encode()).hexdigest(),
             "numerics": NUMERICS,
         }
+
+
+def attention_of(given: Any) -> str | AttentionRecipe | None:
+    """An attention recipe by its registered name, or itself; None for None and "none"."""
+    if given is None or given == "none":
+        return None
+    return name_or_value(get_attention_recipe(given))
 
 
 def id_of(config: RunConfig, identity: Mapping[str, Any]) -> str:

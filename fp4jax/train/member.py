@@ -9,8 +9,9 @@ import jax
 from fp4jax.data import Cohort, Split
 from fp4jax.train.best import write_best
 from fp4jax.train.config import RunConfig, id_of
+from fp4jax.train.devices import Devices
 from fp4jax.train.folder import RunFolder
-from fp4jax.train.model import Model
+from fp4jax.train.model import Model, by_one, divided
 from fp4jax.train.program import Program, parameters
 from fp4jax.train.task import Data
 
@@ -36,7 +37,7 @@ class Member:
 
     @property
     def finished(self) -> bool:
-        return self.folder.summary() is not None
+        return self.folder.finished
 
 
 def member_of(config: RunConfig, data: Data, out: Path, split: Split | None = None) -> Member:
@@ -66,13 +67,20 @@ def bound(config: RunConfig, data: Data | Cohort) -> Data:
 
 
 def summarize(
-    member: Member, program: Program, best: tuple[Any, Any], data: Data, about: dict[str, Any]
+    member: Member,
+    program: Program,
+    best: tuple[Any, Any],
+    data: Data,
+    about: dict[str, Any],
+    devices: Devices | None = None,
 ) -> None:
-    """Evaluates parameters, keeps them, and writes ``summary.json``."""
+    """Evaluates parameters, keeps them, and writes ``summary.json``; all processes together."""
     config, folder = member.config.resolved(), member.folder
-    write_best(folder.path, best)
-    model = Model(program, *best, data.channels, data.regions)
-    scores = data.evaluate(model, member.split, folder.path)
+    if devices is None or devices.first:
+        write_best(folder.path, best)
+    names = (data.channels, data.regions)
+    model = Model(program, *best, *names, devices=divided(data, devices))
+    scores = by_one(data, devices, lambda: data.evaluate(model, member.split, folder.path))
     record = config.to_json()
     folder.write_summary(
         {
@@ -87,3 +95,6 @@ def summarize(
             **scores,
         }
     )
+    if devices is not None:
+        # All go on when all is written.
+        devices.said(None)

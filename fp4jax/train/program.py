@@ -26,6 +26,7 @@ from fp4jax.inference import Alone
 from fp4jax.ops.rules import Rules
 from fp4jax.train import optimizer as optimizers
 from fp4jax.train.config import MONAI, RunConfig
+from fp4jax.train.devices import Devices
 from fp4jax.train.records import from_json
 from fp4jax.train.state import Batch, Teacher, TrainState
 from fp4jax.train.task import exclusive
@@ -60,7 +61,8 @@ def build(config: RunConfig, channels: int, regions: int, seed: int | Array) -> 
     # Rules speak of every layer, those too that the model would keep.
     own = () if isinstance(config.recipe, Rules) else model.high_precision
     keep = own if config.keep is None else config.keep
-    model = fp4nnx.apply_recipe(model, config.recipe, keep=keep, verbose=False)
+    options: dict[str, Any] = {"attention": config.attention, "verbose": False}
+    model = fp4nnx.apply_recipe(model, config.recipe, keep=keep, **options)
     model.train()
     return model
 
@@ -74,6 +76,7 @@ class Program:
         regions: that are segmented.
         lanes: None for one run; a number of runs that go side by side (``vmap``), whose states and
             batches have a leading axis.
+        devices: that share each batch of one run; None for one device.
 
     Example:
         >>> from fp4jax.train import Slices
@@ -89,7 +92,12 @@ class Program:
     """
 
     def __init__(
-        self, config: RunConfig, channels: int, regions: int = 1, lanes: int | None = None
+        self,
+        config: RunConfig,
+        channels: int,
+        regions: int = 1,
+        lanes: int | None = None,
+        devices: Devices | None = None,
     ):
         self.config = config = config.resolved()
         self.channels, self.regions, self.lanes = channels, regions, lanes
@@ -118,7 +126,12 @@ class Program:
         if lanes is not None:
             step = _of_lanes(self._masked_step, (0, 0, 0, 0))
             epoch = _of_lanes(epoch, (0, None, None, 0, 0))
-        self.step = jax.jit(step, donate_argnums=0)
+        self._augmented: Callable = config.data.augmented
+        where: Any = {}
+        if devices is not None:
+            step, where = self._shared_step, {"out_shardings": devices.replicated}
+            self._augmented = devices.each(config.data.augmented)
+        self.step = jax.jit(step, donate_argnums=0, **where)
         self.epoch = jax.jit(epoch, donate_argnums=0)
         self.divergence = jax.jit(self._divergence)
         self.alone = Alone(self.predict)
@@ -156,7 +169,7 @@ class Program:
         """One step of gradient descent, by the method ``qad`` with a teacher; pure."""
         key, task = jax.random.key(state.seed), self.config.data
         keys = augment.keys(state.seed, batch.epoch, batch.index)
-        images, targets = task.augmented(batch.images, batch.targets, keys)
+        images, targets = self._augmented(batch.images, batch.targets, keys)
         images, targets = task.inputs(images), task.targets(targets, self.config)
 
         def loss_of(params):
@@ -185,6 +198,11 @@ class Program:
         """A step of a lane that has one to take; the state of others stays what it is."""
         new, values = self.train_step(state, batch, teacher)
         return jax.tree.map(lambda a, b: jnp.where(on, a, b), new, state), values
+
+    def _shared_step(self, state, batch, stop, teacher=None):
+        """A step of several processes; ``stop``: whether any of them is asked to end."""
+        new, values = self.train_step(state, batch, teacher)
+        return new, values | {"stop": jnp.max(stop)}
 
     def _epoch(self, state, images, targets, steps: tuple, teacher=None):
         """The steps of an epoch on resident data: (steps,) epochs, rates, on; (steps, b) places."""
@@ -218,10 +236,14 @@ class Program:
 
 
 def program_of(
-    config: RunConfig, channels: int, regions: int = 1, lanes: int | None = None
+    config: RunConfig,
+    channels: int,
+    regions: int = 1,
+    lanes: int | None = None,
+    devices: Devices | None = None,
 ) -> Program:
     """A :class:`Program`, the same for configurations that share their compiled steps."""
-    return _program(key_of(config), channels, regions, lanes)
+    return _program(key_of(config), channels, regions, lanes, devices)
 
 
 def key_of(config: RunConfig) -> str:
@@ -231,8 +253,10 @@ def key_of(config: RunConfig) -> str:
 
 
 @functools.lru_cache(maxsize=2)
-def _program(key: str, channels: int, regions: int, lanes: int | None) -> Program:
-    return Program(from_json(json.loads(key)), channels, regions, lanes)
+def _program(
+    key: str, channels: int, regions: int, lanes: int | None, devices: Devices | None
+) -> Program:
+    return Program(from_json(json.loads(key)), channels, regions, lanes, devices)
 
 
 def parameters(params: Any) -> int:
