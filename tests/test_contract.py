@@ -58,6 +58,11 @@ OPS = {
         (8, 2, 3, 18),
         (4, 2, 18, 20),
     ),
+    "einsum": Op(
+        lambda x, w, **options: fp4.einsum("b...i,iuv->bv...u", x, w, **options),
+        (8, 3, 18),
+        (18, 4, 5),
+    ),
 }
 
 

@@ -8,6 +8,7 @@ inside the train step. A trained model is packed to 4.5 bits per weight, and sav
     model = apply_recipe(model, "2d+rht+sr")      operations in the slots
     apply_recipe(model, {"encoder": 5, ".*": None})    by rules, which remove_recipe takes back
     report(model, x)                              what really runs in FP4
+    sensitivity(model, batches, recipe)           what each layer costs; keep_list(table, budget)
     refresh_keys(model, seed, step)               in the train step
     packed = pack(model)                          codes and scales for float kernels
     save_packed(path, packed)                     a safetensors file
@@ -27,5 +28,11 @@ from fp4jax.nnx.operations import (
 )
 from fp4jax.nnx.packed_files import load_packed as load_packed, save_packed as save_packed
 from fp4jax.nnx.packing import pack as pack
+from fp4jax.nnx.sensitivities import (
+    SensitivityRow as SensitivityRow,
+    SensitivityTable as SensitivityTable,
+    keep_list as keep_list,
+    sensitivity as sensitivity,
+)
 from fp4jax.nnx.traced import Product as Product
 from fp4jax.nnx.transposed import ConvTranspose as ConvTranspose

@@ -39,6 +39,10 @@ class Operand(NamedTuple):
     scale: Float[Array, "*parts"] | None
 
 
+class Switched(Operand):
+    """An operand that a switch may leave in high precision: its values are any, its scale is 1."""
+
+
 class BlockAxes(NamedTuple):
     """Where an operand's blocks lie: 1x16 along ``contracted``, 16x16 tiles over ``tile``.
 
@@ -88,7 +92,22 @@ def operand_of(
     amax = None
     if amaxes is not None and spec is not None:
         amax = amaxes.of(role, spec, x, _spec_axes(spec, axes, x.ndim))
-    return operand(x, spec, axes, seed(keys, spec, role), amax)
+    quantized = operand(x, spec, axes, seed(keys, spec, role), amax)
+    return switched(quantized, x, spec, axes, None if amaxes is None else amaxes.switch(role))
+
+
+def switched(
+    quantized: Operand, x: Array, spec: TensorSpec | None, axes: BlockAxes, on: Array | None
+) -> Operand:
+    """The operand, or where its switch is off x itself (with hadamard rotated, as its partner)."""
+    if spec is None or on is None:
+        return quantized
+    if spec.hadamard:
+        x = hadamard.random_hadamard(x, _spec_axes(spec, axes, x.ndim)[0])
+    values, scale = quantized
+    return Switched(
+        jnp.where(on, values, x.astype(values.dtype)), jnp.where(on, scale, jnp.ones_like(scale))
+    )
 
 
 def apart_of(spec: TensorSpec, axes: BlockAxes, ndim: int) -> tuple[int, ...]:
@@ -301,7 +320,10 @@ def _accumulate(a: Operand, b: Operand, product: Callable[..., Array]) -> Array:
         )
 
     in_float32 = functools.partial(in_dtype, jnp.float32)
-    exact_in_bfloat16 = all(o.scale is not None or o.values.dtype == jnp.bfloat16 for o in (a, b))
+    exact_in_bfloat16 = all(
+        (o.scale is not None and not isinstance(o, Switched)) or o.values.dtype == jnp.bfloat16
+        for o in (a, b)
+    )
     if not exact_in_bfloat16:
         return in_float32(a.values, b.values)
     # XLA:CPU lacks such products.
