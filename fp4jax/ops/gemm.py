@@ -296,6 +296,8 @@ def contract(
         # A float32 cotangent may meet bfloat16 operands; convolutions want one dtype.
         same = a.values.dtype == b.values.dtype
         dtype = a.values.dtype if same else jnp.dtype(jnp.float32)
+        # Operands of formats with float32 block scales are wider than the result may be.
+        same = same and dtype.itemsize <= jnp.dtype(out_dtype).itemsize
         y = product(
             a.values.astype(dtype),
             b.values.astype(dtype),
