@@ -98,11 +98,11 @@ def switched(
     quantized: Operand, x: Array, spec: TensorSpec | None, axes: BlockAxes, on: Array | None
 ) -> Operand:
     """The operand, or where its switch is off x itself (with hadamard rotated, as its partner)."""
-    if spec is None or on is None:
+    values, scale = quantized
+    if spec is None or scale is None or on is None:
         return quantized
     if spec.hadamard:
         x = hadamard.random_hadamard(x, _spec_axes(spec, axes, x.ndim)[0])
-    values, scale = quantized
     return Switched(
         jnp.where(on, values, x.astype(values.dtype)), jnp.where(on, scale, jnp.ones_like(scale))
     )
