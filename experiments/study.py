@@ -32,7 +32,7 @@ from fp4jax.analysis.report import report_folder
 from fp4jax.predict.pictures import Pictures
 from fp4jax.study import Study, execute
 from fp4jax.study.live import watching
-from fp4jax.study.watch import shown, watch
+from fp4jax.study.overview import shown, watch
 from fp4jax.train import Listener, Listeners, Slices, Source, Task
 
 

@@ -5,8 +5,10 @@ from typing import Any
 
 from flax import nnx
 
+from fp4jax.core.number_format import NVFP4
 from fp4jax.core.typing import DTypeLike
 from fp4jax.nnx.announce import announce
+from fp4jax.nnx.attention_slots import attention_slots
 from fp4jax.nnx.keys import Model
 from fp4jax.nnx.operations import ConvGeneralDilated, ConvTransposeOp, DotGeneral, Op
 from fp4jax.nnx.packed_operations import (
@@ -16,6 +18,7 @@ from fp4jax.nnx.packed_operations import (
     PackedOp,
 )
 from fp4jax.nnx.slots import Layer, layers
+from fp4jax.ops.attention_recipe import AttentionRecipe
 from fp4jax.ops.recipe import Recipe
 from fp4jax.packed.kernel import PackedKernel, Promote
 from fp4jax.packed.layout import Layout
@@ -35,7 +38,8 @@ def pack(model: Model, *, rest_dtype: DTypeLike | None = None, verbose: bool = F
 
     Layers whose recipe quantizes the weights of the forward pass hold their codes and block scales
     in place of the float kernel; x is quantized as the recipe's ``fprop`` says, or not. All other
-    layers, and what is not a layer, stay as they are. A layer returns what it returned in
+    layers, and what is not a layer, stay as they are; ``nnx.Einsum`` quantizes its float kernel in
+    every call, and attention q, k, v and P. A layer returns what it returned in
     evaluation mode, up to the order of float32 sums. (A last bit may, rarely, round an activation
     of a later layer to the next code.)
 
@@ -69,6 +73,9 @@ def pack(model: Model, *, rest_dtype: DTypeLike | None = None, verbose: bool = F
     model = nnx.clone(model)
     for layer, recipe in quantized_layers(model):
         pack_layer(layer, recipe)
+    for slot in attention_slots(model):
+        if slot.operation is not None:
+            slot.inject(forward_attention(slot.operation.recipe))
     if rest_dtype is not None:
         narrow(model, rest_dtype)
     model.eval()
@@ -88,9 +95,14 @@ def forward_part(recipe: Recipe) -> Recipe:
     return Recipe(name=recipe.name, fprop=recipe.fprop)
 
 
+def forward_attention(recipe: AttentionRecipe) -> AttentionRecipe:
+    """An attention recipe without its backward pass."""
+    return AttentionRecipe(name=recipe.name, qk=forward_part(recipe.qk), pv=forward_part(recipe.pv))
+
+
 def pack_layer(layer: Layer, recipe: Recipe) -> None:
     """Packs one layer, in place; one whose weights are not quantized only loses its key."""
-    if recipe.fprop[1] is None:
+    if recipe.fprop[1] is None or layer.slot.op not in PACKED:
         layer.inject(layer.slot.op(recipe, path=""))
         return
     module = layer.module
@@ -115,23 +127,34 @@ def _check(model: Any) -> None:
             f"{type(model).__name__} is packed already; pack the model that was trained."
         )
     found = list(quantized_layers(model))
-    for layer, recipe in found:
+    held = [(f"layer {layer.path!r}", recipe) for layer, recipe in found]
+    for slot in attention_slots(model):
+        if slot.operation is not None:
+            own = forward_attention(slot.operation.recipe)
+            held += [(f"{slot.path!r}", own.qk), (f"{slot.path!r}", own.pv)]
+    for what, recipe in held:
         if recipe.stochastic:
             raise ValueError(
-                f"layer {layer.path!r} has the recipe {recipe.name!r}, whose forward pass rounds "
+                f"{what} has the recipe {recipe.name!r}, whose forward pass rounds "
                 "stochastically: a packed model has no random keys. Apply a recipe with "
                 "rounding='nearest' in fprop first, for example dataclasses.replace(recipe, fprop="
                 "get_recipe('full').fprop)."
             )
-    for layer, recipe in found:
+    for what, recipe in held:
         for spec in recipe.fprop:
+            if spec is not None and spec.format != NVFP4:
+                raise ValueError(
+                    f"layer {layer.path!r} has the recipe {recipe.name!r} in "
+                    f"{spec.format.name}; packed layers and files are nvfp4's: apply a recipe "
+                    "whose fprop is in nvfp4, fp4jax.with_format(recipe, 'nvfp4')."
+                )
             if spec is not None and spec.amax != "tensor":
                 raise ValueError(
-                    f"layer {layer.path!r} has the recipe {recipe.name!r} with amax={spec.amax!r}; "
+                    f"{what} has the recipe {recipe.name!r} with amax={spec.amax!r}; "
                     "packed layers have one tensor scale, that of the operand: apply a recipe "
                     "whose fprop has amax='tensor' first."
                 )
-    if not any(recipe.fprop[1] is not None for _, recipe in found):
+    if not any(r.fprop[1] is not None and layer.slot.op in PACKED for layer, r in found):
         raise ValueError(
             f"no layer of {type(model).__name__} has quantized weights in its forward pass; "
             "apply a recipe first: fp4jax.nnx.apply_recipe(model, '2d+rht+sr')."

@@ -48,7 +48,7 @@ class Amaxes:
         """That of an operand; None where it is the array's own."""
         if spec.amax == "static":
             return self.given[role]
-        if spec.amax != "tensor" or self.axis_name is None:
+        if spec.amax != "tensor" or self.axis_name is None or not spec.has_tensor_scale:
             return None
         return self.of_shards(quantizer.tensor_amax(x, spec, axes), spec)
 

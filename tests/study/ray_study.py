@@ -1,10 +1,11 @@
-"""python -m tests.study.ray_study OUT fabricated|real cluster|ray|local: a small study, somewhere.
+"""python -m tests.study.ray_study OUT short|fabricated|real cluster|ray|local: a small study there.
 
 ``cluster``: of a head, which trains nothing, and two nodes of one core each. Once runs are under
 way on both, one node goes without grace, and another one comes. ``ray``: on one that the engine
 starts. Prints a line of JSON.
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -13,12 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-
 import jax
 import numpy as np
-import ray
-from ray.cluster_utils import Cluster
 
 from benchmarks import fabricated_training
 from experiments import compilation_cache
@@ -55,6 +52,12 @@ def fabricated() -> tuple[Study, Any, Any]:
     return study, fabricated_training.cohort(), fabricated_training.Times(0.2)
 
 
+def short() -> tuple[Study, Any, Any]:
+    """A baseline, a run of a recipe, and a student."""
+    study, data, _ = fabricated()
+    return dataclasses.replace(study, seeds=(1,), epochs=2), data, fabricated_training.Times(0.05)
+
+
 def real() -> tuple[Study, Any, Any]:
     """That of small_study.py, and students."""
     config = blobs.config()
@@ -72,7 +75,7 @@ def real() -> tuple[Study, Any, Any]:
     return study, blobs.cohort(), train_together
 
 
-def lose_a_node(cluster: Cluster, node, runs: Path, seen: dict) -> None:
+def lose_a_node(cluster, node, runs: Path, seen: dict) -> None:
     """When two runs have finished an epoch: a node is lost, and another one comes."""
 
     def begun():
@@ -89,6 +92,9 @@ def lose_a_node(cluster: Cluster, node, runs: Path, seen: dict) -> None:
 
 def on_a_cluster(study, data, out: Path, train) -> dict:
     """Executes the study while a node is lost; what there is to check beside its runs."""
+    from ray.cluster_utils import Cluster
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": 0})
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     seen: dict = {}
@@ -104,7 +110,7 @@ def on_a_cluster(study, data, out: Path, train) -> dict:
 
 
 def main(out: Path, kind: str = "fabricated", where: str = "cluster") -> None:
-    study, data, train = real() if kind == "real" else fabricated()
+    study, data, train = {"short": short, "fabricated": fabricated, "real": real}[kind]()
     seen: dict = {}
     if where == "cluster":
         seen = on_a_cluster(study, data, out, train)
@@ -113,7 +119,8 @@ def main(out: Path, kind: str = "fabricated", where: str = "cluster") -> None:
         execute(study, data, out, engine=own, saving=blobs.OFTEN.saving, train=Shared(train))
     # The driver needs no device of its own, whose memory the tasks are to have.
     seen["driver_has_devices"] = jax._src.xla_bridge.backends_are_initialized()  # pyright: ignore
-    seen["ray_is_left"] = ray.is_initialized()
+    ray = sys.modules.get("ray")
+    seen["ray_is_left"] = ray is not None and ray.is_initialized()
     prepare()
     outcome = execute(study, data, out, saving=blobs.OFTEN.saving, train=train)
     seen |= {"finished": len(outcome.folders), "trained": outcome.trained}

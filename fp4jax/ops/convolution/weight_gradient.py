@@ -60,7 +60,7 @@ def _wgrad_by_taps(
     amax = None
     if image_spec is not None and image_spec.amax == "static":
         amax = amaxes and amaxes.given[image_role]
-    elif image_spec is not None:
+    elif image_spec is not None and image_spec.has_tensor_scale:
         apart = gemm.apart_of(image_spec, POSITIONS, 3)
         per_tap = map_taps(
             lambda view, t: tensor_amax(split_view(view), image_spec, (0,), apart),

@@ -26,7 +26,7 @@ class Local:
             after which a silent process counts as dead. None: it stays until nothing is left.
     """
 
-    wait: float | None = None
+    wait: float | int | None = None
 
     def __post_init__(self):
         if self.wait is not None and not self.wait > STALE:

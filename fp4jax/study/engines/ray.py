@@ -48,8 +48,8 @@ class RayEngine:
     """
 
     address: str | None = None
-    gpus_per_run: float | None = None
-    cpus_per_run: float = 1.0
+    gpus_per_run: float | int | None = None
+    cpus_per_run: float | int = 1.0
     runtime_env: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     retries: int = 50
     prepare: Callable[[], None] | None = None

@@ -1,4 +1,4 @@
-"""Watch: a live table of a study, made of its folders alone."""
+"""Overview: a live table of a study, made of its folders alone."""
 
 import collections
 import contextlib
