@@ -11,40 +11,39 @@ from fp4jax.nnx.sensitivities.table import SensitivityTable, exactly
 def keep_list(table: SensitivityTable, budget: int | float) -> tuple[str, ...]:
     """The layers to keep in high precision, so that the share ``budget`` runs in FP4.
 
-        Of all sets K of layers that leave enough multiply-adds in FP4, the one whose quantized layers
-        cost least; with c the cost of a layer alone (:meth:`SensitivityTable.cost`) and a its
-        multiply-adds in the forward pass:
+    Of all sets K of layers that leave enough multiply-adds in FP4, the one whose quantized layers
+    cost least; with c the cost of a layer alone (:meth:`SensitivityTable.cost`) and a its
+    multiply-adds in the forward pass:
 
-            minimize    sum of c_i over the layers i that are not in K
-            subject to  sum of a_i over them >= budget * sum of a_i over all layers
+        minimize    sum of c_i over the layers i that are not in K
+        subject to  sum of a_i over them >= budget * sum of a_i over all layers
 
-        It is solved exactly, as a mixed-integer linear program (``scipy.optimize.milp``); NVIDIA
-        Model-Optimizer's ``auto_quantize`` minimizes the same sum by linear programming under a limit
-        on bits. That costs of single layers add up is an assumption: ``table.together`` has what all
-        of them really cost.
+    It is solved exactly, as a mixed-integer linear program (``scipy.optimize.milp``); NVIDIA
+    Model-Optimizer's ``auto_quantize`` minimizes the same sum by linear programming under a limit
+    on bits. That costs of single layers add up is an assumption: ``table.together`` has what all
+    of them really cost.
 
-        Args:
-            table: of :func:`fp4jax.nnx.sensitivity`.
-            budget: share of the multiply-adds of the table's layers that stay in FP4, in (0, 1]; 1
-                keeps nothing. Products that no layer computes, such as those of attention, do not
-                count.
+    Args:
+        table: of :func:`fp4jax.nnx.sensitivity`.
+        budget: share of the multiply-adds of the table's layers that stay in FP4, in (0, 1]; 1
+            keeps nothing. Products that no layer computes, such as those of attention, do not
+            count.
 
-        Returns:
-            Patterns, one for each layer to keep, in the order of the table; for ``keep=`` of
-            :func:`fp4jax.nnx.apply_recipe`, or ``table.rules(patterns)``.
+    Returns:
+        Patterns, one for each layer to keep, in the order of the table; for ``keep=`` of
+        :func:`fp4jax.nnx.apply_recipe`, or ``table.rules(patterns)``.
 
-        Raises:
-            ValueError: a budget outside (0, 1], or a cost that is not finite.
+    Raises:
+        ValueError: a budget outside (0, 1], or a cost that is not finite.
 
-        Example:
-            >>> from fp4jax.extras import Extra
-    from fp4jax.nnx.sensitivities.table import SensitivityRow
-            >>> from fp4jax.ops.recipe import get_recipe
-            >>> rows = [("stem", 10, 5.0), ("body", 80, 1.0), ("head", 10, 9.0)]
-            >>> rows = tuple(SensitivityRow(n, "all", macs, kl) for n, macs, kl in rows)
-            >>> table = SensitivityTable(rows, rows[0], get_recipe("full"), "kl", {}, 100)
-            >>> keep_list(table, 0.9), keep_list(table, 0.8)
-            (('head$',), ('stem$', 'head$'))
+    Example:
+        >>> from fp4jax.nnx.sensitivities.table import SensitivityRow
+        >>> from fp4jax.ops.recipe import get_recipe
+        >>> rows = [("stem", 10, 5.0), ("body", 80, 1.0), ("head", 10, 9.0)]
+        >>> rows = tuple(SensitivityRow(n, "all", macs, kl) for n, macs, kl in rows)
+        >>> table = SensitivityTable(rows, rows[0], get_recipe("full"), "kl", {}, 100)
+        >>> keep_list(table, 0.9), keep_list(table, 0.8)
+        (('head$',), ('stem$', 'head$'))
     """
     if not isinstance(budget, int | float) or isinstance(budget, bool) or not 0 < budget <= 1:
         raise ValueError(

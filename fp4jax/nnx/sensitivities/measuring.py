@@ -51,10 +51,10 @@ def sensitivity(
             the batch, as the recipe says.
         recipe: a Recipe, its name, or the paper's id.
         metric: what :func:`fp4jax.nnx.keep_list` weighs by. "kl": divergence of the outputs'
-            probabilities. "loss": its change. "gradient": relative error of the gradient of all parameters. Or a
-            score, a function (outputs, targets) -> float of NumPy arrays that hold all batches,
-            larger is better, such as an AUPRC: how much it falls. All that can be measured is in
-            the table, whichever is chosen.
+            probabilities. "loss": its change. "gradient": relative error of the gradient of all
+            parameters. Or a score, a function (outputs, targets) -> float of NumPy arrays that hold
+            all batches, larger is better, such as an AUPRC: how much it falls. All that can be
+            measured is in the table, whichever is chosen.
         loss: of (outputs, targets), a scalar.
         activation: what makes probabilities of outputs (..., k): "sigmoid" of each, "softmax" of
             all k.
