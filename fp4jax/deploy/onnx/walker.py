@@ -5,7 +5,6 @@ from traceback import walk_tb
 from typing import Any
 
 import numpy as np
-
 from fp4jax.deploy.onnx.graph import Graph
 from fp4jax.deploy.onnx.values import Value, is_static
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from jax.lax import GatherScatterMode
 
 from fp4jax.deploy.onnx.rules.shapes import sliced
