@@ -100,14 +100,13 @@ def switched(
     quantized: Operand, x: Array, spec: TensorSpec | None, axes: BlockAxes, on: Array | None
 ) -> Operand:
     """The operand, or where its switch is off x itself (with hadamard rotated, as its partner)."""
-    values, scale = quantized
-    if spec is None or scale is None or on is None:
+    if spec is None or on is None:
         return quantized
     if spec.hadamard:
         x = hadamard.random_hadamard(x, _spec_axes(spec, axes, x.ndim)[0])
-    return Switched(
-        jnp.where(on, values, x.astype(values.dtype)), jnp.where(on, scale, jnp.ones_like(scale))
-    )
+    values, scale = quantized
+    scale = None if scale is None else jnp.where(on, scale, jnp.ones_like(scale))
+    return Switched(jnp.where(on, values, x.astype(values.dtype)), scale)
 
 
 def apart_of(spec: TensorSpec, axes: BlockAxes, ndim: int) -> tuple[int, ...]:
