@@ -105,9 +105,8 @@ def switched(
     if spec.hadamard:
         x = hadamard.random_hadamard(x, _spec_axes(spec, axes, x.ndim)[0])
     values, scale = quantized
-    return Switched(
-        jnp.where(on, values, x.astype(values.dtype)), jnp.where(on, scale, jnp.ones_like(scale))
-    )
+    scale = None if scale is None else jnp.where(on, scale, jnp.ones_like(scale))
+    return Switched(jnp.where(on, values, x.astype(values.dtype)), scale)
 
 
 def apart_of(spec: TensorSpec, axes: BlockAxes, ndim: int) -> tuple[int, ...]:
