@@ -144,7 +144,7 @@ def _check(model: Any) -> None:
         for spec in recipe.fprop:
             if spec is not None and spec.format != NVFP4:
                 raise ValueError(
-                    f"layer {layer.path!r} has the recipe {recipe.name!r} in "
+                    f"{what} has the recipe {recipe.name!r} in "
                     f"{spec.format.name}; packed layers and files are nvfp4's: apply a recipe "
                     "whose fprop is in nvfp4, fp4jax.with_format(recipe, 'nvfp4')."
                 )
