@@ -9,7 +9,7 @@ import numpy as np
 Rounding = Literal["nearest", "stochastic", "stochastic_unbiased"]
 Scaling = Literal["amax", "four_over_six"]
 FourOverSixError = Literal["mse", "mae"]
-Amax = Literal["tensor", "example", "row", "static"]
+Amax = Literal["tensor", "example", "row", "static", "learned"]
 
 
 def shown(value: object) -> str:
@@ -76,9 +76,17 @@ class TensorSpec:
             ``"static"``: a value that is given (``amax=``), of a calibration or of earlier steps.
             What exceeds it is clamped to it, about: block scales to 448, codes to 6.
 
+            ``"learned"``: a given value that is a parameter, with the gradient of
+            :func:`fp4jax.core.hooks.learned` (LSQ); the tensor's own as long as none is given or it
+            is 0. For x of fprop, without hadamard, rounded to nearest.
+        clip: A is this share of the largest magnitude, what exceeds A is clamped to it and has no
+            gradient (:func:`fp4jax.core.hooks.clipped`). Above 0, at most 1; below 1 only with
+            ``amax="tensor"``, for x of fprop, without hadamard.
+
     Raises:
         ValueError: a value that is not allowed; ``hadamard``, or an amax for each example or row,
-            with tiles; ``"four_over_six"`` with stochastic rounding.
+            with tiles; ``"four_over_six"`` with stochastic rounding; ``clip`` or a learned amax
+            with what they exclude.
 
     Example:
         >>> TensorSpec(block=(16, 16)).stochastic
@@ -96,6 +104,7 @@ class TensorSpec:
     four_over_six_error: FourOverSixError = "mse"
     four_over_six_bound: int = 256
     amax: Amax = "tensor"
+    clip: float = 1.0
 
     def __post_init__(self) -> None:
         if isinstance(self.block, Iterable):
@@ -107,6 +116,7 @@ class TensorSpec:
         _check("four_over_six_bound", self.four_over_six_bound, (256, 448))
         _check("hadamard", self.hadamard, (False, True))
         _check("amax", self.amax, get_args(Amax))
+        self._check_hooks()
         if self.block == (16, 16) and self.several_scales:
             raise ValueError(
                 f"TensorSpec.amax is {self.amax!r} with block=(16, 16): a tile may lie in several "
@@ -121,6 +131,38 @@ class TensorSpec:
                 f"TensorSpec.rounding is {self.rounding!r} with scaling='four_over_six': choosing "
                 "the candidate with the smaller error would bias the draw; use rounding='nearest'."
             )
+
+    def _check_hooks(self) -> None:
+        if not (isinstance(self.clip, int | float) and 0 < self.clip <= 1):
+            raise ValueError(
+                f"TensorSpec.clip is {shown(self.clip)}; give a share of amax, above 0 to 1."
+            )
+        object.__setattr__(self, "clip", float(self.clip))
+        if self.clip != 1 and self.amax != "tensor":
+            raise ValueError(
+                f"TensorSpec.clip is {self.clip} with amax={self.amax!r}; it is a share of the "
+                "tensor's own amax: use amax='tensor', or a smaller static amax."
+            )
+        if self.hooked and self.hadamard:
+            raise ValueError(
+                "TensorSpec.hadamard with clip or a learned amax: their gradients are not those "
+                "of the rotated tensor. Use hadamard=False, or amax='static'."
+            )
+        if self.amax == "learned" and self.rounding != "nearest":
+            raise ValueError(
+                f"TensorSpec.rounding is {self.rounding!r} with amax='learned', whose gradient is "
+                "that of rounding to nearest; use rounding='nearest'."
+            )
+
+    @property
+    def hooked(self) -> bool:
+        """True if the gradient is that of a hook, :mod:`fp4jax.core.hooks`."""
+        return self.amax == "learned" or self.clip != 1
+
+    @property
+    def given(self) -> bool:
+        """True if a tensor's amax comes from outside: static or learned."""
+        return self.amax in ("static", "learned")
 
     @property
     def several_scales(self) -> bool:

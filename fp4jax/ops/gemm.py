@@ -89,6 +89,11 @@ def operand_of(
     return operand(x, spec, axes, seed(keys, spec, role), amax)
 
 
+def amax_of(x: Array, spec: TensorSpec, axes: BlockAxes) -> Float[Array, ""]:
+    """The tensor amax that an operand has of its own."""
+    return quantizer.tensor_amax(x, spec, _spec_axes(spec, axes, x.ndim))
+
+
 def apart_of(spec: TensorSpec, axes: BlockAxes, ndim: int) -> tuple[int, ...]:
     """The axes of an operand along which each place has a tensor scale of its own.
 
