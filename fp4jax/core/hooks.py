@@ -52,7 +52,8 @@ def known(amax: Float[Array, ""], own: Float[Array, ""]) -> Float[Array, ""]:
     A sign that a step of the optimizer may have left is dropped.
 
     Example:
-        >>> float(known(jnp.float32(0), jnp.float32(3))), float(known(jnp.float32(-2), jnp.float32(3)))
+        >>> own = jnp.float32(3)
+        >>> float(known(jnp.float32(0), own)), float(known(jnp.float32(-2), own))
         (3.0, 2.0)
     """
     return jnp.where(amax == 0, own, jnp.abs(amax))

@@ -136,8 +136,8 @@ def _check_model(model: Any) -> None:
     found = [op for _, op, _ in quantizing_x(model)]
     if any(isinstance(op, PackedOp) for _, op in nnx.iter_modules(model)):
         raise ValueError(
-            f"{type(model).__name__} is packed; calibrate the model that was trained, then pack it: "
-            "its amaxes are kept."
+            f"{type(model).__name__} is packed; calibrate the model that was trained, then pack "
+            "it: its amaxes are kept."
         )
     if not found:
         raise ValueError(

@@ -1,7 +1,8 @@
-"""Layers whose x has a static amax: their recipes, and how an operation gets its amax."""
+"""Layers whose x has a static amax: their recipes, and amaxes that are set and read by path."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -9,7 +10,7 @@ from flax import nnx
 from fp4jax.core.spec import TensorSpec
 from fp4jax.core.typing import Array, Float
 from fp4jax.nnx.amax_variables import CalibratedAmax
-from fp4jax.nnx.keys import check_model, dotted
+from fp4jax.nnx.keys import Model, check_model, dotted
 from fp4jax.nnx.operations import Op
 from fp4jax.ops.recipe import Recipe
 
@@ -57,3 +58,78 @@ def set_static(
     operation.recipe = with_static_x(operation.recipe)
     operation.amax = nnx.data(CalibratedAmax(jnp.asarray(amax, jnp.float32)))
     operation.watch = nnx.data(watch)
+
+
+def static_amaxes(model: nnx.Module) -> dict[str, Array]:
+    """The static or learned amax of x of each layer that has one, by its path.
+
+    Raises:
+        ValueError: for anything but an NNX model.
+
+    Example:
+        >>> from fp4jax.nnx import apply_recipe, calibrate
+        >>> layer = apply_recipe(nnx.Linear(16, 4, rngs=nnx.Rngs(0)), "full")
+        >>> static_amaxes(layer)
+        {}
+        >>> static_amaxes(calibrate(layer, [jnp.full((2, 16), 3.0)]))
+        {'': Array(3., dtype=float32)}
+    """
+    return {path: op.amax.get_value() for path, op, _ in quantizing_x(model) if op.amax is not None}
+
+
+def set_static_amaxes(model: Model, amaxes: Mapping[str, Any]) -> Model:
+    """Gives x of layers the static amaxes that another model was calibrated to.
+
+    Args:
+        model: with a recipe applied; changed in place.
+        amaxes: number, or an array for a stack of layers, by the layer's path, as
+            :func:`static_amaxes` returns them.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: paths of no layer that quantizes x, or an array of another shape than its stack.
+
+    Example:
+        >>> from fp4jax.nnx import apply_recipe
+        >>> layer = apply_recipe(nnx.Linear(16, 4, rngs=nnx.Rngs(0)), "full")
+        >>> set_static_amaxes(layer, {"": 3.0}).dot_general.recipe.name
+        'full+static'
+    """
+    found = {path: op for path, op, _ in quantizing_x(model)}
+    if unknown := sorted(set(amaxes) - set(found)):
+        raise ValueError(
+            f"amaxes are given for {', '.join(unknown)}, which quantize no x in this model; its "
+            f"layers that do are: {', '.join(found)}."
+        )
+    arrays = {path: jnp.asarray(amax, jnp.float32) for path, amax in amaxes.items()}
+    for path, amax in arrays.items():
+        if amax.shape != found[path].stack:
+            raise ValueError(
+                f"the amax of {path or '(model)'} has shape {amax.shape}, its stack of layers has "
+                f"{found[path].stack}."
+            )
+    for path, amax in arrays.items():
+        set_static(found[path], amax)
+    return model
+
+
+def expect_static(model: Model) -> Model:
+    """Makes a place, 0, for a static amax of x in every layer that quantizes it by its own.
+
+    For models whose amaxes are then restored, as ``nnx.eval_shape`` makes one to read a checkpoint.
+
+    Returns:
+        The model, changed in place.
+
+    Example:
+        >>> from fp4jax.nnx import apply_recipe
+        >>> layer = apply_recipe(nnx.Linear(16, 4, rngs=nnx.Rngs(0)), "full")
+        >>> float(expect_static(layer).dot_general.amax[...])
+        0.0
+    """
+    for _, op, spec in quantizing_x(model):
+        if not spec.given or op.amax is None:
+            set_static(op, jnp.zeros(op.stack))
+    return model

@@ -5,7 +5,8 @@ import itertools
 import json
 from typing import Any, Literal
 
-from fp4jax.train.config import RunConfig, Training
+from fp4jax.ops.rules import recipe_or_rules
+from fp4jax.train.config import OF_SCALES, RunConfig, Training, drop_later
 
 _PER_ARCH = ("optimizer", "learning_rate", "weight_decay", "model_options")
 # Play no part in a run that is not distilled, and must not tell equal runs apart.
@@ -84,7 +85,7 @@ class Study(Training):
         ]
         groups = []
         for arch, scale, (method, recipe) in itertools.product(self.archs, self.scales, kinds):
-            constants = self._constants(arch, method)
+            constants = self._constants(arch, method, recipe)
             one = RunConfig(arch=arch, scale=scale, recipe=recipe, method=method, **constants)
             runs = [dataclasses.replace(one, split=split, seed=seed) for split, seed in replicates]
             # fold0 and fold00 are one fold.
@@ -99,16 +100,20 @@ class Study(Training):
         """All of it as JSON holds it."""
         record = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         record["data"] = {"kind": self.data.kind, **dataclasses.asdict(self.data)}  # pyright: ignore
+        drop_later(record)
         record["weights"] = None if self.weights is None else str(self.weights)
         record["recipes"] = [r if isinstance(r, str) else r.to_json() for r in self.recipes]
         return json.loads(json.dumps(record))
 
-    def _constants(self, arch: str, method: str) -> dict[str, Any]:
+    def _constants(self, arch: str, method: str, recipe: Any) -> dict[str, Any]:
         """What its runs are trained with; what the study itself says goes first."""
         shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(Training)}
         if method != "qad":
             for name in _OF_DISTILLATION:
                 del shared[name]
+        steps = ("running_amax", "warm_start_steps") if method == "ptq" else ()
+        for name in OF_SCALES if not recipe_or_rules(recipe).quantizes else steps:
+            del shared[name]
         own = self.per_arch.get(arch, {})
         shared["model_options"] = {**own.get("model_options", {}), **self.model_options}
         missing = {name: value for name, value in own.items() if shared[name] is None}

@@ -6,11 +6,13 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from fp4jax import losses, models
 from fp4jax.data import Split
 from fp4jax.files import expanded
+from fp4jax.nnx.calibrating import Method
+from fp4jax.nnx.running import check_memory
 from fp4jax.ops.recipe import Recipe
 from fp4jax.ops.rules import Rules, name_or_value, recipe_or_rules
 from fp4jax.train.optimizer import DEFAULTS, optimizer as checked_optimizer
@@ -22,7 +24,12 @@ from fp4jax.version import NUMERICS
 MONAI = "monai"
 _SWAPPED = "_swapped"
 _OF_TASK = ("batch_size", "loss", "schedule", "early_stopping")
-_OF_STUDENT = ("recipe", "method", "distill_weight", "distill_ratio", "temperature", "divergence")
+#: What is asked of the scales of x; the baseline has none.
+OF_SCALES = ("calibrate", "calibration_batches", "running_amax", "warm_start_steps")
+_OF_STUDENT = (
+    *("recipe", "method", "distill_weight", "distill_ratio", "temperature", "divergence"),
+    *OF_SCALES,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +92,17 @@ class Training:
     temperature: float = 2.0
     # kl, or the reference's cross-entropy of the same gradient
     divergence: Literal["kl", "cross_entropy_ref"] = "kl"
+    # after the training, score the best epoch with static scales too: max, percentile (99.99) or
+    # mse of x on training examples, not augmented (runs that quantize no x have none)
+    calibrate: Literal["max", "percentile", "mse"] | None = None
+    # batches of the first epoch's order that are calibrated on
+    calibration_batches: int = 8
+    # train with static scales of x that follow the steps: the decay of an average of their amaxes,
+    # below 1, or the number of steps of which the largest counts
+    running_amax: float | None = None
+    # the first steps, in high precision; then the recipe
+    warm_start_steps: int = 0
+
     # modules that were imported for what they register
     plugins: tuple[str, ...] = ()
 
@@ -94,16 +112,29 @@ class Training:
                 object.__setattr__(self, name, getattr(self.data.defaults, name))
         object.__setattr__(self, "weights", expanded(self.weights))
         losses.get_loss(self.loss or "")
-        for name in ("epochs", "batch_size", "folds", "validate_every"):
+        for name in ("epochs", "batch_size", "folds", "validate_every", "calibration_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        for name in ("patience", "warmup_epochs", "distill_weight", "split_seed"):
+        for name in (
+            *("patience", "warmup_epochs", "distill_weight", "split_seed", "warm_start_steps"),
+        ):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative.")
         for name in ("learning_rate", "clip", "temperature"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} is {value}; it must be positive.")
+        if self.calibrate not in (None, *get_args(Method)):
+            allowed = ", ".join(get_args(Method))
+            raise ValueError(f"calibrate is {self.calibrate!r}; allowed: {allowed}.")
+        if self.running_amax is not None:
+            check_memory("running_amax", self.running_amax)
+            object.__setattr__(self, "running_amax", float(self.running_amax))
+            if self.calibrate is not None:
+                raise ValueError(
+                    f"calibrate is {self.calibrate!r} with running_amax {self.running_amax:g}, "
+                    "whose scales are static already; leave one of them out."
+                )
         # Raises for an unknown name or a number out of its range.
         checked_optimizer(self.optimizer or "adamw", self.weight_decay or 0.0, clip=self.clip)
         if self.distill_ratio is not None and not 0 <= self.distill_ratio < 1:
@@ -163,6 +194,7 @@ class RunConfig(Training):
             raise ValueError(f"{self.arch} has no scale {self.scale!r}; its scales are: {allowed}.")
         if self.method != "qat" and not recipe.quantizes:
             raise ValueError(f"method {self.method} compares with baseline; name another recipe.")
+        self._check_scales(recipe)
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed is {self.seed}; it must lie in 0 .. 2**32 - 1.")
         if self.fold is None and self.split != "holdout":
@@ -174,6 +206,34 @@ class RunConfig(Training):
             object.__setattr__(self, "split", f"fold{self.fold}{_SWAPPED * self.swapped}")
             if self.fold >= self.folds:
                 raise ValueError(f"split is {self.split!r}, but there are {self.folds} folds.")
+
+    def _check_scales(self, recipe: Recipe | Rules) -> None:
+        """What is asked of the scales of x fits the recipe."""
+        every = [r for _, r in recipe.rules] if isinstance(recipe, Rules) else [recipe]
+        kinds = {r.fprop[0].amax for r in every if r is not None and r.fprop[0] is not None}
+        if self.calibrate is None:
+            object.__setattr__(self, "calibration_batches", LATER["calibration_batches"])
+        asked = [name for name in LATER if getattr(self, name) != LATER[name]]
+        if asked and not kinds:
+            raise ValueError(
+                f"{asked[0]} is {getattr(self, asked[0])!r}, but the recipe "
+                f"{self.recipe_name!r} quantizes no x; leave it out, or name another recipe."
+            )
+        if self.calibrate is not None and "learned" in kinds:
+            raise ValueError(
+                f"calibrate is {self.calibrate!r}, but the recipe's amaxes are learned, and static "
+                "then; leave it out."
+            )
+        if self.method == "ptq" and (self.running_amax is not None or self.warm_start_steps):
+            raise ValueError(
+                "method ptq takes no step: leave out running_amax and warm_start_steps; calibrate "
+                "gives it static scales."
+            )
+        if "static" in kinds and self.running_amax is None:
+            raise ValueError(
+                f"recipe {self.recipe_name!r} has amax='static' for x, which a training does not "
+                "know: give running_amax, or a recipe with amax='tensor', and calibrate."
+            )
 
     @property
     def fold(self) -> int | None:
@@ -213,6 +273,7 @@ class RunConfig(Training):
         """All of it as JSON holds it; :func:`fp4jax.train.from_json` is the inverse."""
         record = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         record["data"] = {"kind": self.data.kind, **dataclasses.asdict(self.data)}  # pyright: ignore
+        drop_later(record)
         record["weights"] = None if self.weights is None else str(self.weights)
         if isinstance(self.recipe, Recipe | Rules):
             record["recipe"] = self.recipe.to_json()
@@ -234,6 +295,19 @@ class RunConfig(Training):
             "split_sha256": hashlib.sha256(parts.encode()).hexdigest(),
             "numerics": NUMERICS,
         }
+
+
+#: Fields that earlier versions' runs do not have, and their defaults.
+LATER = {
+    field.name: field.default for field in dataclasses.fields(Training) if field.name in OF_SCALES
+}
+
+
+def drop_later(record: dict[str, Any]) -> None:
+    """Takes :data:`LATER` out of a record while they are at their defaults: ids stay the same."""
+    for name, default in LATER.items():
+        if record[name] == default:
+            del record[name]
 
 
 def id_of(config: RunConfig, identity: Mapping[str, Any]) -> str:

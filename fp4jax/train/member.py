@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from fp4jax.data import Cohort, Split
+from fp4jax.train import static_scales
 from fp4jax.train.best import write_best
 from fp4jax.train.config import RunConfig, id_of
 from fp4jax.train.folder import RunFolder
@@ -68,11 +69,16 @@ def bound(config: RunConfig, data: Data | Cohort) -> Data:
 def summarize(
     member: Member, program: Program, best: tuple[Any, Any], data: Data, about: dict[str, Any]
 ) -> None:
-    """Evaluates parameters, keeps them, and writes ``summary.json``."""
+    """Evaluates parameters, keeps them, and writes ``summary.json``.
+
+    If the run asks for it, also with static scales: ``static`` in the summary has their scores,
+    ``static/`` what scoring leaves, and ``amax.json`` the scales.
+    """
     config, folder = member.config.resolved(), member.folder
     write_best(folder.path, best)
     model = Model(program, *best, data.channels, data.regions)
     scores = data.evaluate(model, member.split, folder.path)
+    static = {} if config.calibrate is None else _static_scores(member, model, data)
     record = config.to_json()
     folder.write_summary(
         {
@@ -85,5 +91,16 @@ def summarize(
             **about,
             "device": jax.devices()[0].device_kind,
             **scores,
+            **static,
         }
     )
+
+
+def _static_scores(member: Member, model: Model, data: Data) -> dict[str, Any]:
+    """``static``: the scores of the model with the static scales that it is calibrated to."""
+    folder = member.folder.path
+    calibrated = static_scales.calibrated(model, data, member.split.train)
+    static_scales.write_amaxes(folder, calibrated)
+    (folder / static_scales.FOLDER).mkdir(exist_ok=True)
+    scores = data.evaluate(calibrated, member.split, folder / static_scales.FOLDER)
+    return {"static": {"method": model.config.calibrate, **scores}}

@@ -30,11 +30,15 @@ from fp4jax.train.records import from_json
 from fp4jax.train.state import Batch, Teacher, TrainState
 from fp4jax.train.task import exclusive
 
+#: Beside the parameters what a network has: statistics of batch norm, amaxes of its layers' x.
+STATISTICS = (nnx.BatchStat, fp4nnx.OperandAmax)
 # Streams of keys from a run's seed; the numbers of the epochs are those of the augmentation.
 _DROPOUT, _ROUNDING, _INIT = 2**32 - 1, 2**32 - 2, 2**32 - 3
 
 
-def build(config: RunConfig, channels: int, regions: int, seed: int | Array) -> nnx.Module:
+def build(
+    config: RunConfig, channels: int, regions: int, seed: int | Array, *, static: bool = False
+) -> nnx.Module:
     """The model of a run with its recipe applied, in training mode, freshly initialised.
 
     Args:
@@ -43,6 +47,7 @@ def build(config: RunConfig, channels: int, regions: int, seed: int | Array) -> 
         regions: that are segmented; each a sigmoid of one logit or, if the loss is of classes that
             exclude each other, a class of a softmax beside the background.
         seed: of the initial weights.
+        static: with a place for a static amax of x in every layer that quantizes it.
 
     Raises:
         ValueError: options or a size that the model does not take.
@@ -61,6 +66,10 @@ def build(config: RunConfig, channels: int, regions: int, seed: int | Array) -> 
     own = () if isinstance(config.recipe, Rules) else model.high_precision
     keep = own if config.keep is None else config.keep
     model = fp4nnx.apply_recipe(model, config.recipe, keep=keep, verbose=False)
+    if config.running_amax is not None:
+        model = fp4nnx.running_amax(model, config.running_amax)
+    if static:
+        model = fp4nnx.expect_static(model)
     model.train()
     return model
 
@@ -74,6 +83,7 @@ class Program:
         regions: that are segmented.
         lanes: None for one run; a number of runs that go side by side (``vmap``), whose states and
             batches have a leading axis.
+        static: predict with static scales of x, which are among the statistics.
 
     Example:
         >>> from fp4jax.train import Slices
@@ -89,10 +99,17 @@ class Program:
     """
 
     def __init__(
-        self, config: RunConfig, channels: int, regions: int = 1, lanes: int | None = None
+        self,
+        config: RunConfig,
+        channels: int,
+        regions: int = 1,
+        lanes: int | None = None,
+        *,
+        static: bool = False,
     ):
         self.config = config = config.resolved()
         self.channels, self.regions, self.lanes = channels, regions, lanes
+        self.static = static
         self.exclusive = exclusive(config)
         several = None if self.exclusive or regions == 1 else regions
         self.loss: Any = losses.get_loss(config.loss or "", several)
@@ -106,14 +123,15 @@ class Program:
             constants.optimizer, constants.weight_decay, clip=config.clip
         )
         # Abstract: parameters come from start, rounding keys are refilled in every step.
-        model = nnx.eval_shape(lambda: build(config, channels, regions, 0))
-        self._train_graph, *_, self._rest = _split(model)
+        model = nnx.eval_shape(self._build)
+        self._train_graph, *_, self._rest = split(model)
+        self._follows = fp4nnx.follows(model)
         model.eval()
-        self._eval_graph, *_ = _split(model)
+        self._eval_graph, *_ = split(model)
         if config.method == "qad":
             teacher = nnx.eval_shape(lambda: build(config.teacher(), channels, regions, 0))
             teacher.eval()
-            self._teacher_graph, *_, self._teacher_rest = _split(teacher)
+            self._teacher_graph, *_, self._teacher_rest = split(teacher)
         step, epoch = self.train_step, self._epoch
         if lanes is not None:
             step = _of_lanes(self._masked_step, (0, 0, 0, 0))
@@ -123,10 +141,13 @@ class Program:
         self.divergence = jax.jit(self._divergence)
         self.alone = Alone(self.predict)
 
+    def _build(self, seed: int | Array = 0) -> nnx.Module:
+        return build(self.config, self.channels, self.regions, seed, static=self.static)
+
     def start(self, seed: int | Array) -> TrainState:
         """The state of one run before its first step, from the checkpoint that it names."""
         # Not compiled as a whole: its parts serve all layers and programs of a shape.
-        model = build(self.config, self.channels, self.regions, jnp.asarray(seed, jnp.uint32))
+        model = self._build(jnp.asarray(seed, jnp.uint32))
         if self.config.weights is not None:
             models.load_torch(model, models.read_weights(self.config.weights))
         return self._state_of(model, seed)
@@ -135,12 +156,12 @@ class Program:
         """Structure, shapes and dtypes of the state of one run; reads and computes nothing."""
 
         def start(seed):
-            return self._state_of(build(self.config, self.channels, self.regions, seed), seed)
+            return self._state_of(self._build(seed), seed)
 
         return jax.eval_shape(start, jax.ShapeDtypeStruct((), jnp.uint32))
 
     def _state_of(self, model: nnx.Module, seed: Any) -> TrainState:
-        _, params, stats, _ = _split(model)
+        _, params, stats, _ = split(model)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             # A copy, because steps donate the state.
@@ -170,11 +191,14 @@ class Program:
                 loss, parts = self.distillation.with_components(
                     logits, targets, self._teach(teacher, images), weight=teacher.weight
                 )
-            return loss, (parts, nnx.state(model, nnx.BatchStat))
+            return loss, (parts, nnx.state(model, STATISTICS))
 
         (loss, (parts, stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
         params = jax.tree.map(lambda p, u: p - batch.rate * u, state.params, updates)
+        if self._follows:
+            model = _merge(self._train_graph, params, stats, self._rest)
+            _, params, stats, _ = split(fp4nnx.update_amax(model))
         new = dataclasses.replace(
             state, step=state.step + 1, params=params, stats=stats, opt_state=opt_state
         )
@@ -198,10 +222,13 @@ class Program:
 
     def predict(self, variables: tuple[Any, Any], images: Array) -> Array:
         """Logits (n, *space, k) of images as stored, in evaluation mode; pure, not compiled."""
-        model = _merge(self._eval_graph, *variables, self._rest)
+        return self.network(*variables)(self.config.data.inputs(images))
+
+    def network(self, params: Any, stats: Any) -> Any:
+        """The model with these parameters and statistics, in evaluation mode."""
+        model = _merge(self._eval_graph, params, stats, self._rest)
         # The forward pass rounds to nearest, but stochastic operations want some key.
-        fp4nnx.refresh_keys(model, 0, 0)
-        return model(self.config.data.inputs(images))
+        return fp4nnx.refresh_keys(model, 0, 0)
 
     def _teach(self, teacher: Teacher, images: Array) -> Array:
         """The teacher's logits of what the network sees."""
@@ -218,10 +245,15 @@ class Program:
 
 
 def program_of(
-    config: RunConfig, channels: int, regions: int = 1, lanes: int | None = None
+    config: RunConfig,
+    channels: int,
+    regions: int = 1,
+    lanes: int | None = None,
+    *,
+    static: bool = False,
 ) -> Program:
     """A :class:`Program`, the same for configurations that share their compiled steps."""
-    return _program(key_of(config), channels, regions, lanes)
+    return _program(key_of(config), channels, regions, lanes, static)
 
 
 def key_of(config: RunConfig) -> str:
@@ -230,9 +262,9 @@ def key_of(config: RunConfig) -> str:
     return json.dumps(same.to_json(), sort_keys=True)
 
 
-@functools.lru_cache(maxsize=2)
-def _program(key: str, channels: int, regions: int, lanes: int | None) -> Program:
-    return Program(from_json(json.loads(key)), channels, regions, lanes)
+@functools.lru_cache(maxsize=3)
+def _program(key: str, channels: int, regions: int, lanes: int | None, static: bool) -> Program:
+    return Program(from_json(json.loads(key)), channels, regions, lanes, static=static)
 
 
 def parameters(params: Any) -> int:
@@ -254,7 +286,23 @@ def _merge(graph: Any, *states: Any) -> Any:
     return nnx.merge(graph, *jax.tree.map(lambda leaf: leaf, states))
 
 
-def _split(model: nnx.Module) -> tuple[Any, Any, Any, Any]:
-    """(graph, parameters, statistics of batch norm, rounding keys)."""
-    graph, params, stats, rest = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+def split(model: nnx.Module) -> tuple[Any, Any, Any, Any]:
+    """(graph, parameters, statistics, rounding keys)."""
+    graph, params, stats, rest = nnx.split(model, nnx.Param, STATISTICS, ...)
     return graph, params, stats, rest
+
+
+def fitted(like: Any, state: Any) -> Any:
+    """Parameters or statistics of a model, as the same model under another recipe has them.
+
+    What a recipe adds (a learned amax, amaxes of earlier steps) is left out, or 0.
+
+    Args:
+        like: those of the other recipe; shapes will do.
+        state: the values.
+    """
+    known = dict(nnx.to_flat_state(state))
+    return nnx.from_flat_state(
+        (path, known.get(path) or leaf.replace(jnp.zeros(leaf.shape, leaf.dtype)))
+        for path, leaf in nnx.to_flat_state(like)
+    )

@@ -1,0 +1,49 @@
+"""Static scales of runs: calibrated after the training, or running along with it."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from fp4jax import predict
+from fp4jax.inference import Alone
+from fp4jax.train import Options, RunFolder, evaluate_folder, read_trained, train
+from fp4jax.train.static_scales import read_amaxes
+from tests import blobs
+
+COHORT = blobs.cohort()
+CONFIG = blobs.config(recipe="forward_only", epochs=1, calibrate="max", calibration_batches=2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> RunFolder:
+    (one,) = train(CONFIG, COHORT, tmp_path_factory.mktemp("run"))
+    return one
+
+
+def test_a_summary_has_both_scores_side_by_side(folder):
+    summary = folder.summary()
+    assert summary["static"].keys() >= {"method", "threshold", "val", "test", "test_patients"}
+    assert summary["static"]["test"].keys() == summary["test"].keys()
+    assert (folder.path / "static" / "test_scores.npz").exists()
+    amaxes = read_amaxes(folder.path)
+    assert set(amaxes.values()) and all(amax > 0 for amax in amaxes.values())
+
+
+def test_evaluation_and_files_take_the_scales_that_are_asked_for(folder, tmp_path):
+    summary = folder.summary()
+    for static in (False, True):
+        scores = evaluate_folder(folder.path, COHORT, static=static)
+        known = summary["static"] if static else summary
+        assert scores["auprc"] == known["test"]["auprc"]
+        assert scores["threshold"] == known["threshold"]
+    network = predict.from_run(folder.path, static=True)
+    assert network.about.recipe == "forward_only+static"
+    image = COHORT.images[:1]
+    (own,) = network.predicts[0](image)
+    model, about = predict.packed_run(folder.path, static=True)
+    path = predict.save_packed(tmp_path / "a.safetensors", model, about)
+    (packed,) = predict.from_file(path).predicts[0](image)
+    np.testing.assert_allclose(packed, own, rtol=0, atol=1e-5 * np.abs(own).max())
+    (dynamic,) = predict.from_run(folder.path).predicts[0](image)
+    assert (dynamic != own).any()
