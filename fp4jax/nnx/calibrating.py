@@ -35,10 +35,10 @@ _Seen = dict[str, dict[str, np.ndarray]]
 def calibrate(
     model: Model,
     batches: Iterable[Any],
-    method: Method = "max",
+    method: str = "max",
     *,
-    headroom: float = 1.0,
-    percentile: float = 99.99,
+    headroom: int | float = 1.0,
+    percentile: int | float = 99.99,
     call: Callable[..., Any] | None = None,
 ) -> Model:
     """Gives x of every quantized layer a static amax A, found on some batches.

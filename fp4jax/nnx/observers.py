@@ -99,7 +99,7 @@ class Errors(Observer):
         self.errors.set_value(self.errors.get_value() + errors)
 
 
-def percentile_of(counts: np.ndarray, percent: float) -> np.ndarray:
+def percentile_of(counts: np.ndarray, percent: int | float) -> np.ndarray:
     """The end of the interval below which ``percent`` of the magnitudes lie, (*stack).
 
     Args:

@@ -12,7 +12,7 @@ from fp4jax.nnx.static_x import quantizing_x, set_static
 from fp4jax.nnx.watches import AmaxWatch, AverageAmax, DelayedAmax
 
 
-def running_amax(model: Model, memory: float) -> Model:
+def running_amax(model: Model, memory: int | float) -> Model:
     """Gives x of every quantized layer a static amax that follows the steps of a training.
 
     In a step x is quantized by the amax of earlier steps, as TransformerEngine's delayed scaling
@@ -88,7 +88,7 @@ def follows(model: nnx.Module) -> bool:
     )
 
 
-def check_memory(name: str, memory: float) -> None:
+def check_memory(name: str, memory: int | float) -> None:
     """ValueError for anything but a decay or a number of steps."""
     number = isinstance(memory, int | float) and not isinstance(memory, bool)
     if not number or not math.isfinite(memory) or memory <= 0 or (memory > 1 and memory % 1):

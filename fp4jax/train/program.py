@@ -23,15 +23,19 @@ from fp4jax import losses, models, nnx as fp4nnx
 from fp4jax.core.typing import Array
 from fp4jax.data import augment
 from fp4jax.inference import Alone
+from fp4jax.ops.recipe import get_recipe
 from fp4jax.ops.rules import Rules
 from fp4jax.train import optimizer as optimizers
 from fp4jax.train.config import MONAI, RunConfig
 from fp4jax.train.records import from_json
 from fp4jax.train.state import Batch, Teacher, TrainState
 from fp4jax.train.task import exclusive
+from fp4jax.train.warm_start import WarmStart
 
 #: Beside the parameters what a network has: statistics of batch norm, amaxes of its layers' x.
 STATISTICS = (nnx.BatchStat, fp4nnx.OperandAmax)
+#: Name of the axis of a program's lanes.
+LANES = "lanes"
 # Streams of keys from a run's seed; the numbers of the epochs are those of the augmentation.
 _DROPOUT, _ROUNDING, _INIT = 2**32 - 1, 2**32 - 2, 2**32 - 3
 
@@ -125,6 +129,7 @@ class Program:
         # Abstract: parameters come from start, rounding keys are refilled in every step.
         model = nnx.eval_shape(self._build)
         self._train_graph, *_, self._rest = split(model)
+        self._warm_graph = _in_high_precision(model)
         self._follows = fp4nnx.follows(model)
         model.eval()
         self._eval_graph, *_ = split(model)
@@ -137,6 +142,8 @@ class Program:
             step = _of_lanes(self._masked_step, (0, 0, 0, 0))
             epoch = _of_lanes(epoch, (0, None, None, 0, 0))
         self.step = jax.jit(step, donate_argnums=0)
+        if config.warm_start_steps and lanes is None:
+            self.step = WarmStart(config.warm_start_steps, self.warm_step, step)
         self.epoch = jax.jit(epoch, donate_argnums=0)
         self.divergence = jax.jit(self._divergence)
         self.alone = Alone(self.predict)
@@ -175,13 +182,22 @@ class Program:
         self, state: TrainState, batch: Batch, teacher: Teacher | None = None
     ) -> tuple[TrainState, dict[str, Array]]:
         """One step of gradient descent, by the method ``qad`` with a teacher; pure."""
+        return self._take(self._train_graph, state, batch, teacher)
+
+    def warm_step(
+        self, state: TrainState, batch: Batch, teacher: Teacher | None = None
+    ) -> tuple[TrainState, dict[str, Array]]:
+        """The same in high precision."""
+        return self._take(self._warm_graph, state, batch, teacher)
+
+    def _take(self, graph: Any, state: TrainState, batch: Batch, teacher: Teacher | None):
         key, task = jax.random.key(state.seed), self.config.data
         keys = augment.keys(state.seed, batch.epoch, batch.index)
         images, targets = task.augmented(batch.images, batch.targets, keys)
         images, targets = task.inputs(images), task.targets(targets, self.config)
 
         def loss_of(params):
-            model = _merge(self._train_graph, params, state.stats, self._rest)
+            model = _merge(graph, params, state.stats, self._rest)
             fp4nnx.refresh_keys(model, jax.random.fold_in(key, _ROUNDING), state.step)
             dropout = jax.random.fold_in(jax.random.fold_in(key, _DROPOUT), state.step)
             logits = model(images, rngs=nnx.Rngs(dropout=dropout))
@@ -197,7 +213,7 @@ class Program:
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
         params = jax.tree.map(lambda p, u: p - batch.rate * u, state.params, updates)
         if self._follows:
-            model = _merge(self._train_graph, params, stats, self._rest)
+            model = _merge(graph, params, stats, self._rest)
             _, params, stats, _ = split(fp4nnx.update_amax(model))
         new = dataclasses.replace(
             state, step=state.step + 1, params=params, stats=stats, opt_state=opt_state
@@ -207,8 +223,24 @@ class Program:
 
     def _masked_step(self, state, batch, on, teacher=None):
         """A step of a lane that has one to take; the state of others stays what it is."""
-        new, values = self.train_step(state, batch, teacher)
+        new, values = self._due_step(state, batch, teacher)
         return jax.tree.map(lambda a, b: jnp.where(on, a, b), new, state), values
+
+    def _due_step(self, state, batch, teacher):
+        """A warm step or one of the recipe, as the number of the step says."""
+        if not self.config.warm_start_steps:
+            return self.train_step(state, batch, teacher)
+        warm = state.step < self.config.warm_start_steps
+        if self.lanes is None:
+            return jax.lax.cond(warm, self.warm_step, self.train_step, state, batch, teacher)
+
+        def both(state, batch, teacher):
+            steps = (step(state, batch, teacher) for step in (self.warm_step, self.train_step))
+            return jax.tree.map(lambda a, b: jnp.where(warm, a, b), *steps)
+
+        # One answer for all lanes, or vmap would take both steps for good.
+        some = jax.lax.pmax(warm.astype(jnp.int32), LANES) > 0
+        return jax.lax.cond(some, both, self.train_step, state, batch, teacher)
 
     def _epoch(self, state, images, targets, steps: tuple, teacher=None):
         """The steps of an epoch on resident data: (steps,) epochs, rates, on; (steps, b) places."""
@@ -273,7 +305,7 @@ def parameters(params: Any) -> int:
 
 
 def _of_lanes(function: Callable, axes: tuple) -> Callable:
-    mapped = jax.vmap(function, in_axes=axes)
+    mapped = jax.vmap(function, in_axes=axes, axis_name=LANES)
 
     def of_lanes(*args):  # vmap does not know of the default, no teacher
         return mapped(*args, *[None] * (len(axes) - len(args)))
@@ -284,6 +316,15 @@ def _of_lanes(function: Callable, axes: tuple) -> Callable:
 def _merge(graph: Any, *states: Any) -> Any:
     # A copy: what the model changes belongs to the trace it is called in.
     return nnx.merge(graph, *jax.tree.map(lambda leaf: leaf, states))
+
+
+def _in_high_precision(model: nnx.Module) -> Any:
+    """The graph of the model whose layers have their variables, but quantize nothing."""
+    model = nnx.clone(model)
+    for _, op in nnx.iter_modules(model):
+        if isinstance(op, fp4nnx.Op):
+            op.recipe = get_recipe("baseline")
+    return split(model)[0]
 
 
 def split(model: nnx.Module) -> tuple[Any, Any, Any, Any]:

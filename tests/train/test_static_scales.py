@@ -1,15 +1,20 @@
 """Static scales of runs: calibrated after the training, or running along with it."""
 
 import dataclasses
+import os
+import signal
 
 import numpy as np
 import pytest
 
-from fp4jax import predict
+from fp4jax import nnx as fp4nnx, predict
 from fp4jax.inference import Alone
-from fp4jax.train import Options, RunFolder, evaluate_folder, read_trained, train
+from fp4jax.train import (
+    Listener, Options, RunConfig, RunFolder, Terminated, evaluate_folder, from_json, read_trained, train,
+)
 from fp4jax.train.static_scales import read_amaxes
 from tests import blobs
+from tests.train import outcome
 
 COHORT = blobs.cohort()
 CONFIG = blobs.config(recipe="forward_only", epochs=1, calibrate="max", calibration_batches=2)
@@ -47,3 +52,32 @@ def test_evaluation_and_files_take_the_scales_that_are_asked_for(folder, tmp_pat
     np.testing.assert_allclose(packed, own, rtol=0, atol=1e-5 * np.abs(own).max())
     (dynamic,) = predict.from_run(folder.path).predicts[0](image)
     assert (dynamic != own).any()
+
+
+class At(Listener):
+    """Asks for the end after so many steps."""
+
+    def __init__(self, step: int):
+        self.left, self.taken = step, 0
+
+    def steps(self, done: int) -> None:
+        self.taken += done
+        if self.taken == self.left:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_running_amaxes_and_a_warm_start_go_on_with_the_same_bits(tmp_path):
+    config = blobs.config(
+        recipe="full", epochs=2, running_amax=0.9, warm_start_steps=3, patients=12
+    )
+    (whole,) = train(config, COHORT, tmp_path / "whole")
+    for stop in (2, 7):
+        with pytest.raises(Terminated):
+            train(config, COHORT, tmp_path / "part", options=Options(At(stop)))
+    (folder,) = train(config, COHORT, tmp_path / "part")
+    outcome.assert_same(folder, whole)
+    amaxes = fp4nnx.static_amaxes(read_trained(folder.path).model().network())
+    assert len(amaxes) > 1
+    assert all(amax > 0 for amax in amaxes.values())
+    model, _ = predict.packed_run(folder.path)
+    assert fp4nnx.static_amaxes(model) == amaxes
