@@ -48,7 +48,7 @@ class Args:
     rest: Literal["bfloat16", "float32"] | None = None
     # quantize a run with another recipe than its own
     recipe: str | None = None
-    # with the static scales that the run was calibrated to (train --calibrate); default: its own
+    # with the static scales that the run was calibrated to (train --calibrate)
     static: bool = False
     # measure how long one image takes
     time: bool = False

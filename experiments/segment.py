@@ -89,7 +89,7 @@ class Args:
     folds: bool = False
     # average over the mirror images that the training saw
     mirror: bool = False
-    # with the static scales that the runs were calibrated to (train --calibrate); default: their own
+    # with the static scales that the runs were calibrated to (train --calibrate)
     static: bool = False
     files: Files = dataclasses.field(default_factory=Files)
     checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
