@@ -13,7 +13,7 @@ from experiments import compilation_cache
 from experiments.parsing import COMMON, in_flags, parse, read_config, take_flag, take_values
 from fp4jax import plugins as loaded_plugins
 from fp4jax.data.phantom.cache import default_folder
-from fp4jax.train import BusyError, DivergedError, Terminated
+from fp4jax.train import BusyError, DivergedError, Terminated, hosts
 from fp4jax.train.arrays import OutOfMemoryError
 from fp4jax.train.signals import TERMINATED
 
@@ -31,7 +31,8 @@ def main(
     """Imports the plug-ins, parses the command line, runs ``command``.
 
     Exit codes: 2 if what was asked is wrong, 1 for a run that diverged, 130 after Ctrl-C, 141 if
-    nobody reads the output, and that of an error's ``exit_code`` where it has one.
+    nobody reads the output, 75 if another process of a training has ended, and that
+    of an error's ``exit_code`` where it has one.
 
     Args:
         command: is called with the parsed arguments.
@@ -64,11 +65,22 @@ def main(
             sys.exit(_PIPE)
         code, said = _ending(error, kind)
         if code is None:
+            if not isinstance(error, SystemExit):
+                _leave_others(error)
             raise
         if debug:
             traceback.print_exception(error)
         print(f"error: {said}", file=sys.stderr)
+        # Of several processes of one training: the others are not waited for.
+        hosts.leave(code)
         sys.exit(code)
+
+
+def _leave_others(error: BaseException) -> None:
+    """A mistake of the program ends this process of a training by several, with its traceback."""
+    if hosts.are_connected():
+        traceback.print_exception(error)
+        hosts.leave(1)
 
 
 def plugins() -> tuple[str, ...]:

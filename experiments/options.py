@@ -1,7 +1,9 @@
 """The options of a run on the command line: its data, by task, and all else, with typed flags."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,8 +11,19 @@ import tyro
 
 from experiments import command, model_options
 from experiments.parsing import take_values
+from experiments.recipe_options import recipe_of, text_of
 from fp4jax.files import read_json
-from fp4jax.train import RunConfig, Saving, Slices, Task, from_json, tasks
+from fp4jax.train import (
+    Devices,
+    Hosts,
+    RunConfig,
+    Saving,
+    Slices,
+    Task,
+    from_json,
+    joined,
+    tasks,
+)
 from fp4jax.train.task import get_task
 
 
@@ -29,7 +42,10 @@ class RunOptions(RunConfig):
     """A run of which every field is an option; :meth:`config` is the run itself."""
 
     data: Task = dataclasses.field(default_factory=SliceOptions)
+    # QAT recipe, by name or by the paper's id (0 to 7); or rules for layers, @FILE with the JSON of
+    # {pattern: recipe or null}, as experiments.diagnose --sensitivity --budget writes it
     recipe: str = "baseline"
+    attention: str | None = None
     # further options of the model, by name and value; typed ones are --model.NAME
     model_options: dict[str, str] = dataclasses.field(default_factory=dict)
     plugins: tyro.conf.Suppress[tuple[str, ...]] = ()
@@ -41,7 +57,12 @@ class RunOptions(RunConfig):
     def config(self) -> RunConfig:
         """With the defaults, checked."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(RunConfig)}
-        return RunConfig(**{**fields, "data": plain(self.data), "plugins": command.plugins()})
+        changed = {
+            "data": plain(self.data),
+            "recipe": recipe_of(self.recipe),
+            "plugins": command.plugins(),
+        }
+        return RunConfig(**{**fields, **changed})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +77,30 @@ class SavingOptions:
     def saving(self) -> Saving:
         """As the trainer takes it."""
         return Saving(self.checkpoint_epochs, self.checkpoint_seconds)
+
+
+@dataclasses.dataclass(frozen=True)
+class HostOptions(Hosts):
+    """One training on several hosts or devices."""
+
+    # share each batch among all devices: of this process, and of all processes that srun, mpirun or
+    # the options below connect
+    distributed: bool = False
+
+    @contextlib.contextmanager
+    def joined(self) -> Iterator[Devices | None]:
+        """The devices that share a batch; None if one trains alone."""
+        if not self.distributed:
+            for name in ("coordinator", "process_id", "processes"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} is of several processes; give --distributed with it.")
+            yield None
+            return
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(Hosts)}
+        with joined(Hosts(**fields)) as devices:
+            if devices.first:
+                print(f"training on {devices}", file=sys.stderr)
+            yield devices
 
 
 def plain(task: Task) -> Task:
@@ -100,6 +145,7 @@ def from_config(arguments: Callable[..., Any]) -> Callable[[Path], Any]:
         fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
         if isinstance(config.data, Slices):
             fields["data"] = SliceOptions(**vars(config.data))
+        fields["recipe"] = text_of(config.recipe)
         fields["model_options"] = {k: _text(v) for k, v in config.model_options.items()}
         return arguments(task=config.data.kind, run=RunOptions(**fields))
 

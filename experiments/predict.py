@@ -7,10 +7,11 @@
 
 Takes the best epoch of a run, or a packed file; of several (--folds: of all folds of a
 cross-validation) the mean of their probabilities. The input is a file, a folder, or a folder of
-patients' folders: PNG and TIFF, or NIfTI. For slice.tif it writes slice_mask.tif (0 and 255), and
-predictions.csv for all, with Dice where a slice_mask.tif lies beside; with --pictures also
-slice_overlay.png. For NIfTI it does what experiments.segment does, which has more options.
-Repeating a command goes on where it was interrupted. For research only, no medical device.
+patients' folders: PNG and TIFF, or NIfTI, named as the run's files were or as --patterns says. For
+slice.tif it writes slice_mask.tif (0 and 255), and predictions.csv for all, with Dice where a
+slice_mask.tif lies beside; with --pictures also slice_overlay.png. For NIfTI it does what
+experiments.segment does. Repeating a command goes on where it was interrupted. For research only,
+no medical device.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from experiments.case_files import Files, given, reading
 from experiments.command import main
 from experiments.models import network_of
 from experiments.segment import print_case
@@ -55,6 +57,7 @@ class Args:
     options: SliceOptions = dataclasses.field(default_factory=SliceOptions)
     # of NIfTI: connected components of a region that are smaller are removed, ml (default: none)
     min_component: float | None = None
+    files: Files = dataclasses.field(default_factory=Files)
 
     def __post_init__(self):
         for name in ("input", "out", "save"):
@@ -72,7 +75,8 @@ def command(args: Args) -> None:
         return
     out = args.out or Path("masks")
     if isinstance(options, CaseOptions):
-        for case in predict.segment_volumes(network, Source(args.input), out, options):
+        way = reading(args.files, network, args.input)
+        for case in predict.segment_volumes(network, Source(args.input), out, options, reading=way):
             print_case(case)
         return
     rows = predict.segment_slices(network, args.input, out, options)
@@ -119,7 +123,9 @@ def _check(args: Args) -> None:
         raise ValueError("no model: name a run's folder, or a packed file.")
     if args.input is None and args.save is None and not args.time:
         raise ValueError("nothing to do: give --input, --save, or both; or --time.")
-    own, of_cases = args.options, {"--min-component": args.min_component}
+    own = args.options
+    of_cases = {f"--{name}": value for name, value in given(args.files).items()}
+    of_cases["--min-component"] = args.min_component
     if args.input is None:
         _refuse(
             {

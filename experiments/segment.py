@@ -16,38 +16,16 @@ where it was interrupted. For research only, no medical device.
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
+from experiments.case_files import Files, given, reading
 from experiments.command import main
 from experiments.models import network_of
 from fp4jax import predict
 from fp4jax.predict import CaseOptions, Network, SegmentedCase
-from fp4jax.train import RunConfig, Slices, Source, Volumes
-
-
-@dataclasses.dataclass(frozen=True)
-class Files:
-    """How the files are laid out; default: as those of the run."""
-
-    # brats2020, brats2021, brats2023, brats2024 or msd; auto finds out
-    layout: str | None = None
-    # for any other folder: modality and pattern of its files, flair Flair*.nii.gz
-    patterns: dict[str, str] = dataclasses.field(default_factory=dict)
-    # with patterns: that of the label maps
-    label: str | None = None
-    # with patterns: what the labels' values mean, the name of a layout with the same, or regions
-    # such as core=1,4 whole=1,2,4
-    labels: str | None = None
-    # with patterns: that of brain masks
-    mask: str | None = None
-    # the files' names of the network's channels, in its order
-    modalities: tuple[str, ...] | None = None
-    # voxels are resampled to these edges, mm
-    spacing: tuple[float, float, float] | None = None
-    # share of a window that its neighbour covers too
-    overlap: float | None = None
+from fp4jax.train import RunConfig, Source, Volumes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,12 +82,12 @@ class Args:
 
 def command(args: Args) -> None:
     network = _network(args)
-    reading = _reading(args, network)
+    # A checkpoint's task has them already.
+    files = args.files if args.models else Files()
+    way = reading(files, network, args.source.root)
     if args.time:
         print(predict.latency(network))
-    for one in predict.segment_volumes(
-        network, args.source, args.out, args.options, reading=reading
-    ):
+    for one in predict.segment_volumes(network, args.source, args.out, args.options, reading=way):
         print_case(one)
 
 
@@ -122,7 +100,7 @@ def print_case(case: SegmentedCase) -> None:
 
 
 def _network(args: Args) -> Network:
-    model = _given(args.checkpoint)
+    model = given(args.checkpoint)
     if args.models:
         if model:
             flags = ", ".join("--" + name.replace("_", "-") for name in model)
@@ -142,37 +120,9 @@ def _network(args: Args) -> Network:
         raise ValueError("--folds: of the runs of a cross-validation; name one of them.")
     data = {name: model.pop(name) for name in _OF_DATA if name in model}
     recipe = {} if args.recipe is None else {"recipe": args.recipe}
-    task = Volumes(**_given(args.files), **data)
+    task = Volumes(**given(args.files), **data)
     network = predict.from_weights(RunConfig(task, **model, **recipe))
     return predict.with_mirroring(network) if args.mirror else network
-
-
-def _reading(args: Args, network: Network) -> Volumes:
-    """How the cases are read: as the network's were, but for what the command line says."""
-    files, reading = _given(args.files), predict.reading_of(network)
-    ignored = [f"--{name}" for name in ("spacing", "overlap") if name in files]
-    if ignored and isinstance(network.task, Slices):
-        raise ValueError(
-            f"{', '.join(ignored)}: of networks of volumes, {network.about.run} sees whole slices."
-        )
-    if not args.models:
-        return reading
-    if "layout" in files:
-        if "patterns" in files:
-            raise ValueError("--layout and --patterns exclude each other; give one of them.")
-        # In place of the run's patterns.
-        files = {"patterns": {}, "label": None, "labels": None, "mask": None, **files}
-    if args.source.root is not None and args.source.root.is_file():
-        ignored = [name for name in ("layout", "patterns", "label", "mask") if name in files]
-        if ignored:
-            flags = ", ".join(f"--{name}" for name in ignored)
-            raise ValueError(f"{flags}: of folders, {args.source.root} is a file.")
-    return dataclasses.replace(reading, **files)
-
-
-def _given(options: Any) -> dict[str, Any]:
-    """Those options that the command line has."""
-    return {name: value for name, value in vars(options).items() if value not in (None, {})}
 
 
 if __name__ == "__main__":

@@ -2,14 +2,20 @@
 
     python -m experiments.study demo
     python -m experiments.study paper-cv --root kaggle_3m --epochs 50
+    python -m experiments.study paper-seeds --root kaggle_3m --engine ray --address auto
+    python -m experiments.study paper-seeds --root kaggle_3m --worker --gpu 1
+    python -m experiments.study paper-seeds --watch
 
 Starts from a named study; every option changes it. Repeating a command goes on where it was
 interrupted and skips what is finished; several commands may share a folder, also the same ones at
-the same time. Exit code 1 if a run failed.
+the same time. --watch shows how far a study is, from any machine that sees its folder, and trains
+nothing. Exit code 1 if a run failed, 143 after SIGTERM, when all is saved.
 """
 
+import contextlib
 import dataclasses
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +23,17 @@ import tyro
 
 from experiments import command as commands
 from experiments.command import main
+from experiments.engine_options import EngineOptions
 from experiments.options import SavingOptions, SliceOptions, plain
 from experiments.presets import PRESETS
+from experiments.recipe_options import recipe_of, text_of
 from experiments.tables import print_runs
 from fp4jax.analysis.report import report_folder
 from fp4jax.predict.pictures import Pictures
 from fp4jax.study import Study, execute
 from fp4jax.study.live import watching
-from fp4jax.train import Listeners, Slices, Source, Task
+from fp4jax.study.overview import shown, watch
+from fp4jax.train import Listener, Listeners, Slices, Source, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +41,10 @@ class StudyOptions(Study):
     """A study of which every field but one is an option; :meth:`study` is the study itself."""
 
     data: Task = dataclasses.field(default_factory=SliceOptions)
-    # QAT recipes, by names or by the paper's ids (0 to 7)
+    # QAT recipes, by names or by the paper's ids (0 to 7), or rules for layers, @FILE
     recipes: tuple[str, ...] = ("baseline", "full", "2d+rht+sr")
+    # recipes of the products inside attention, each with each recipe: names; none: high precision
+    attentions: tuple[str, ...] = ("none",)
     # further options of all models, by name and value: init ref
     model_options: dict[str, str] = dataclasses.field(default_factory=dict)
     per_arch: tyro.conf.Suppress[dict] = dataclasses.field(default_factory=dict)
@@ -46,7 +57,12 @@ class StudyOptions(Study):
     def study(self) -> Study:
         """With the defaults, checked."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(Study)}
-        return Study(**{**fields, "data": plain(self.data), "plugins": commands.plugins()})
+        changed = {
+            "data": plain(self.data),
+            "recipes": tuple(map(recipe_of, self.recipes)),
+            "plugins": commands.plugins(),
+        }
+        return Study(**{**fields, **changed})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +70,7 @@ class Args:
     study: StudyOptions
     source: Source
     saving: SavingOptions
+    engine: EngineOptions
     # gets the runs' folders, report.html, tables and figures
     out: Path
     # the named study that this one started from
@@ -65,6 +82,9 @@ class Args:
     pictures: bool = False
     # list the runs and train nothing
     dry_run: bool = False
+    # show how far the study in the folder --out is, and train nothing; once, if the output is no
+    # terminal
+    watch: bool = False
 
 
 def command(args: Args) -> None:
@@ -74,10 +94,15 @@ def command(args: Args) -> None:
             name = run.recipe_name
             print(run.arch, run.scale, run.method, name, run.split, f"seed {run.seed}")
         return
+    if args.watch:
+        failed = [run for run in watch(args.out, args.preset) if run.status.state == "failed"]
+        sys.exit(1 if failed else 0)
+    args.engine.see_gpu()
+    engine = args.engine.made()
     source = args.source if preset.prepare is None else preset.prepare(args.source)
     data = study.data.open(source)
     print("\n".join(data.describe()))
-    with watching(study) as table:
+    with _shown(args, study) as table:
         listener = Listeners([table, Pictures(args.pictures)])
         outcome = execute(
             study,
@@ -89,16 +114,31 @@ def command(args: Args) -> None:
             saving=args.saving.saving(),
             listener=listener,
             synthetic=preset.prepare is not None and args.source.root is None,
+            engine=engine,
         )
     if outcome.folders:
         print_runs([run.summary() or {} for run in outcome.folders])
-    if not outcome.changed:
+    if outcome.open:
+        print(f"Other processes train {len(outcome.open)} runs.")
+    elif not outcome.changed:
         print("All runs were finished before: nothing was trained.")
-    for path in report_folder(args.out, pictures=args.pictures).paths:
-        print(path)
+    if not args.engine.worker:
+        for path in report_folder(args.out, pictures=args.pictures).paths:
+            print(path)
     for name, error in outcome.failures:
         print(f"failed: {name}: {error}", file=sys.stderr)
     sys.exit(1 if outcome.failures else 0)
+
+
+@contextlib.contextmanager
+def _shown(args: Args, study: Study) -> Iterator[Listener]:
+    """What there is to see while it is executed: of runs elsewhere, what their folders say."""
+    if args.engine.engine == "local" or not sys.stderr.isatty():
+        with watching(study) as table:
+            yield table
+    else:
+        with shown(args.out, args.preset):
+            yield Listener()
 
 
 def arguments() -> Any:
@@ -106,7 +146,12 @@ def arguments() -> Any:
     made = {name: make() for name, make in PRESETS.items()}
     defaults = {
         name: Args(
-            _options(preset.study), preset.source, SavingOptions(), Path("runs") / name, name
+            _options(preset.study),
+            preset.source,
+            SavingOptions(),
+            EngineOptions(),
+            Path("runs") / name,
+            name,
         )
         for name, preset in made.items()
     }
@@ -118,6 +163,7 @@ def _options(study: Study) -> StudyOptions:
     fields = {field.name: getattr(study, field.name) for field in dataclasses.fields(study)}
     if isinstance(study.data, Slices):
         fields["data"] = SliceOptions(**vars(study.data))
+    fields["recipes"] = tuple(map(text_of, study.recipes))
     return StudyOptions(**fields)
 
 

@@ -3,6 +3,7 @@
     python -m experiments.train --arch swin --recipe 2d+rht+sr --image-size 128 --epochs 10
     python -m experiments.train --data lgg --root kaggle_3m --arch cnn --scale 4m --seeds 2026 2027
     python -m experiments.train --task volumes --root BraTS2023 --recipe 2d+rht+sr
+    srun python -m experiments.train_volumes --root BraTS2023 --distributed
     python -m experiments.train --config runs/RUN/config.json --recipe full
 
 Each run has a folder under --out, named by its configuration and its data. Repeating a command goes
@@ -13,7 +14,7 @@ import dataclasses
 from pathlib import Path
 
 from experiments.command import main
-from experiments.options import RunOptions, SavingOptions, by_task, from_config
+from experiments.options import HostOptions, RunOptions, SavingOptions, by_task, from_config
 from experiments.tables import print_runs
 from fp4jax.predict.pictures import Pictures
 from fp4jax.train import Options, Source, dry_run, train
@@ -33,6 +34,7 @@ class Args:
     # (of the synthetic cohort they are always drawn)
     pictures: bool = False
     saving: SavingOptions = dataclasses.field(default_factory=SavingOptions)
+    hosts: HostOptions = dataclasses.field(default_factory=HostOptions)
     # wait for runs that another process trains; default: leave them alone
     wait: bool = False
     # look at the data, print size, cost, precision of each layer and memory, and train nothing
@@ -45,16 +47,20 @@ def command(args: Args) -> None:
         absent = args.source.root is None and config.data.needs_root
         print(dry_run(config, None if absent else config.data.open(args.source)))
         return
-    data = config.data.open(args.source)
-    options = Options(
-        listener=Pictures(args.pictures, args.source if args.pictures else None),
-        saving=args.saving.saving(),
-        wait=None if args.wait else 0.0,
-    )
-    folders = train(config, data, args.out, args.seeds, options=options)
-    print_runs([folder.summary() or {} for folder in folders])
-    for folder in folders:
-        print(folder.path)
+    with args.hosts.joined() as devices:
+        data = config.data.open(args.source)
+        options = Options(
+            listener=Pictures(args.pictures, args.source if args.pictures else None),
+            saving=args.saving.saving(),
+            wait=None if args.wait else 0.0,
+            devices=devices,
+        )
+        folders = train(config, data, args.out, args.seeds, options=options)
+        if not options.writes:
+            return
+        print_runs([folder.summary() or {} for folder in folders])
+        for folder in folders:
+            print(folder.path)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from experiments.presets.brats import brats_cv, brats_demo
 from experiments.presets.paper import paper_cv, paper_holdout, paper_seeds
 from experiments.presets.preset import Preset as Preset
-from experiments.presets.small import demo, lgg_cpu, lgg_cv_cpu
+from experiments.presets.small import attention_demo, demo, lgg_cpu, lgg_cv_cpu
 
 PRESETS: dict[str, Callable[[], Preset]] = {
     function.__name__.replace("_", "-"): function
     for function in (
         demo,
+        attention_demo,
         brats_demo,
         lgg_cpu,
         lgg_cv_cpu,

@@ -54,6 +54,36 @@ def demo() -> Preset:
     return Preset(study, expected=expected)
 
 
+def attention_demo() -> Preset:
+    """Swin with quantized products inside attention on the embedded cohort, three seeds.
+
+    Reference: Attn-QAT's comparison (arXiv 2603.00040) in miniature: a forward pass in FP4 with
+    FlashAttention's backward pass as it is (attention_naive), against a backward pass that derives
+    what the forward pass computed (attention_qat). All layers are in high precision.
+    Cost: 9 runs, about 10 minutes on two CPU cores.
+    Expected: a test AUPRC of at least 0.6 for the baseline, else comparing says nothing.
+    Command: python -m experiments.study attention-demo
+    """
+    study = Study(
+        Slices("phantom", image_size=32, patients=100, slices=10),
+        archs=("swin",),
+        recipes=("baseline",),
+        attentions=("none", "attention_naive", "attention_qat"),
+        seeds=(2026, 2027, 2028),
+        batch_size=8,
+        epochs=7,
+        **SHORT,
+        per_arch={
+            "swin": {
+                "learning_rate": 2e-3,
+                "model_options": {"patch": 4, **_QUICK_TRANSFORMER},
+            },
+        },
+    )
+    source = "needed for a comparison"
+    return Preset(study, expected=(Expectation("swin", "500k", "baseline", 0.6, 1.0, source),))
+
+
 def lgg_cpu() -> Preset:
     """All architectures at 500k under recipes 0, 1, 2 and 5, two seeds, on LGG at 64 x 64.
 

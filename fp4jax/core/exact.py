@@ -61,6 +61,24 @@ def divide(x: Float[Array, "*shape"], divisor: float) -> Float[Array, "*shape"]:
     return x / barrier(jnp.full_like(x, divisor))
 
 
+def scale_by_power_of_two(
+    x: Float[Array, "*shape"], exponent: Integer[Array, "..."]
+) -> Float[Array, "*shape"]:
+    """``x * 2**exponent`` for int32 exponents from -127 to 127; NaN for 128.
+
+    In two steps: 2**-127 itself is no normal float32 number, which XLA:CPU would flush to zero.
+
+    Example:
+        >>> y = scale_by_power_of_two(jnp.array([6.0, 6.0, 1.0]), jnp.array([-127, 2, 128]))
+        >>> bool(y[0] == 1.5 * 2.0**-125), y[1:].tolist()
+        (True, [24.0, nan])
+    """
+    half = exponent >> 1
+    first, second = (from_bits((e + 127) << _MANTISSA_BITS) for e in (half, exponent - half))
+    second = lax.select(exponent > 127, lax.full_like(second, np.nan), second)
+    return (x * first) * second
+
+
 def gradual_underflow(
     x: Float[Array, "*shape"], limit: Float[Array, "..."]
 ) -> Float[Array, "*shape"]:

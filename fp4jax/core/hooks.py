@@ -17,16 +17,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from fp4jax.core.spec import TensorSpec
-from fp4jax.core.typing import Array, Float, Shaped
-
-#: The largest code, LSQ's Q_P.
-LARGEST_CODE = 6
+from fp4jax.core.typing import Array, ArrayLike, Float, Shaped
 
 
 def hooked(
     spec: TensorSpec,
     x: Shaped[Array, "..."],
-    given: Array | None,
+    given: ArrayLike | None,
     used: Float[Array, ""],
     fake: Callable[[Array, Array], Array],
 ) -> tuple[Shaped[Array, "..."], Float[Array, ""]]:
@@ -43,7 +40,7 @@ def hooked(
     if spec.amax != "learned":
         return clipped(x, used), used
     amax = jnp.float32(0) if given is None else jnp.asarray(given).astype(jnp.float32)
-    return learned(fake, x, amax, used), used
+    return learned(fake, float(spec.format.elements.maximum), x, amax, used), used
 
 
 def known(amax: Float[Array, ""], own: Float[Array, ""]) -> Float[Array, ""]:
@@ -76,9 +73,10 @@ def _clipped_jvp(primals, tangents):
     return x, jnp.where(_inside(x, amax), tangents[0], jnp.zeros_like(x))
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def learned(
     fake: Callable[[Array, Array], Array],
+    largest: float,
     x: Shaped[Array, "..."],
     amax: Float[Array, ""],
     used: Float[Array, ""],
@@ -87,18 +85,20 @@ def learned(
 
     LSQ learns the step s of ``Q(v) = round(clip(v / s, -Q_N, Q_P)) s``; by its straight-through
     estimator dQ/ds is ``round(v / s) - v / s`` inside the range and its end outside. Here a step is
-    A / 2688 times the E4M3 scale of the block, which is constant but for jumps, and the range ends
-    at A. With s in proportion to A:
+    the tensor scale (of NVFP4 A / 2688) times the scale of the block, which is constant but for
+    jumps, and the range ends at A. With s in proportion to A:
 
         dQ/dA = (Q(x) - x) / A   where |x| <= A
                 sign(x)          elsewhere
         dQ/dx = 1                where |x| <= A, else 0
 
     The gradient of A is multiplied by ``g = 1 / sqrt(N Q_P)``: N values of an example (of the
-    leading axis), ``Q_P = 6``. As long as amax is 0, ``used`` is x's own and amax has no gradient.
+    leading axis), Q_P the largest element of the format, 6 of NVFP4. As long as amax is 0,
+    ``used`` is x's own and amax has no gradient.
 
     Args:
         fake: (x, A) -> Q(x).
+        largest: Q_P.
         x: the tensor.
         amax: the parameter; its sign does not count.
         used: A, its magnitude.
@@ -109,7 +109,7 @@ def learned(
     Example:
         >>> def loss(amax):
         ...     x = jnp.array([[3.0, 0.5]])
-        ...     return learned(lambda x, amax: x, x, amax, jnp.abs(amax)).sum()
+        ...     return learned(lambda x, amax: x, 6.0, x, amax, jnp.abs(amax)).sum()
         >>> float(jax.grad(loss)(jnp.float32(2))) == float(jnp.float32(1 / 12**0.5))
         True
     """
@@ -117,7 +117,7 @@ def learned(
 
 
 @learned.defjvp
-def _learned_jvp(fake, primals, tangents):
+def _learned_jvp(fake, largest, primals, tangents):
     x, amax, used = primals
     dx, damax, _ = tangents
     inside = _inside(x, used)
@@ -125,7 +125,7 @@ def _learned_jvp(fake, primals, tangents):
     error = fake(x, used).astype(jnp.float32) - wide
     slope = jnp.where(inside, error / used, jnp.sign(wide))
     values = max(1, x.size // max(1, x.shape[0]))
-    scale = jnp.sign(amax) / math.sqrt(values * LARGEST_CODE)
+    scale = jnp.sign(amax) / math.sqrt(values * largest)
     # An error of NaN where amax is 0 would be kept by a product with 0.
     slope = jnp.where(amax == 0, jnp.float32(0), slope * scale)
     dx = jnp.where(inside, dx, jnp.zeros_like(dx))

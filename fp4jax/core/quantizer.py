@@ -29,7 +29,7 @@ def quantize(
     axis_name: AxisName = None,
     implementation: str = "auto",
 ) -> QTensor:
-    """Quantizes an array to NVFP4.
+    """Quantizes an array, to NVFP4 or to the spec's format.
 
     Args:
         x: float32, bfloat16 or float16, rank >= 1 (>= 2 for 16x16 tiles), any size.
@@ -43,6 +43,7 @@ def quantize(
         axis_name: of one or several mapped axes (``jax.vmap``, ``jax.shard_map``) of whose parts x
             is one: amax is the largest of all (``lax.pmax``), as that of the whole array, and
             shards that hold one key round with bits of their own. For ``spec.amax="tensor"``.
+            (Formats without a tensor scale have no amax to reduce; the bits differ all the same.)
         implementation: who computes it; the bits are the same. "auto": fused kernels on a GPU that
             they are written for, else jax.numpy (:func:`fp4jax.kernels.explain_quantize` says
             which, and why); "reference": jax.numpy; "fused": the kernels, or a ValueError.
@@ -60,7 +61,8 @@ def quantize(
     The gradient of ``quantize(x, ...).dequantize()`` is zero; :func:`fake_quantize` passes it on.
 
     Zeros give exact zeros; a NaN anywhere makes every value NaN; an Inf makes every value NaN or
-    Inf, as in TransformerEngine. One thing is not fp4jax's to say: in which order XLA:CPU adds the
+    Inf, as in TransformerEngine. (Of the blocks alone in which they are, where a format has no
+    tensor scale.) One thing is not fp4jax's to say: in which order XLA:CPU adds the
     16 numbers of a rotation (``spec.hadamard``; see :mod:`fp4jax.core.hadamard`).
 
     Example:
@@ -91,9 +93,13 @@ def _quantize(
     amax: Array | None,
 ) -> QTensor:
     blocks = sharding.blocks_of(x, axes)
-    shardings = None if blocks is None else (blocks, blocks, sharding.replicated())
+    shardings = None
+    if blocks is not None:
+        has_blocks, has_amax = spec.format.block is not None, spec.has_tensor_scale
+        scales = blocks if has_blocks else None
+        shardings = (blocks, scales, sharding.replicated() if has_amax else None)
 
-    def compute(x: Array, seed: Seed | None, amax: Array | None) -> tuple[Array, Array, Array]:
+    def compute(x: Array, seed: Seed | None, amax: Array | None) -> tuple[Array, Any, Any]:
         return implementations.of(fused).packed(x, seed, _one_tensor(spec), axes, amax)
 
     codes, block_scales, amax = sharding.automatic(compute, shardings)(x, seed, amax)
@@ -181,7 +187,7 @@ def operand(
     spec: TensorSpec,
     axes: tuple[int, ...],
     apart: tuple[int, ...] = (),
-) -> tuple[Shaped[Array, "..."], Float[Array, "*parts"]]:
+) -> tuple[Shaped[Array, "..."], Float[Array, "*parts"] | None]:
     """As :func:`fp4jax.core.reference.operand`, by whom "auto" chooses: operands of recipes."""
     if apart:
         return reference.operand(x, seed, amax, spec, axes, apart)
@@ -255,7 +261,7 @@ def _amax(
         raise ValueError(
             f"amax is given, but TensorSpec.amax is {spec.amax!r}: use TensorSpec(amax='static')."
         )
-    if axis_name is None and spec.clip == 1:
+    if (axis_name is None and spec.clip == 1) or not spec.has_tensor_scale:
         return None
     own = tensor_amax(x, spec, axes)
     return own if axis_name is None else largest_of_shards(own, axis_name)

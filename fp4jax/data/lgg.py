@@ -22,11 +22,11 @@ import numpy as np
 from fp4jax.data import patients as people
 from fp4jax.data.cohort import Cohort
 from fp4jax.data.folders import entries, note_skipped, readable
+from fp4jax.data.image_files import read_mask, read_pixels
 from fp4jax.data.problems import listed, refuse
 from fp4jax.data.progress import track
 from fp4jax.data.regrouping import renamed
 from fp4jax.data.resize import resize_images, resize_masks
-from fp4jax.extras import Extra
 from fp4jax.files import expanded
 
 # Counts of the complete set, for fp4jax.data.verify.
@@ -181,7 +181,16 @@ def find_pairs(folder: Path) -> tuple[list[Pair], list[str]]:
     pairs, problems = [], []
     patients = _patient_folders(folder)
     names = {patient.name for patient in patients}
+    often = collections.Counter(readable(name) for name in names)
+    problems += [
+        f"{name}: {count} folders have this name, their letters written in two ways (Unicode NFC "
+        "and NFD); rename one, or remove the copy"
+        for name, count in often.items()
+        if count > 1
+    ]
     for patient in patients:
+        if often[readable(patient.name)] > 1:
+            continue
         files: dict[tuple[int, bool], list[Path]] = collections.defaultdict(list)
         tiffs = _tiffs(patient)
         if not tiffs:
@@ -235,8 +244,11 @@ def _common_shape(pairs: Sequence[Pair]) -> tuple[int, ...]:
     shapes: collections.Counter[tuple[int, ...]] = collections.Counter()
     for _, slices in itertools.groupby(pairs, key=lambda pair: pair.patient):
         for pair in slices:
-            image = _read(pair.image)
-            if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3:
+            try:
+                image = read_pixels(pair.image)
+            except ValueError:
+                continue
+            if image.ndim == 3 and image.shape[2] == 3:
                 shapes[image.shape] += 1
                 break
     return shapes.most_common(1)[0][0] if shapes else (256, 256, 3)
@@ -245,34 +257,15 @@ def _common_shape(pairs: Sequence[Pair]) -> tuple[int, ...]:
 def _read_pair(pair: Pair, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, str | None]:
     """The image, the mask as 0/1, and what is wrong with them, if anything."""
     none = np.empty(0, np.uint8)
-    image = _read(pair.image)
-    if isinstance(image, str):
-        return none, none, f"{_short(pair.image)}: {image}"
-    if image.shape != shape or image.dtype != np.uint8:
-        nan = " with NaN" if image.dtype.kind == "f" and np.isnan(image).any() else ""
-        found = f"{image.dtype} {image.shape}{nan}"
-        return none, none, f"{_short(pair.image)}: the image is {found}, not uint8 {shape}"
-    mask = _read(pair.mask)
-    if isinstance(mask, str):
-        return none, none, f"{_short(pair.mask)}: {mask}"
-    if mask.shape != shape[:2] or mask.dtype != np.uint8:
-        found = f"{mask.dtype} {mask.shape}"
-        return none, none, f"{_short(pair.mask)}: the mask is {found}, not uint8 {shape[:2]}"
-    if not ((mask == 0) | (mask == 255)).all():
-        values = np.setdiff1d(mask, [0, 255])[:3].tolist()
-        return none, none, f"{_short(pair.mask)}: the mask has values {values}, not only 0 and 255"
-    return image, mask >> 7, None
-
-
-def _read(path: Path) -> np.ndarray | str:
-    """The array of a TIFF file, or why there is none."""
-    with Extra("study"):
-        import tifffile
-
     try:
-        return np.asarray(tifffile.imread(path))
-    except Exception as error:  # a damaged file can fail anywhere in the reader; it is reported
-        return f"cannot be read, truncated or not a TIFF file ({type(error).__name__}: {error})"
+        image = read_pixels(pair.image)
+        if image.shape != shape or image.dtype != np.uint8:
+            nan = " with NaN" if image.dtype.kind == "f" and np.isnan(image).any() else ""
+            found = f"{image.dtype} {image.shape}{nan}"
+            return none, none, f"{_short(pair.image)}: the image is {found}, not uint8 {shape}"
+        return image, read_mask(pair.mask, shape[:2]), None
+    except ValueError as error:  # it begins with the file's name
+        return none, none, readable(f"{pair.image.parent.name}/{error}")
 
 
 def _short(path: Path) -> str:

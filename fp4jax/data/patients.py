@@ -9,62 +9,17 @@ caution: where a rule below says that two scans may be of one person, they are.
     Patient-007/anything                   a folder in a patient's folder is a scan
     UPENN-GBM-00001_11, _21; 0998a, 0998b  numbers or letters after an id that several ids have
     genius_0800, genius_0801, genius_0900  two digits for the patient, two for the scan
+    Patient1, patient1                     one name, in capital letters or not
 """
 
 import collections
 import dataclasses
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-_MOST_SCANS = 20  # of one patient: more are rather patients of one site
-
-_DATE = (
-    r"(?:(?:19|20)\d\d[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12]\d|3[01])"
-    r"|(?:0[1-9]|[12]\d|3[01])[-_.](?:0[1-9]|[12]\d|3[01])[-_.](?:19|20)\d\d)"
-    r"(?:[-_T ]?\d\d[-_.:]?\d\d(?:[-_.:]?\d\d)?)?"
-)
-_COUNTED = (
-    r"(?:ses(?:sion)?|visite?|vis|v|time[-_ ]?points?|timept|time|tp|t|scan|exam(?:ination)?|study"
-    r"|mr|follow[-_ ]?up|fup?|months?|mo|m|weeks?|wk|w|days?|d|years?|y|frame|run|rep|acq|phase)"
-)
-_NAMED = (
-    r"(?:ses(?:sion)?-[A-Za-z0-9]+|base(?:line)?|bl|follow[-_ ]?up|fu|pre[-_ ]?op|post[-_ ]?op|pre"
-    r"|post|initial|retest|test|left|right|lh|rh|l|r|ed|es|first|second|third|last)"
-)
-_TIME = rf"(?:{_DATE}|{_COUNTED}[-_ ]?\d+[a-z]?(?:[-_]\d+)?|{_NAMED})"
-_IS_TIME = re.compile(_TIME, re.IGNORECASE)
-_ENDS_WITH_TIME = re.compile(rf"(?P<patient>.*\d.*?|[^\d]{{3,}}?)[-_. ]{_TIME}", re.IGNORECASE)
-
-# Folders that sort files, not patients.
-_SORTING = re.compile(
-    r"(?:derivatives|raw(?:data)?|sourcedata|source|nifti|nii|dicom|data|mri?|ct|anat|scan|exam|session|visit|images?|imgs?"
-    r"|labels?|masks?|segs?|train(?:ing)?|val(?:id(?:ation)?)?|(?:images|labels)(?:tr|ts|val)"
-    r"|test(?:ing)?|training[-_ ]?data|validation[-_ ]?data|hgg|lgg|preproc(?:essed)?)",
-    re.IGNORECASE,
-)
-_SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
-_PERSON = re.compile(
-    r"(?:patients?(?:[-_ ]?id)?|pat|pt|p|sub(?:j(?:ect)?)?|participant|person|proband|case|pid|id"
-    r"|mrn|s)[-_ ]?\d+[a-z]?|.*\d{3,}",
-    re.IGNORECASE,
-)
-_NO_PERSON = re.compile(
-    r"(?:sites?|cent(?:er|re)s?|hospital|scanner|group|batch|cohort|fold|part|data[-_ ]?set|task"
-    r"|set|brats|study|release|version|v|vol|year)[-_ ]?\d*|(?:.*\D)?(?:19|20)\d\d"
-    r"|(?:task|dataset)\d+_.*",
-    re.IGNORECASE,
-)
-# BraTS numbers the examinations of its patients at the end.
-_BRATS = re.compile(
-    r"(?P<patient>BraTS-[A-Za-z]+(?:-[A-Za-z]+)?-\d+|brats_(?:2013|tcia)_pat\d+)[-_]\d+",
-    re.IGNORECASE,
-)
-_NUMBERED = re.compile(r"(?P<patient>.*\d[A-Za-z]?)[-_. ](?P<scan>\d{1,3})")
-_LETTERED = re.compile(r"(?P<patient>.*\d)(?P<scan>[a-dA-D])")
-_TWO_AND_TWO = re.compile(r"(?P<patient>(?:.*\D)?\d\d)(?P<scan>\d\d)")
-
-Key = tuple[str, ...]
+from fp4jax.data.scan_names import key_of
+from fp4jax.data.scan_numbers import shortened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,13 +62,10 @@ def group(scans: Sequence[Scan], pattern: str | None = None) -> list[Patient]:
         return [Patient(name, "--patient-pattern") for name in _by_pattern(scans, pattern)]
     keys, rules = [], []
     for scan in scans:
-        key, rule = _key(scan)
+        key, rule = key_of(scan.id, scan.place)
         keys.append(key)
         rules.append(rule)
-    _apply(keys, rules, _people, "folders of patients")
-    _apply(keys, rules, _numbered, "numbers at the end of names")
-    _apply(keys, rules, _lettered, "letters at the end of names")
-    _apply(keys, rules, _two_and_two, "two digits for the patient, two for the scan")
+    keys, rules = shortened(keys, rules)
     last = {key: key[-1] for key in keys}
     often = collections.Counter(last.values())
     return [
@@ -129,7 +81,7 @@ def alone(name: str) -> str:
         >>> [alone(name) for name in ("BraTS-GLI-00012-001", "sub-01_ses-02", "P7_2019-01-11")]
         ['BraTS-GLI-00012', 'sub-01', 'P7']
     """
-    return _key(Scan(name))[0][-1]
+    return key_of(name)[0][-1]
 
 
 def pattern_problem(pattern: str) -> str | None:
@@ -164,131 +116,6 @@ def _by_pattern(scans: Sequence[Scan], pattern: str) -> list[str]:
             "patient; give one that matches the name of every scan."
         )
     return names
-
-
-def _key(scan: Scan) -> tuple[Key, str]:
-    """A scan's name without what says when it was taken, and why."""
-    parts = [part for part in (scan.place or scan.id).split("/") if part]
-    for text in (*parts, scan.id):
-        if match := _BRATS.fullmatch(text):
-            return (match["patient"],), "BraTS' numbers of examinations"
-    for i, part in enumerate(parts):
-        if subject := _SUBJECT.match(part):
-            above = _sites(parts[:i])
-            return (*above, subject[0]), "subjects of BIDS" if parts[i:] != [subject[0]] else ""
-    if scan.place and (subject := _SUBJECT.match(scan.id)):
-        return (*_sites(parts[:-1]), subject[0]), "subjects of BIDS"
-    own = [part for part in parts if not _SORTING.fullmatch(part)] or parts[-1:]
-    kept = [part for part in own if not _IS_TIME.fullmatch(part)]
-    if not kept:
-        # study_001/scan_1: the uppermost is more of a patient than what is in it
-        return tuple(own[:1]), ""
-    key = tuple(_without_time(part) for part in kept)
-    timed = len(kept) < len(own) or key != tuple(kept)
-    # P001/P001_2019-01-11 is one name
-    key = tuple(part for i, part in enumerate(key) if i == 0 or part != key[i - 1])
-    return key, "dates and time points in names" if timed else ""
-
-
-def _sites(parts: Sequence[str]) -> Key:
-    """The folders above subjects that may tell two subjects of one name apart."""
-    kept: list[str] = []
-    for part in parts:
-        if part.lower() == "derivatives":
-            return tuple(kept)
-        if not (_SORTING.fullmatch(part) or _IS_TIME.fullmatch(part)):
-            kept.append(part)
-    return tuple(kept)
-
-
-def _without_time(name: str) -> str:
-    while match := _ENDS_WITH_TIME.fullmatch(name):
-        name = match["patient"]
-    return name
-
-
-def _apply(
-    keys: list[Key],
-    rules: list[str],
-    rule: Callable[[Sequence[Key]], dict[Key, Key]],
-    why: str,
-) -> None:
-    shorter = rule(keys)
-    for i, key in enumerate(keys):
-        if key in shorter:
-            keys[i], rules[i] = shorter[key], why
-
-
-def _people(keys: Sequence[Key]) -> dict[Key, Key]:
-    """What lies in a patient's folder is of that patient."""
-    found = {}
-    for key in set(keys):
-        for i, part in enumerate(key[:-1]):
-            if _PERSON.fullmatch(part) and not _NO_PERSON.fullmatch(part):
-                found[key] = key[: i + 1]
-                break
-    return found if _are_patients(collections.Counter(found.values())) else {}
-
-
-def _numbered(keys: Sequence[Key]) -> dict[Key, Key]:
-    """Numbers after an id: of one or two digits, or of three that count from 0 or 1 in each id."""
-    found, numbers = {}, collections.defaultdict(list)
-    for key in set(keys):
-        if _IS_TIME.fullmatch(key[-1]):  # nothing but a date
-            continue
-        match = _NUMBERED.fullmatch(key[-1])
-        if match is None and len(key) > 1 and key[-1].isdecimal() and len(key[-1]) <= 2:
-            head, scan = key[:-1], key[-1]
-        elif match is not None:
-            head, scan = (*key[:-1], match["patient"]), match["scan"]
-        else:
-            continue
-        token = re.split(r"[-_. ]", head[-1])[-1]
-        if any(c.isdigit() for c in token) and not _NO_PERSON.fullmatch(token):
-            found[key] = head
-            numbers[head].append(scan)
-    counted = all(
-        len(scan) < 3 or min(map(int, scans)) <= 1 for scans in numbers.values() for scan in scans
-    )
-    counts = collections.Counter(found.values())
-    return found if counted and _are_patients(counts) else {}
-
-
-def _lettered(keys: Sequence[Key]) -> dict[Key, Key]:
-    """0998a and 0998b, where every patient has an a."""
-    found, letters = {}, collections.defaultdict(set)
-    for key in set(keys):
-        if match := _LETTERED.fullmatch(key[-1]):
-            found[key] = (*key[:-1], match["patient"])
-            letters[found[key]].add(match["scan"].lower())
-    every_a = all("a" in scans for scans in letters.values())
-    return found if every_a and _are_patients(collections.Counter(found.values())) else {}
-
-
-def _two_and_two(keys: Sequence[Key]) -> dict[Key, Key]:
-    """genius_0800: only if all names are so, and each patient's scans count from 0 or 1."""
-    found, numbers = {}, collections.defaultdict(list)
-    for key in set(keys):
-        match = _TWO_AND_TWO.fullmatch(key[-1])
-        if match is None:
-            return {}
-        found[key] = (*key[:-1], match["patient"])
-        numbers[found[key]].append(int(match["scan"]))
-    if len({key[-1][:-2] for key in found.values()}) > 1:
-        return {}
-    counted = all(
-        sorted(scans) in (list(range(len(scans))), list(range(1, len(scans) + 1)))
-        for scans in numbers.values()
-    )
-    several = any(len(scans) > 1 for scans in numbers.values())
-    return (
-        found if counted and several and _are_patients(collections.Counter(found.values())) else {}
-    )
-
-
-def _are_patients(counts: collections.Counter[Key]) -> bool:
-    """Whether these may be the numbers of scans of patients."""
-    return len(counts) > 1 and max(counts.values()) <= _MOST_SCANS
 
 
 def together(ids: Sequence[str], same: Sequence[Sequence[str]]) -> dict[str, str]:

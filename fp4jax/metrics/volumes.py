@@ -37,6 +37,7 @@ def mask_report(
     spacing: Sequence[float],
     *,
     empty: str = "penalize",
+    voxel: float | None = None,
 ) -> dict[str, float]:
     """The metrics of one mask, by name; see the top of this file.
 
@@ -53,6 +54,8 @@ def mask_report(
         target: mask of the same shape.
         spacing: edges of a voxel, mm, one per axis.
         empty: "penalize" or "nan".
+        voxel: volume of a voxel, mm^3, where axes are not at right angles; default: the product of
+            its edges.
 
     Raises:
         ValueError: if shapes, values or options do not fit.
@@ -66,7 +69,8 @@ def mask_report(
         0.667 0.5 2.0
     """
     predicted, target = checked_pair(predicted, target)
-    voxel = float(np.prod(checked_spacing(spacing, target.ndim)))
+    product = float(np.prod(checked_spacing(spacing, target.ndim)))
+    voxel = product if voxel is None else voxel
     check_empty(empty)
     both, p, t = (int(np.count_nonzero(m)) for m in (predicted & target, predicted, target))
     # The value of 0 / 0.
@@ -93,6 +97,7 @@ def region_report(
     spacing: Sequence[float],
     *,
     empty: str = "penalize",
+    voxel: float | None = None,
 ) -> dict[str, dict[str, float]]:
     """:func:`mask_report` of each region of a case, and under ``"mean"`` their mean.
 
@@ -102,6 +107,8 @@ def region_report(
         regions: names of the k masks, or for label maps the labels that make up each region.
         spacing: edges of a voxel, mm, one per axis of space.
         empty: "penalize" or "nan".
+        voxel: volume of a voxel, mm^3, where axes are not at right angles; default: the product of
+            its edges.
 
     Raises:
         ValueError: if shapes, values or options do not fit.
@@ -128,7 +135,7 @@ def region_report(
         )
     _check_names(names)
     report = {
-        name: mask_report(predicted[..., i], target[..., i], spacing, empty=empty)
+        name: mask_report(predicted[..., i], target[..., i], spacing, empty=empty, voxel=voxel)
         for i, name in enumerate(names)
     }
     return report | {MEAN: _mean(report.values())}

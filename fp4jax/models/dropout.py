@@ -99,6 +99,12 @@ class Dropout(nnx.Module):
             return x
         return _drop(self.rate, x, next(seeds))
 
+    def factors(self, shape: tuple[int, ...], seeds: Seeds) -> Float[Array, "*shape"] | None:
+        """What a call would multiply a float32 array of that shape with; None if with nothing."""
+        if self.deterministic or self.rate == 0:
+            return None
+        return _drop(self.rate, jnp.ones(shape, jnp.float32), next(seeds))
+
 
 class DropPath(Dropout):
     """Stochastic depth: drops whole samples, rows of axis 0, of a residual branch.

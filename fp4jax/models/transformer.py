@@ -47,6 +47,10 @@ class Attention(nnx.Module):
     The fused projection's outputs are q, k, v in turn, each heads x d_h.
     """
 
+    #: A slot: None, or what computes softmax(...) v of q, k and v (*sets, n, heads, d_h), given
+    #: bias and factors of dropout (*sets, heads, n, n) by name.
+    attention_fn: Any = None
+
     def __init__(
         self,
         dim: int,
@@ -73,6 +77,10 @@ class Attention(nnx.Module):
         head_dim = dim // self.heads
         qkv = self.qkv(x).reshape(*sets, n, 3, self.heads, head_dim)
         q, k, v = (jax.lax.index_in_dim(qkv, i, qkv.ndim - 3, keepdims=False) for i in range(3))
+        if self.attention_fn is not None:
+            factors = self.drop.factors((*sets, self.heads, n, n), seeds)
+            y = self.attention_fn(q, k, v, bias=bias, dropout=factors)  # pyright: ignore
+            return self.drop(self.proj(y.reshape(*sets, n, dim)), seeds)
         with jax.named_scope("qk"):
             logits = jnp.einsum("...qhd,...khd->...hqk", q, k, preferred_element_type=jnp.float32)
         logits = logits * np.float32(head_dim**-0.5)

@@ -158,6 +158,10 @@ class WindowAttention(nnx.Module):
         ValueError: if heads do not divide the channels.
     """
 
+    #: A slot: None, or what computes softmax(...) v of q, k and v (b, windows, n, heads, d_h),
+    #: given bias and factors of dropout, broadcast against (b, windows, heads, n, n), by name.
+    attention_fn: Any = None
+
     def __init__(
         self,
         *,
@@ -186,8 +190,11 @@ class WindowAttention(nnx.Module):
         tiling = Tiling.fit(x.shape[1:-1], self.window, self.shifted)
         b, c = x.shape[0], x.shape[-1]
         qkv = self.qkv.add_bias(tiling.split(tiling.pad(self.qkv(x))))
-        # (b, windows, q k v, heads, d_h, tokens)
         qkv = qkv.reshape(*qkv.shape[:-1], 3, self.heads, c // self.heads)
+        if self.attention_fn is not None:
+            y = self._by_slot(qkv, tiling, seeds).reshape(b, -1, tiling.tokens, c)
+            return self.drop(self.proj(tiling.join(y)), seeds)
+        # (b, windows, q k v, heads, d_h, tokens)
         qkv = qkv.transpose(0, 1, 3, 4, 5, 2)
         bias, regions = self._bias(tiling.tokens), tiling.regions()
         if self.attention_drop.rate and not self.attention_drop.deterministic:
@@ -196,6 +203,20 @@ class WindowAttention(nnx.Module):
             y = attend(qkv, bias, regions)
         y = y.transpose(0, 1, 4, 2, 3).reshape(b, -1, tiling.tokens, c)
         return self.drop(self.proj(tiling.join(y)), seeds)
+
+    def _by_slot(
+        self, qkv: Float[Array, "b windows n 3 h d"], tiling: Tiling, seeds: Seeds
+    ) -> Float[Array, "b windows n h d"]:
+        """What the function in the slot makes of q, k, v, bias, mask and dropout."""
+        q, k, v = (lax.index_in_dim(qkv, i, 3, keepdims=False) for i in range(3))
+        bias, regions = self._bias(tiling.tokens)[None, None], tiling.regions()
+        if regions is not None:
+            same = regions[:, None, :, None] == regions[:, None, None, :]
+            bias = bias + jnp.where(same, np.float32(0), np.float32(-100))[None]
+        shape = (*qkv.shape[:2], self.heads, tiling.tokens, tiling.tokens)
+        factors = self.attention_drop.factors(shape, seeds)
+        function: Any = self.attention_fn
+        return function(q, k, v, bias=bias, dropout=factors)
 
     def _attend_and_drop(self, qkv, bias, regions, seeds: Seeds) -> Array:
         """:func:`attend` with dropout of the attention weights."""

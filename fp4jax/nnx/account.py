@@ -2,15 +2,17 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 from flax import nnx
+from jax.core import Tracer
 
+from fp4jax.nnx.attention_slots import attention_slots
 from fp4jax.nnx.operations import Op
 from fp4jax.nnx.slots import layers, without_slot
-from fp4jax.nnx.traced import Product, products_of
+from fp4jax.nnx.traced import Product, formats_of, products_of
 
 _HIGH = "high precision"
 
@@ -26,6 +28,7 @@ class LayerReport:
         recipe: name of the recipe that it holds; "" for none, or one that quantizes nothing.
         used: whether the layer ran its operation on the example inputs; None without such.
         reason: why the layer can hold no recipe, or "".
+        format: of x and w in its recipe's forward pass, "nvfp4" or "mxfp8 * mxfp4"; "" for none.
         products: those of its slot and of its own ``__call__``, if example inputs were given.
         amax: the static or learned amax of its x, if it has one; of a stack of layers the largest.
     """
@@ -38,6 +41,7 @@ class LayerReport:
     reason: str = ""
     products: tuple[Product, ...] = ()
     amax: float | None = None
+    format: str = ""
 
     @property
     def precision(self) -> str:
@@ -65,14 +69,16 @@ class Report:
         layers: all with a kernel.
         parameters: of the whole model, norms and biases included.
         traced: whether example inputs told which layers use their recipe.
-        products: all of the forward pass on the example inputs, those of layers and others: of
-            ``nnx.Einsum``, inside attention, of kernels that jnp or lax multiply directly.
+        products: all of the forward pass on the example inputs, those of layers and others: inside
+            attention, of kernels that jnp or lax multiply directly.
+        attentions: name of the attention recipe by path, of those that hold one.
     """
 
     layers: tuple[LayerReport, ...]
     parameters: int
     traced: bool = False
     products: tuple[Product, ...] = ()
+    attentions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def multiply_adds(self) -> int:
@@ -83,6 +89,16 @@ class Report:
     def fp4_multiply_adds(self) -> int:
         """Of those whose both operands are in FP4."""
         return sum(product.multiply_adds for product in self.products if product.fp4)
+
+    @property
+    def by_format(self) -> dict[str, int]:
+        """Multiply-adds whose both operands are quantized, by format; of nvfp4 as "FP4"."""
+        found: dict[str, int] = {}
+        for product in self.products:
+            if None not in product.specs:
+                name = _format(product.format)
+                found[name] = found.get(name, 0) + product.multiply_adds
+        return found or {"FP4": 0}
 
     @property
     def quantized(self) -> tuple[LayerReport, ...]:
@@ -100,9 +116,13 @@ class Report:
             f"{names}: {f'{counts} quantized' if known else f'set on {counts}'}, "
             f"{share:.1%} of {self.parameters:,} parameters"
         )
+        for name in dict.fromkeys(self.attentions.values()):
+            line = f"{line}, {name} in {list(self.attentions.values()).count(name)} attentions"
         if self.traced:
-            share = self.fp4_multiply_adds / max(self.multiply_adds, 1)
-            line = f"{line}, {share:.1%} of {self.multiply_adds:,} multiply-adds in FP4"
+            total = f"of {self.multiply_adds:,} multiply-adds "
+            for name, amount in self.by_format.items():
+                line = f"{line}, {amount / max(self.multiply_adds, 1):.1%} {total}in {name}"
+                total = ""
         kept = [
             f"{layer.path} ({layer.remark})" if layer.remark else layer.path
             for layer in self.layers
@@ -117,13 +137,18 @@ class Report:
         rows = [("layer", "kind", "kernel", *heads)]
         for layer in self.layers:
             remark = f" ({layer.remark})" if layer.remark else ""
+            # A name such as mxfp4_full says it already.
+            told = layer.format in ("", "nvfp4") or layer.recipe.startswith(f"{layer.format}_")
+            if not told and layer.precision != _HIGH:
+                remark = f" [{layer.format}]{remark}"
             first = (layer.path, layer.kind, _shown(layer.kernel_shape), layer.precision + remark)
             rows.append(first + (_amounts(layer.products) if self.traced else ()))
         within = {product for layer in self.layers for product in layer.products}
         for product in self.products:
             if product not in within:
                 shapes = f"{_shown(product.lhs)} * {_shown(product.rhs)}"
-                precision = "FP4" if product.fp4 else _HIGH
+                formats = _format(product.format)
+                precision = _HIGH if None in product.specs else product.recipe or formats
                 path = product.path or "(model)"
                 rows.append((path, product.kind, shapes, precision, *_amounts([product])))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -132,6 +157,10 @@ class Report:
             for row in rows
         )
         return f"{table}\n{self.summary}"
+
+
+def _format(name: str) -> str:
+    return "FP4" if name == "nvfp4" else name
 
 
 def _shown(shape: Sequence[int]) -> str:
@@ -146,9 +175,9 @@ def _amounts(products: Sequence[Product]) -> tuple[str, str]:
 
 def _amax(operation: Op) -> float | None:
     """The amax of x that an operation holds; None for none, or shapes only."""
-    value = None if operation.amax is None else operation.amax.get_value()
+    value: Any = None if operation.amax is None else operation.amax.get_value()
     # Neither those of nnx.eval_shape nor those of a trace have a value to show.
-    known = isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer)
+    known = isinstance(value, jax.Array) and not isinstance(value, Tracer)
     return float(value.max()) if known else None
 
 
@@ -156,12 +185,12 @@ def report(model: nnx.Module, *example_inputs: Any) -> Report:
     """Which products of a model run in FP4, by which recipe; multiply-adds, bytes, parameters.
 
     ``report(model, x).fp4_multiply_adds`` is what the model really does in FP4: it counts the
-    products of the traced program, those of ``nnx.Einsum``, of attention, and of kernels that are
-    multiplied without their layer too. They are the forward pass's; a product counts as FP4 if both
+    products of the traced program, those of attention, and of kernels that are multiplied without
+    their layer too. They are the forward pass's; a product counts as FP4 if both
     its operands are. Products that only Pallas kernels compute are not seen.
 
-    Layers that compute with a kernel but have no slot for a recipe, ``nnx.Einsum``, are listed as
-    high precision ("no slot").
+    Layers that compute with a kernel but have no slot for a recipe are listed as high precision
+    ("no slot").
 
     Args:
         model: any NNX model, with weights or as ``nnx.eval_shape`` makes it.
@@ -205,6 +234,7 @@ def report(model: nnx.Module, *example_inputs: Any) -> Report:
             products=tuple(by_path.get(layer.path, ())),
             reason=f"own {layer.slot.name}" if own else "",
             amax=None if layer.operation is None else _amax(layer.operation),
+            format="" if recipe is None else formats_of(recipe.fprop),
         )
     for path, module in without_slot(model):
         shape = tuple(module.kernel.get_value().shape)
@@ -218,4 +248,6 @@ def report(model: nnx.Module, *example_inputs: Any) -> Report:
     order = [".".join(map(str, path)) for path, _ in nnx.iter_modules(model)]
     parameters = sum(math.prod(p.shape) for p in jax.tree.leaves(nnx.state(model, nnx.Param)))
     in_order = tuple(rows[path] for path in order if path in rows)
-    return Report(in_order, parameters, traced, products)
+    held = {slot.path: slot.operation for slot in attention_slots(model)}
+    attentions = {path: op.recipe.name for path, op in held.items() if op is not None}
+    return Report(in_order, parameters, traced, products, attentions)

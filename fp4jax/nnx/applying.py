@@ -9,10 +9,12 @@ from flax import nnx
 from fp4jax.core.spec import shown
 from fp4jax.nnx.account import report
 from fp4jax.nnx.announce import announce
+from fp4jax.nnx.attention_slots import AttentionSlot, attention_slots
 from fp4jax.nnx.keys import Model
 from fp4jax.nnx.operations import Op
 from fp4jax.nnx.slots import Layer, layers
 from fp4jax.nnx.transposed import ConvTranspose
+from fp4jax.ops.attention_recipe import AttentionRecipe, get_attention_recipe
 from fp4jax.ops.recipe import Recipe, get_recipe
 from fp4jax.ops.rules import Rules, check_pattern, recipe_or_rules
 
@@ -22,15 +24,16 @@ def apply_recipe(
     recipe: str | int | Recipe | Rules | Mapping[str, Any],
     keep: str | Sequence[str] = (),
     *,
+    attention: str | AttentionRecipe | Mapping[str, Any] | None = None,
     verbose: bool = False,
 ) -> Model:
-    """Quantizes the layers of an NNX model: Linear, LinearGeneral, Conv and ConvTranspose.
+    """Quantizes the layers of an NNX model: Linear, LinearGeneral, Einsum, Conv and ConvTranspose.
 
     These include the projections of ``nnx.MultiHeadAttention`` and of recurrent cells. Embeddings,
-    norms, biases, ``nnx.Einsum`` and the products inside attention stay in high precision.
-    Parameters are never touched. A later call replaces the recipes of the layers that it does not
-    keep, so that calls on disjoint layers leave each other alone; :func:`remove_recipe` returns the
-    whole model to high precision.
+    norms and biases stay in high precision, and so do the products inside attention unless
+    ``attention``, or a rule, has a recipe for them. Parameters are never touched. A later call
+    replaces the recipes of the layers that it does not keep, so that calls on disjoint layers leave
+    each other alone; :func:`remove_recipe` returns the whole model to high precision.
 
     A layer's own ``__call__`` has to use the function in its slot, directly or through what it
     calls; ``report(model, *example_inputs)`` says which do.
@@ -40,11 +43,16 @@ def apply_recipe(
         recipe: a Recipe, its name, or the paper's id, for all layers; or rules ``{pattern: recipe
             or None}``, see :class:`fp4jax.ops.rules.Rules`: the first pattern that matches a
             layer's path from its start decides, None is high precision, and every layer that is
-            not kept needs a rule (``".*"`` last for all that is left).
+            not kept needs a rule (``".*"`` last for all that is left). A rule with an attention
+            recipe, ``{r".*\\.attention$": "attention_qat", ...}``, is for attention alone.
         keep: regular expressions, matched from the start of a layer's dotted path; layers that
             match one stay as they are: with the recipe of an earlier call, or in high precision.
             "layers.1" matches layers.10 too, r"layers\\.1$" does not. (Convolutions that no recipe
             was applied to get fp4jax's unquantized operation, whose gradients are faster on CPU.)
+        attention: an :class:`fp4jax.AttentionRecipe`, or its name, for q k^T and P v of every
+            attention that is not kept: of ``nnx.MultiHeadAttention``, and of modules with a slot
+            ``attention_fn``, which this package's transformers have. Its path is its module's with
+            ".attention" behind it. None: high precision.
         verbose: print one line that says what was changed, instead of logging it (logger "fp4jax",
             level INFO); :func:`fp4jax.nnx.report` has the whole table.
 
@@ -55,7 +63,8 @@ def apply_recipe(
         ValueError: for an unknown recipe, a pattern that matches no layer, layers without a rule
             (all are listed), a rule that earlier ones leave no layer, a model without layers
             to quantize, a packed model (apply recipes to the trained one and pack that), or a
-            layer whose slot is taken by somebody else's function.
+            layer whose slot is taken by somebody else's function; attention recipes for a model
+            that has no attention with a slot, or both in rules and as ``attention``.
 
     Example:
         >>> from flax import nnx
@@ -69,20 +78,32 @@ def apply_recipe(
         >>> mlp = apply_recipe(mlp, {r"layers\\.0$": "full", ".*": None})
         >>> [layer.precision for layer in report(mlp).layers]
         ['full', 'high precision']
+        >>> attend = nnx.MultiHeadAttention(2, 8, decode=False, rngs=nnx.Rngs(0))
+        >>> attend = apply_recipe(attend, "full", attention="attention_qat")
+        >>> report(attend).attentions
+        {'attention': 'attention_qat'}
     """
     chosen, baseline = recipe_or_rules(recipe), get_recipe("baseline")
     found = list(layers(model))
     if not found:
         raise ValueError(
             f"no layer of {type(model).__name__} can be quantized; apply_recipe takes an NNX "
-            "model with nnx.Linear, LinearGeneral, Conv or ConvTranspose layers."
+            "model with nnx.Linear, LinearGeneral, Einsum, Conv or ConvTranspose layers."
         )
-    kept = _matches([layer.path for layer in found], _patterns(keep))
+    slots = list(attention_slots(model))
+    kept = _matches([part.path for part in (*found, *slots)], _patterns(keep))
     changed = [layer for layer in found if layer.path not in kept]
-    recipes = _recipes(chosen, [layer.path for layer in changed], [layer.path for layer in found])
+    within = _attentions(chosen, attention, [slot for slot in slots if slot.path not in kept])
+    paths = [[part.path for part in parts] for parts in (changed, found, slots)]
+    recipes = _recipes(chosen, *paths)
     for layer in changed:
         if problem := _problem(layer):
             raise ValueError(problem)
+    for slot, own in within:
+        if own is not None:
+            slot.inject(own)
+        elif slot.operation is not None:
+            slot.empty()
     for layer in changed:
         _inject(layer, recipes[layer.path] or baseline)
     for layer in found:
@@ -113,21 +134,48 @@ def remove_recipe(model: Model) -> Model:
         'dot_general'
     """
     ours = [layer for layer in layers(model) if layer.operation is not None]
+    within = [slot for slot in attention_slots(model) if slot.operation is not None]
     for layer in ours:
         if problem := _problem(layer):
             raise ValueError(problem)
-    for layer in ours:
-        layer.empty()
+    for part in (*ours, *within):
+        part.empty()
     return model
 
 
 def _recipes(
-    chosen: Recipe | Rules, changed: Sequence[str], found: Sequence[str]
+    chosen: Recipe | Rules, changed: Sequence[str], found: Sequence[str], attentions: Sequence[str]
 ) -> dict[str, Recipe | None]:
     """The recipe of each layer that is changed."""
     if isinstance(chosen, Rules):
-        return chosen.assign(changed, found)
+        return chosen.assign(changed, found, attentions)
     return dict.fromkeys(changed, chosen)
+
+
+def _attentions(
+    chosen: Recipe | Rules, attention: Any, slots: Sequence[AttentionSlot]
+) -> list[tuple[AttentionSlot, AttentionRecipe | None]]:
+    """The recipe of each attention that is not kept."""
+    by_rules = isinstance(chosen, Rules) and chosen.of_attentions
+    if attention is not None and by_rules:
+        raise ValueError(
+            "the rules have attention recipes, and attention= is given too; give one of them."
+        )
+    common = None if attention is None else get_attention_recipe(attention)
+    if common is not None and not slots:
+        raise ValueError(
+            f"attention is {common.name!r}, but the model has no attention with a slot (or all of "
+            "it is kept): nnx.MultiHeadAttention, or a module with an attribute attention_fn."
+        )
+    pairs: list[tuple[AttentionSlot, AttentionRecipe | None]] = []
+    for slot in slots:
+        own = common
+        if isinstance(chosen, Rules) and by_rules:
+            own = chosen.of_attention(slot.path)
+        if own is not None and slot.problem:
+            raise ValueError(slot.problem)
+        pairs.append((slot, own if own is not None and own.quantizes else None))
+    return pairs
 
 
 def _inject(layer: Layer, recipe: Recipe) -> None:
@@ -147,7 +195,7 @@ def _matches(paths: Sequence[str], patterns: Sequence[str]) -> set[str]:
     for pattern in patterns:
         check_pattern(pattern, "keep=")
         matched = {path for path in paths if re.match(pattern, path)}
-        if not matched and list(paths) == [""]:
+        if not matched and "" in paths:
             raise ValueError(
                 f"keep={pattern!r} matches no layer: the model is one layer, whose path is empty."
             )

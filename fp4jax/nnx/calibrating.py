@@ -95,7 +95,8 @@ def calibrate(
     call = call or (lambda model, *inputs: model(*inputs))
     if method == "mse":
         batches = list(batches)
-    seen = _observe(model, lambda _, *of_layer: _FIRST[method](*of_layer), batches, call)
+    first = _FIRST[method]
+    seen = _observe(model, lambda _, stack, clip: first(stack, clip), batches, call)
     top = {path: of_layer["amax"] for path, of_layer in seen.items()}
     found = top
     if method == "percentile":
@@ -104,8 +105,12 @@ def calibrate(
             for path, of_layer in seen.items()
         }
     if method == "mse":
-        make = lambda path, *of_layer: Errors(*of_layer, jnp.asarray(top[path]))  # noqa: E731
-        errors = _observe(model, make, batches, call)
+        errors = _observe(
+            model,
+            lambda path, stack, clip: Errors(stack, clip, jnp.asarray(top[path])),
+            batches,
+            call,
+        )
         found = {path: top[path] * _best(errors[path]["errors"]) for path in top}
     _set(model, {path: np.asarray(np.float32(headroom) * a) for path, a in found.items()})
     return model

@@ -5,12 +5,16 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
+from fp4jax.core.spec import TensorSpec
 from fp4jax.core.typing import Array
 from fp4jax.nnx.amax_variables import LearnedAmax
 from fp4jax.nnx.keys import RoundingKey, RoundingSeeds, first_key
 from fp4jax.nnx.watches import FirstAmax
+from fp4jax.ops.attention_function import dot_product_attention
+from fp4jax.ops.attention_recipe import AttentionRecipe
 from fp4jax.ops.convolution.quantized import conv_general_dilated, conv_transpose
 from fp4jax.ops.dot import dot_general
+from fp4jax.ops.einsum import einsum
 from fp4jax.ops.recipe import Recipe
 from fp4jax.ops.role_keys import CallKeys
 
@@ -19,7 +23,7 @@ class Op(nnx.Module):
     """An operation that quantizes by a recipe; equal recipes and keys of equal shape share a trace.
 
     Args:
-        recipe: static.
+        recipe: static; a Recipe, of attention an AttentionRecipe.
         path: of its layer, from which its first key is made; see
             :func:`fp4jax.nnx.refresh_keys`.
         stack: leading dimensions of a stack of layers; each has its own key.
@@ -30,28 +34,47 @@ class Op(nnx.Module):
             quantized, or None.
     """
 
-    def __init__(self, recipe: Recipe, path: str, stack: tuple[int, ...] = ()):
+    def __init__(self, recipe: Any, path: str, stack: tuple[int, ...] = ()):
         self.recipe, self.stack = recipe, tuple(stack)
         key, seeds = first_key(path, stack) if recipe.stochastic else (None, None)
         self.key = None if key is None else RoundingKey(key)
         self.seeds = None if seeds is None else RoundingSeeds(seeds)
-        x = recipe.fprop[0]
+        x = self.spec_of_x
         learns = x is not None and x.amax == "learned"
         self.amax: nnx.Variable | None = LearnedAmax(jnp.zeros(stack)) if learns else None
         self.watch: nnx.Module | None = FirstAmax(stack) if learns else None
+
+    @staticmethod
+    def operands(arguments: tuple[Any, ...]) -> tuple[Any, Any, tuple[Any, ...]]:
+        """Both operands of a call, and its further arguments."""
+        lhs, rhs, *rest = arguments
+        return lhs, rhs, tuple(rest)
+
+    @staticmethod
+    def arguments(lhs: Any, rhs: Any, rest: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The inverse of :meth:`operands`."""
+        return (lhs, rhs, *rest)
 
     def options(self) -> dict[str, Any]:
         """What the quantized functions take beyond lax's arguments."""
         keys = None
         if self.key is not None and self.seeds is not None:
             keys = CallKeys(self.key.get_value(), self.seeds.get_value())
-        return {"recipe": self.recipe, "key": keys, "amax": self._amax()}
+        options = {"recipe": self.recipe, "key": keys}
+        spec = self.spec_of_x
+        return options | ({"amax": self._amax()} if spec is not None and spec.given else {})
 
-    def _amax(self) -> dict[str, Any] | None:
-        """The amax of x, or a function of x that tells it; None where x has its own."""
-        spec = self.recipe.fprop[0]
-        if spec is None or not spec.given:
-            return None
+    @property
+    def spec_of_x(self) -> TensorSpec | None:
+        """How x of fprop is quantized; None in high precision, and in attention, which has no x."""
+        return self.recipe.fprop[0] if isinstance(self.recipe, Recipe) else None
+
+    def _amax(self) -> dict[str, Any]:
+        """The amax of x, or a function of x that tells it.
+
+        Raises:
+            ValueError: there is none.
+        """
         amax = None if self.amax is None else self.amax.get_value()
         if self.watch is not None:
             watch: Any = self.watch
@@ -84,3 +107,29 @@ class ConvTransposeOp(Op):
 
     def __call__(self, lhs: Array, *args: Any, **kwargs: Any) -> Array:
         return conv_transpose(lhs, *args, **kwargs, **self.options())
+
+
+class EinsumOp(Op):
+    """``fp4jax.einsum`` for the ``einsum_op`` slot of ``nnx.Einsum``."""
+
+    @staticmethod
+    def operands(arguments: tuple[Any, ...]) -> tuple[Any, Any, tuple[Any, ...]]:
+        subscripts, lhs, rhs = arguments
+        return lhs, rhs, (subscripts,)
+
+    @staticmethod
+    def arguments(lhs: Any, rhs: Any, rest: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (*rest, lhs, rhs)
+
+    def __call__(self, subscripts: str, lhs: Array, *args: Any, **kwargs: Any) -> Array:
+        return einsum(subscripts, lhs, *args, **kwargs, **self.options())
+
+
+class AttentionOp(Op):
+    """``fp4jax.attention`` for an ``attention_fn`` slot, with the arguments that Flax passes."""
+
+    recipe: AttentionRecipe
+
+    def __call__(self, query: Array, key: Array, value: Array, *args: Any, **kwargs: Any) -> Array:
+        options = self.options()
+        return dot_product_attention(query, key, value, *args, options=options, **kwargs)

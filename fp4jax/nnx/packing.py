@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from fp4jax.core.number_format import NVFP4
 from fp4jax.core.typing import Array, DTypeLike
 from fp4jax.nnx.amax_variables import CalibratedAmax
 from fp4jax.nnx.announce import announce
@@ -146,6 +147,12 @@ def _check(model: Any) -> None:
             )
     for layer, recipe in found:
         for i, spec in enumerate(recipe.fprop):
+            if spec is not None and spec.format != NVFP4:
+                raise ValueError(
+                    f"layer {layer.path!r} has the recipe {recipe.name!r} in "
+                    f"{spec.format.name}; packed layers and files are nvfp4's: apply a recipe "
+                    "whose fprop is in nvfp4, fp4jax.with_format(recipe, 'nvfp4')."
+                )
             if i == 0 and spec is not None and spec.amax == "static":
                 _check_amax(layer)
             elif spec is not None and spec.amax != "tensor":

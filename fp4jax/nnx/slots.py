@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
 from fp4jax.nnx.keys import check_model, dotted
-from fp4jax.nnx.operations import ConvGeneralDilated, ConvTransposeOp, DotGeneral, Op
+from fp4jax.nnx.operations import ConvGeneralDilated, ConvTransposeOp, DotGeneral, EinsumOp, Op
 from fp4jax.nnx.transposed import ConvTranspose
 
 
@@ -25,6 +26,7 @@ class Slot(NamedTuple):
 SLOTS: dict[type[nnx.Module], Slot] = {
     nnx.Linear: Slot("dot_general", DotGeneral, lax.dot_general),
     nnx.LinearGeneral: Slot("dot_general", DotGeneral, None),
+    nnx.Einsum: Slot("einsum_op", EinsumOp, jnp.einsum),
     nnx.Conv: Slot("conv_general_dilated", ConvGeneralDilated, lax.conv_general_dilated),
     nnx.ConvTranspose: Slot("conv_transpose", ConvTransposeOp, lax.conv_transpose),
 }
@@ -59,7 +61,9 @@ class Layer(NamedTuple):
     def stack(self) -> tuple[int, ...]:
         """The leading dimensions of a stack of layers, as nnx.vmap makes and nnx.scan runs it."""
         layer = self.module
-        if self.kind is nnx.LinearGeneral:
+        if self.kind is nnx.Einsum:
+            rank = len(layer.kernel_shape)
+        elif self.kind is nnx.LinearGeneral:
             rank = len(layer.batch_axis) + len(layer.in_features) + len(layer.out_features)
         else:
             rank = 2 if self.kind is nnx.Linear else len(layer.kernel_size) + 2
@@ -105,7 +109,7 @@ def layers(model: nnx.Module) -> Iterator[Layer]:
 
 
 def without_slot(model: nnx.Module) -> Iterator[tuple[str, Any]]:
-    """(dotted path, module) of what has a kernel but no slot for its product: ``nnx.Einsum``."""
+    """(dotted path, module) of what has a kernel but no slot for its product."""
     check_model(model)
     for path, module in nnx.iter_modules(model):
         is_layer = isinstance(module, tuple(SLOTS))

@@ -20,7 +20,7 @@ _SUFFIX = "+static"
 def with_static_x(recipe: Recipe) -> Recipe:
     """A recipe that quantizes x of fprop by a given amax, under the name "NAME+static".
 
-    Where x is not quantized, or its amax is static already, the recipe as it is.
+    Where x has no tensor scale, or its amax is static already, the recipe as it is.
 
     Example:
         >>> from fp4jax.ops.recipe import get_recipe
@@ -29,7 +29,7 @@ def with_static_x(recipe: Recipe) -> Recipe:
         ('full+static', 'static', 'tensor')
     """
     x, w = recipe.fprop
-    if x is None or x.amax == "static":
+    if x is None or x.amax == "static" or not x.has_tensor_scale:
         return recipe
     # A share of an amax that is given is an amax that is given.
     static = dataclasses.replace(x, amax="static", clip=1.0)
@@ -37,7 +37,9 @@ def with_static_x(recipe: Recipe) -> Recipe:
 
 
 def quantizing_x(model: nnx.Module) -> Iterator[tuple[str, Op, TensorSpec]]:
-    """(dotted path of the layer, operation, spec of x) where x of fprop is quantized.
+    """(dotted path of the layer, operation, spec of x) where x of fprop has a tensor scale.
+
+    In high precision it has none, nor in formats with scales of blocks alone.
 
     Example:
         >>> from fp4jax.nnx import apply_recipe
@@ -47,7 +49,10 @@ def quantizing_x(model: nnx.Module) -> Iterator[tuple[str, Op, TensorSpec]]:
     """
     check_model(model)
     for path, module in list(nnx.iter_modules(model)):
-        if isinstance(module, Op) and (spec := module.recipe.fprop[0]) is not None:
+        if not isinstance(module, Op):
+            continue
+        spec = module.spec_of_x
+        if spec is not None and spec.has_tensor_scale:
             yield dotted(path[:-1]), module, spec
 
 

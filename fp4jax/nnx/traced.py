@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from fp4jax.core.grids import E2M1
+from fp4jax.core.number_format import format_names
 from fp4jax.core.spec import TensorSpec
+from fp4jax.nnx.attention_slots import attention_slots
 from fp4jax.nnx.keys import dotted
-from fp4jax.nnx.operations import Op
+from fp4jax.nnx.operations import EinsumOp, Op
 from fp4jax.nnx.slots import layers
 from fp4jax.ops.traced_products import TracedProduct, traced_products
 
@@ -21,6 +25,7 @@ _CALL, _MODULE = "fp4jax_call_", "fp4jax_module_"
 #: The function of jax.lax whose arguments each slot takes.
 _OF_SLOT = {
     "dot_general": lax.dot_general,
+    "einsum_op": jnp.einsum,
     "conv_general_dilated": lax.conv_general_dilated,
     "conv_transpose": lax.conv_transpose,
 }
@@ -33,15 +38,15 @@ class Product:
     Attributes:
         path: of the layer or, for products outside of slots, of the innermost module whose
             ``__call__`` runs them; "" for the model's own.
-        kind: "dot_general", "conv_general_dilated" or "conv_transpose".
+        kind: "dot_general", "einsum_op", "conv_general_dilated" or "conv_transpose".
         lhs, rhs: shapes.
-        recipe: name of the recipe of the layer's slot, or "".
+        recipe: name of the recipe of the layer's slot, or of the attention's, or "".
         specs: how lhs and rhs are quantized; None for high precision.
         times: how often it runs in a call of the model, as in ``nnx.scan`` or by several calls.
         multiply_adds: of all times. A convolution counts output positions x kernel weights, a
             transposed one input positions x kernel weights.
         bytes: of both operands as they enter, of all times: 4.5 bits a number in FP4 blocks of 16,
-            4.03 in tiles, else as their dtype has.
+            4.03 in tiles, :attr:`fp4jax.Format.bits` in another format, else as their dtype has.
     """
 
     path: str
@@ -65,8 +70,26 @@ class Product:
 
     @property
     def fp4(self) -> bool:
-        """Whether both operands are in FP4, as a product on FP4 units needs."""
-        return None not in self.specs
+        """Whether both operands are in FP4, as a product on FP4 units needs: nvfp4 or mxfp4."""
+        return all(spec is not None and spec.format.elements == E2M1 for spec in self.specs)
+
+    @property
+    def format(self) -> str:
+        """As :func:`formats_of` has it."""
+        return formats_of(self.specs)
+
+
+def formats_of(specs: Sequence[TensorSpec | None]) -> str:
+    """Of lhs and rhs: "nvfp4", or "mxfp8 * mxfp4" if they differ; "" if none is quantized.
+
+    Example:
+        >>> formats_of([TensorSpec(), TensorSpec()]), formats_of([None, TensorSpec(format="int4")])
+        ('nvfp4', 'high precision * int4')
+    """
+    names = ["high precision" if spec is None else spec.format.name for spec in specs]
+    if not any(specs):
+        return ""
+    return " * ".join(dict.fromkeys(names))
 
 
 def products_of(model: nnx.Module, inputs: Sequence[Any]) -> tuple[Product, ...]:
@@ -107,8 +130,9 @@ def products_of(model: nnx.Module, inputs: Sequence[Any]) -> tuple[Product, ...]
 
     arrays = [leaf for a, leaf in zip(is_array, leaves, strict=True) if a]
     traced = traced_products(jax.make_jaxpr(run)(state, arrays).jaxpr, whole=_CALL)
+    within = {slot.module_path: slot.operation for slot in attention_slots(model)}
     return tuple(
-        _outside(product, paths)
+        _outside(product, paths, within)
         if product.equation is not None
         else calls.products[_last(product.scope, _CALL)].repeated(product.times)
         for product in traced
@@ -129,10 +153,12 @@ class _Watched(nnx.Module):
         self.operation = nnx.data(operation) if isinstance(operation, Op) else operation
         self.path, self.kind, self.calls = path, kind, calls
 
-    def __call__(self, lhs: Any, rhs: Any, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         function = functools.partial(_OF_SLOT[self.kind], **_plain(kwargs))
+        op = EinsumOp if self.kind == "einsum_op" else Op
+        lhs, rhs, rest = op.operands(args)
         shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (lhs, rhs)]
-        program = jax.make_jaxpr(lambda lhs, rhs: function(lhs, rhs, *args))(*shapes)
+        program = jax.make_jaxpr(lambda a, b: function(*op.arguments(a, b, rest)))(*shapes)
         recipe = getattr(self.operation, "recipe", None)
         specs = (None, None) if recipe is None else recipe.fprop
         product = Product(
@@ -148,7 +174,7 @@ class _Watched(nnx.Module):
         )
         self.calls.products.append(product)
         with jax.named_scope(f"{_CALL}{len(self.calls.products) - 1}"):
-            return self.operation(lhs, rhs, *args, **kwargs)
+            return self.operation(*args, **kwargs)
 
 
 def _plain(options: dict[str, Any]) -> dict[str, Any]:
@@ -156,15 +182,31 @@ def _plain(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name != "out_sharding"}
 
 
-def _outside(product: TracedProduct, paths: Sequence[str]) -> Product:
+def _outside(product: TracedProduct, paths: Sequence[str], attentions: dict[str, Any]) -> Product:
     """A product that no layer's slot computes."""
     lhs, rhs = (v.aval for v in product.equation.invars[:2])
-    # Of fp4jax's own functions, called directly: the name of the scope is all that is known.
-    spec = TensorSpec() if {"fp4_fprop", "fp4_packed"} & set(product.scope) else None
     path = paths[_last(product.scope, _MODULE)]
-    size = sum(_bytes(a, spec) for a in (lhs, rhs)) * product.times
+    operation, recipe = attentions.get(path), ""
+    # Of fp4jax's own functions, called directly: the name of the scope is all that is known.
+    specs = _specs_of(product.scope)
+    for name in ("qk", "pv"):
+        if operation is not None and name in product.scope:
+            specs, recipe = getattr(operation.recipe, name).fprop, operation.recipe.name
+    size = sum(map(_bytes, (lhs, rhs), specs)) * product.times
     name, macs = product.equation.primitive.name, product.multiply_adds
-    return Product(path, name, lhs.shape, rhs.shape, "", (spec, spec), product.times, macs, size)
+    return Product(path, name, lhs.shape, rhs.shape, recipe, specs, product.times, macs, size)
+
+
+def _specs_of(scope: Sequence[str]) -> tuple[TensorSpec | None, TensorSpec | None]:
+    """What the name of a product's scope says, see Recipe.scope."""
+    known = {"fp4": "nvfp4"} | {name: name for name in format_names()}
+    for name in scope:
+        if name == "fp4_packed":
+            return TensorSpec(), TensorSpec()
+        names = [known.get(part) for part in name.removesuffix("_fprop").split("*")]
+        if name.endswith("_fprop") and None not in names:
+            return TensorSpec(format=names[0]), TensorSpec(format=names[-1])
+    return None, None
 
 
 def _last(scope: Sequence[str], prefix: str) -> int:
@@ -177,7 +219,10 @@ def _bytes(array: Any, spec: TensorSpec | None) -> int:
     if spec is None:
         return math.prod(array.shape) * array.dtype.itemsize
     size = math.prod(array.shape)
-    return -(-size // 2) + -(-size // math.prod(spec.block))
+    codes = -(-size * spec.format.stored_bits // 8)
+    if spec.block is None:
+        return codes
+    return codes + -(-size // math.prod(spec.block)) * spec.format.scale_bits // 8
 
 
 def _mark(module: nnx.Module, scope: str) -> None:

@@ -1,47 +1,86 @@
 """How a network reads NIfTI cases: which files are its channels, and what label values mean."""
 
 import dataclasses
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fp4jax.data.nifti import LABELS, Case, VolumeSet
+from fp4jax.data.nifti.case import canonical
+from fp4jax.data.nifti.labels import given
 from fp4jax.data.nifti.volume import is_nifti_name, read_geometry
 from fp4jax.predict.network import Network
 from fp4jax.train import Slices, Source, Volumes
 from fp4jax.train.volumes.data import open_volumes
 
+_LOG = logging.getLogger("fp4jax.predict")
+
 # Cohorts of slices that were made from NIfTI volumes in a known way, and their layouts.
 _LAYOUTS = {"brats": "auto", "msd": "msd"}
+# Of LGG's channels, for messages: modalities as BraTS calls them.
+_EXAMPLE = {"pre-contrast": "t1", "FLAIR": "flair", "post-contrast": "t1c"}
 # Of both tasks, where the task of slices has them.
 _SHARED = ("patterns", "label", "labels", "mask", "patient_pattern")
 
 
-def reading_of(network: Network) -> Volumes:
-    """The data of a network, as NIfTI cases are read for it.
+def reading_of(network: Network, **changes: Any) -> Volumes:
+    """How NIfTI cases are read for a network: as its data were, but for some changes.
+
+    Volumes become slices as those of ``--data brats`` do. For a network of slices that were made
+    in another way, such as LGG's, that is near to it and no more; so which modality is which of its
+    channels must be said.
+
+    Args:
+        network: of slices or of volumes.
+        changes: fields of :class:`fp4jax.train.Volumes` with other values.
 
     Raises:
-        ValueError: a network of slices that were not made from NIfTI volumes, or of other data.
+        ValueError: a network of slices that were not made from NIfTI volumes without ``modalities``
+            and without ``patterns`` of its channels, or one of other data.
     """
     task = network.task
-    if isinstance(task, Volumes):
-        return task
-    if not isinstance(task, Slices):
+    if isinstance(task, Slices):
+        task = _of_slices(network, task, changes)
+    if not isinstance(task, Volumes):
         raise ValueError(f"the model {network.about.run} is of {task.kind}, not of NIfTI volumes.")
-    if task.cohort not in _LAYOUTS:
-        raise ValueError(
-            f"the model {network.about.run} was trained on slices of {task.cohort}, whose grey "
-            "levels were not made from NIfTI volumes in a way that could be repeated; give it "
-            "PNG or TIFF slices as it was trained on, or train one with --data brats or msd."
+    return dataclasses.replace(task, **changes)
+
+
+def _of_slices(network: Network, task: Slices, changes: Mapping[str, Any]) -> Volumes:
+    """Volumes that become slices."""
+    about = network.about
+    if task.cohort in _LAYOUTS:
+        known = {name: value for name in _SHARED if (value := getattr(task, name, None))}
+        layout = "auto" if "patterns" in known else _LAYOUTS[task.cohort]
+        return Volumes(
+            modalities=about.channels or None,
+            regions=(task.target or "whole_tumour",),
+            layout=layout,
+            **known,
         )
-    known = {name: value for name in _SHARED if (value := getattr(task, name, None))}
-    layout = "auto" if "patterns" in known else _LAYOUTS[task.cohort]
-    return Volumes(
-        modalities=network.about.channels or None,
-        regions=(task.target or "whole_tumour",),
-        layout=layout,
-        **known,
+    names = ", ".join(about.channels)
+    patterns = changes.get("patterns") or {}
+    by_name = bool(patterns) and set(map(canonical, patterns)) == set(
+        map(canonical, about.channels)
     )
+    if changes.get("modalities") is None and not by_name:
+        raise ValueError(
+            f"the model {about.run} was trained on slices of {task.cohort}, with "
+            f"{about.in_channels} channels ({names}) whose grey levels were not made from NIfTI "
+            "volumes in a way that could be repeated. Give it PNG or TIFF slices as it was trained "
+            "on, or name the volumes that are its channels, in this order, such as --modalities "
+            f"{' '.join(_EXAMPLE.get(name, name) for name in about.channels)}, with --patterns if "
+            "they are not named as in BraTS: they become grey levels as for --data brats."
+        )
+    _LOG.warning(
+        "%s was trained on slices of %s; volumes become grey levels in the way of --data brats, "
+        "which may differ from its own. Look at what it finds.",
+        *(about.run, task.cohort),
+    )
+    table = given(changes.get("labels"))
+    regions = tuple(table) if table is not None and len(table) == 1 else ("whole_tumour",)
+    return Volumes(modalities=None if by_name else changes["modalities"], regions=regions)
 
 
 def open_cases(network: Network, reading: Volumes, source: Source) -> VolumeSet:

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from fp4jax.core.typing import Float, UInt8
+from fp4jax.data.folders import is_clutter
+from fp4jax.data.image_files import SUFFIXES, read_image, read_mask
+from fp4jax.data.other_files import others
 from fp4jax.extras import Extra
 from fp4jax.files import replacing
 
-SUFFIXES = (".tif", ".tiff", ".png")
 #: Ends of names of what is written; such files are no slices.
 MASK, OVERLAY, PROBABILITY = "_mask", "_overlay", "_probability"
-# What macOS, Windows, file servers and notebooks leave behind; and all that is hidden.
-_CLUTTER = {"@eadir", "#recycle", "$recycle.bin", "__macosx", "__pycache__", "lost+found"}
 # Okabe and Ito's orange, which colour-blind readers can tell from grey.
 _COLOUR = np.array((230, 159, 0), np.float32)
 _SHOWN = 10
@@ -30,19 +30,26 @@ def find(source: Path) -> list[Path]:
     """
     if source.is_file():
         if source.suffix.lower() not in SUFFIXES:
-            raise ValueError(f"{source} is no slice; give a {', '.join(SUFFIXES)} file.")
+            raise ValueError(
+                f"{source} is no slice; give a {', '.join(SUFFIXES)} file.{others([source])}"
+            )
         return [source]
     if not source.is_dir():
         raise ValueError(f"{source} is no folder; name one with {', '.join(SUFFIXES)} files in it.")
     found = sorted(path for path in files_in(source) if _is_slice(path))
     if not found:
-        raise ValueError(f"{source} has no slices: no {', '.join(SUFFIXES)} files but masks.")
-    stems: dict[tuple[Path, str], Path] = {}
+        raise ValueError(
+            f"{source} has no slices: no {', '.join(SUFFIXES)} files but masks."
+            f"{others(files_in(source))}"
+        )
+    stems: dict[str, Path] = {}
     for path in found:
-        key = path.parent, path.stem.lower()
+        key = path.relative_to(source).with_suffix("").as_posix().lower()
         if other := stems.get(key):
+            first, second = (one.relative_to(source) for one in (other, path))
             raise ValueError(
-                f"{other.name} and {path.name} would have one result; rename one of them."
+                f"{first} and {second} would have one result, where systems do not tell capital "
+                "letters from small ones; rename one of them."
             )
         stems[key] = path
     return found
@@ -51,12 +58,8 @@ def find(source: Path) -> list[Path]:
 def files_in(folder: Path) -> Iterator[Path]:
     """All files below a folder but those that are hidden or that systems leave there."""
     for parent, folders, names in os.walk(folder, followlinks=False):
-        folders[:] = [name for name in folders if not _is_clutter(name)]
-        yield from (Path(parent, name) for name in names if not _is_clutter(name))
-
-
-def _is_clutter(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _CLUTTER
+        folders[:] = [name for name in folders if not is_clutter(name)]
+        yield from (Path(parent, name) for name in names if not is_clutter(name))
 
 
 def mask_beside(path: Path) -> Path | None:
@@ -68,57 +71,9 @@ def mask_beside(path: Path) -> Path | None:
     return None
 
 
-def read_mask(path: Path, shape: tuple[int, ...]) -> UInt8[np.ndarray, "h w"]:
-    """A mask as 0 and 1: what is not 0.
-
-    Raises:
-        ValueError: damaged, or of another size than its slice.
-    """
-    mask = _read(path)
-    if mask.ndim == 3:
-        mask = mask.any(-1)
-    if mask.shape != shape:
-        raise ValueError(
-            f"{path.name}: the mask has shape {mask.shape}, its slice {shape}; it is no mask of it"
-        )
-    return (mask != 0).astype(np.uint8)
-
-
 def _is_slice(path: Path) -> bool:
     known = path.suffix.lower() in SUFFIXES
     return known and not path.stem.lower().endswith((MASK, OVERLAY, PROBABILITY))
-
-
-def _read(path: Path) -> np.ndarray:
-    try:
-        return _array(path)
-    except ImportError:
-        raise
-    except Exception as error:  # a damaged file can fail anywhere in a reader
-        about = str(error).splitlines()[0] if str(error) else ""
-        raise ValueError(
-            f"{path.name}: cannot be read, truncated or no {path.suffix} file "
-            f"({type(error).__name__}: {about})"
-        ) from error
-
-
-def read(path: Path, channels: int) -> UInt8[np.ndarray, "h w c"]:
-    """A slice as stored.
-
-    Raises:
-        ValueError: damaged, or not uint8 of that many channels; the message names the file.
-    """
-    image = _read(path)
-    if image.ndim == 2 and channels == 1:
-        image = image[..., None]
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != channels:
-        raise ValueError(
-            f"{path.name}: is {image.dtype} {image.shape}, but the model takes uint8 "
-            f"(height, width, {channels})"
-        )
-    if 0 in image.shape:
-        raise ValueError(f"{path.name}: is empty, {image.shape}")
-    return image
 
 
 def check(paths: list[Path], channels: int) -> None:
@@ -126,7 +81,7 @@ def check(paths: list[Path], channels: int) -> None:
     problems = []
     for path in paths:
         try:
-            image = read(path, channels)
+            image = read_image(path, channels)
             if (mask := mask_beside(path)) is not None:
                 read_mask(mask, image.shape[:2])
         except ValueError as error:
@@ -171,21 +126,6 @@ def write_overlay(
     mixed = (1 - share) * grey + share * _COLOUR
     with replacing(path) as temporary:
         _write_png(temporary, np.rint(mixed).astype(np.uint8))
-
-
-def _array(path: Path) -> np.ndarray:
-    if path.suffix.lower() == ".png":
-        with Extra("study"):
-            from PIL import Image
-
-        with Image.open(path) as image:
-            # Palettes and single bits are ways to store colours and greys.
-            plain = {"P": "RGB", "1": "L"}.get(image.mode)
-            return np.asarray(image.convert(plain) if plain else image)
-    with Extra("study"):
-        import tifffile
-
-    return np.asarray(tifffile.imread(path))
 
 
 def _write_png(path: Path, pixels: np.ndarray) -> None:

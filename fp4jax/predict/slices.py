@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from fp4jax.data.image_files import read_image, read_mask
 from fp4jax.data.nifti.resample import resample
 from fp4jax.data.progress import track
 from fp4jax.data.resize import resize_images, resize_masks
@@ -188,7 +189,7 @@ def _found(network: Network, paths: Sequence[Path], options: SliceOptions) -> It
 
     def images() -> Iterator[np.ndarray]:
         for path in paths:
-            image = slice_files.read(path, about.in_channels)
+            image = read_image(path, about.in_channels)
             read.append((path, image))
             small = resize_images(image[None], (height, width))[0]
             yield small[..., ::-1] if options.channel_order == "ref_bgr" else small
@@ -206,7 +207,7 @@ def _found(network: Network, paths: Sequence[Path], options: SliceOptions) -> It
 def _counts(one: _Found) -> dict[str, int]:
     counts = {"lesion_pixels": int(one.mask.sum()), "pixels": one.mask.size}
     if (beside := slice_files.mask_beside(one.path)) is not None:
-        target = slice_files.read_mask(beside, one.mask.shape)
+        target = read_mask(beside, one.mask.shape)
         counts["target_pixels"] = int(target.sum())
         counts["shared_pixels"] = int((target & one.mask).sum())
     return counts

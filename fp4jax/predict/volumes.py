@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fp4jax.data.nifti import Case, LoadedCase, VolumeSet, save_prediction
+from fp4jax.data.nifti.geometry import millilitres
 from fp4jax.data.progress import track
 from fp4jax.inference import Segmentation
 from fp4jax.predict.case_picture import need_matplotlib, picture_of_case
@@ -110,6 +111,7 @@ def segment_volumes(
         need_matplotlib()
     volumes = open_cases(network, reading, source)
     jobs = [_job(case, volumes, out, options) for case in volumes.cases]
+    _check_names(jobs)
     command = _command(network, reading, volumes, options)
     journal = Journal(out, command, overwrite=options.overwrite)
     others = [out / TABLE] if any(case.label is not None for case in volumes.cases) else []
@@ -128,6 +130,18 @@ def segment_volumes(
     if scored:
         write_table(out / TABLE, scored)
     return found
+
+
+def _check_names(jobs: Sequence[Job]) -> None:
+    """Results of two cases are two files on all systems."""
+    first: dict[str, str] = {}
+    for job in jobs:
+        other = first.setdefault(job.name.lower(), job.name)
+        if other != job.name:
+            raise ValueError(
+                f"{other} and {job.name} would have one result, where systems do not tell capital "
+                "letters from small ones; rename one of them."
+            )
 
 
 def _for_cases(
@@ -195,7 +209,7 @@ def _write(
         picture_of_case(outputs[1], case, masks)
     if options.probabilities:
         save_prediction(outputs[-1], found.probabilities, case, overwrite=True)
-    voxel = float(np.prod(case.spacing)) / 1000
+    voxel = millilitres(case.affine)
     counts = masks.sum((0, 1, 2), dtype=np.int64)
     return {
         "volumes": {name: float(n) * voxel for name, n in zip(case.regions, counts, strict=True)},

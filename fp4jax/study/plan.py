@@ -6,7 +6,8 @@ import json
 from typing import Any, Literal
 
 from fp4jax.ops.rules import recipe_or_rules
-from fp4jax.train.config import OF_SCALES, RunConfig, Training, drop_later
+from fp4jax.train.config import RunConfig, Training, attention_of, drop_later
+from fp4jax.train.scale_options import unused
 
 _PER_ARCH = ("optimizer", "learning_rate", "weight_decay", "model_options")
 # Play no part in a run that is not distilled, and must not tell equal runs apart.
@@ -37,6 +38,8 @@ class Study(Training):
     scales: tuple[str, ...] = ()
     # QAT recipes: names, the paper's ids (0 to 7), recipes, or rules
     recipes: tuple[Any, ...] = ("baseline", "full", "2d+rht+sr")
+    # recipes of the products inside attention, each with each recipe: names; none: high precision
+    attentions: tuple[Any, ...] = ("none",)
     # qat: trained with the recipe; qad: distilled from the baseline; ptq: quantized after training
     methods: tuple[Literal["qat", "qad", "ptq"], ...] = ("qat",)
     # holdout, single parts of a cross-validation (fold0 ...), cv for all of them, or
@@ -57,9 +60,12 @@ class Study(Training):
             object.__setattr__(self, name, getattr(self, name) or (default,))
         recipes = tuple(RunConfig(recipe=recipe).recipe for recipe in self.recipes)
         object.__setattr__(self, "recipes", recipes)
-        names = tuple(map(_name, recipes))
-        for name in ("archs", "scales", "recipes", "methods", "splits", "seeds"):
-            values = names if name == "recipes" else getattr(self, name)
+        attentions = tuple(attention_of(attention) or "none" for attention in self.attentions)
+        object.__setattr__(self, "attentions", attentions)
+        for name in ("archs", "scales", "recipes", "attentions", "methods", "splits", "seeds"):
+            values = getattr(self, name)
+            if name in ("recipes", "attentions"):
+                values = tuple(map(_name, values))
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"{name} is {values}; name one or more, each once.")
         if self.max_lanes < 1:
@@ -77,16 +83,19 @@ class Study(Training):
     def groups(self) -> list[list[RunConfig]]:
         """Runs in the order in which they are trained."""
         replicates = list(itertools.product(self._splits(), self.seeds))
-        kinds: list[tuple[Any, Any]] = [
-            (method, recipe)
+        kinds: list[tuple[Any, Any, Any]] = [
+            (method, recipe, attention)
             for method in self.methods
             for recipe in self.recipes
-            if method == "qat" or recipe != "baseline"
+            for attention in self.attentions
+            if method == "qat" or (recipe, attention) != ("baseline", "none")
         ]
         groups = []
-        for arch, scale, (method, recipe) in itertools.product(self.archs, self.scales, kinds):
-            constants = self._constants(arch, method, recipe)
-            one = RunConfig(arch=arch, scale=scale, recipe=recipe, method=method, **constants)
+        for arch, scale, kind in itertools.product(self.archs, self.scales, kinds):
+            method, recipe, attention = kind
+            constants = self._constants(arch, method, recipe, attention)
+            quantized: dict[str, Any] = {"recipe": recipe, "attention": attention, "method": method}
+            one = RunConfig(arch=arch, scale=scale, **quantized, **constants)
             runs = [dataclasses.replace(one, split=split, seed=seed) for split, seed in replicates]
             # fold0 and fold00 are one fold.
             groups.append(list({(run.split, run.seed): run for run in runs}.values()))
@@ -102,17 +111,18 @@ class Study(Training):
         record["data"] = {"kind": self.data.kind, **dataclasses.asdict(self.data)}  # pyright: ignore
         drop_later(record)
         record["weights"] = None if self.weights is None else str(self.weights)
-        record["recipes"] = [r if isinstance(r, str) else r.to_json() for r in self.recipes]
+        for name in ("recipes", "attentions"):
+            record[name] = [r if isinstance(r, str) else r.to_json() for r in getattr(self, name)]
         return json.loads(json.dumps(record))
 
-    def _constants(self, arch: str, method: str, recipe: Any) -> dict[str, Any]:
+    def _constants(self, arch: str, method: str, recipe: Any, attention: Any) -> dict[str, Any]:
         """What its runs are trained with; what the study itself says goes first."""
         shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(Training)}
         if method != "qad":
             for name in _OF_DISTILLATION:
                 del shared[name]
-        steps = ("running_amax", "warm_start_steps") if method == "ptq" else ()
-        for name in OF_SCALES if not recipe_or_rules(recipe).quantizes else steps:
+        # What has no effect on a run of the study must not tell it apart, nor refuse it.
+        for name in unused(recipe_or_rules(recipe), attention_of(attention), method):
             del shared[name]
         own = self.per_arch.get(arch, {})
         shared["model_options"] = {**own.get("model_options", {}), **self.model_options}

@@ -7,10 +7,16 @@ evaluate_folder(folder.path, data)
 
 from fp4jax.train.arrays import OutOfMemoryError as OutOfMemoryError
 from fp4jax.train.config import RunConfig as RunConfig
+from fp4jax.train.devices import Devices as Devices
 from fp4jax.train.evaluation import evaluate_folder as evaluate_folder, unseen as unseen
 from fp4jax.train.fit import Saving as Saving
 from fp4jax.train.folder import RunFolder as RunFolder
 from fp4jax.train.group import Options as Options
+from fp4jax.train.hosts import (
+    Hosts as Hosts,
+    LostProcessError as LostProcessError,
+    joined as joined,
+)
 from fp4jax.train.lane import DivergedError as DivergedError
 from fp4jax.train.listeners import (
     Guarded as Guarded,

@@ -24,7 +24,13 @@ def flatten(tree: Any) -> dict[str, np.ndarray]:
         OutOfMemoryError: the arrays are of a step for which the device had no room.
     """
     with memory_errors():
-        return {name: np.array(leaf) for name, leaf in _named(tree)}
+        return {name: np.array(leaf) for name, leaf in named(tree).items()}
+
+
+def named(tree: Any) -> dict[str, Any]:
+    """The arrays themselves, by path."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def write_arrays(folder: Path, tree: Any) -> None:
@@ -63,7 +69,7 @@ def read_arrays(
     try:
         with storage_errors(folder, "read"):
             stored = _stored(handler, folder)
-        leaves = {same(name): leaf for name, leaf in _named(like)}
+        leaves = {same(name): leaf for name, leaf in named(like).items()}
         names = {same(name): name for name in stored}
         found = {name: stored[names[name]] for name in names}
         _check_fits(folder, leaves, found, lanes=lane is not None)
@@ -120,11 +126,6 @@ def _exhausted(error: Exception) -> bool:
 def _reason(error: Exception) -> str:
     text = str(error).strip()
     return (text.splitlines()[0] if text else type(error).__name__).rstrip(".") + "."
-
-
-def _named(tree: Any) -> list[tuple[str, Any]]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
 
 
 def _stored(handler: Any, folder: Path) -> dict[str, tuple[tuple[int, ...], Any]]:

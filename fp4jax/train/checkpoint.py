@@ -10,14 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from fp4jax.train.arrays import (
     OutOfMemoryError as OutOfMemoryError,
     flatten as flatten,
     memory_errors as memory_errors,
+    named,
     storage_errors,
 )
+from fp4jax.train.devices import Devices
 
 T = TypeVar("T")
 
@@ -31,14 +35,22 @@ class Checkpoints:
             :func:`fp4jax.train.best.read_best`.
         kept: how many of the newest stay.
         asynchronous: the disk is written to while the training goes on.
+        devices: of a training by several processes, which write each checkpoint together; all
+            call all methods in one order.
 
     Raises:
         OSError: the disk is full or read-only; here and, for a checkpoint that was being written,
             in the next call of any method.
     """
 
-    def __init__(self, folder: Path, kept: int = 2, asynchronous: bool = True):
-        self.folder = folder.absolute()
+    def __init__(
+        self,
+        folder: Path,
+        kept: int = 2,
+        asynchronous: bool = True,
+        devices: Devices | None = None,
+    ):
+        self.folder, self._devices = folder.absolute(), devices
         options = ocp.CheckpointManagerOptions(
             max_to_keep=kept,
             enable_async_checkpointing=asynchronous,
@@ -79,12 +91,19 @@ class Checkpoints:
         if number == newest:
             return
         args = ocp.args.Composite(
-            last=ocp.args.StandardSave(flatten(last)),  # pyright: ignore[reportCallIssue]
-            best=ocp.args.StandardSave(flatten(best)),  # pyright: ignore[reportCallIssue]
+            last=ocp.args.StandardSave(self._copied(last)),  # pyright: ignore[reportCallIssue]
+            best=ocp.args.StandardSave(self._copied(best)),  # pyright: ignore[reportCallIssue]
             progress=ocp.args.JsonSave(copy.deepcopy(progress)),  # pyright: ignore[reportCallIssue]
         )
         with memory_errors(), storage_errors(self.folder, "write"):
             self._manager.save(number, args=args)
+
+    def _copied(self, tree: Any) -> dict[str, Any]:
+        if self._devices is None or len(self._devices.processes) == 1:
+            return flatten(tree)
+        # Arrays of all processes, each of which writes a part of them.
+        with memory_errors():
+            return named(_copy(tree))
 
     def wait(self) -> None:
         """Returns when all is written; raises OSError if that failed."""
@@ -97,6 +116,9 @@ class Checkpoints:
             self.wait()
         finally:
             self._manager.close()
+
+
+_copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
 
 def complete(folder: Path) -> list[int]:

@@ -6,15 +6,15 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from fp4jax import losses, models
 from fp4jax.data import Split
 from fp4jax.files import expanded
-from fp4jax.nnx.calibrating import Method
-from fp4jax.nnx.running import check_memory
+from fp4jax.ops.attention_recipe import AttentionRecipe, get_attention_recipe
 from fp4jax.ops.recipe import Recipe
 from fp4jax.ops.rules import Rules, name_or_value, recipe_or_rules
+from fp4jax.train import scale_options
 from fp4jax.train.optimizer import DEFAULTS, optimizer as checked_optimizer
 from fp4jax.train.slices import Slices
 from fp4jax.train.task import Data, Task
@@ -24,11 +24,10 @@ from fp4jax.version import NUMERICS
 MONAI = "monai"
 _SWAPPED = "_swapped"
 _OF_TASK = ("batch_size", "loss", "schedule", "early_stopping")
-#: What is asked of the scales of x; the baseline has none.
-OF_SCALES = ("calibrate", "calibration_batches", "running_amax", "warm_start_steps")
 _OF_STUDENT = (
-    *("recipe", "method", "distill_weight", "distill_ratio", "temperature", "divergence"),
-    *OF_SCALES,
+    *("recipe", "attention", "method"),
+    *("distill_weight", "distill_ratio", "temperature", "divergence"),
+    *scale_options.OF_SCALES,
 )
 
 
@@ -124,17 +123,9 @@ class Training:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} is {value}; it must be positive.")
-        if self.calibrate not in (None, *get_args(Method)):
-            allowed = ", ".join(get_args(Method))
-            raise ValueError(f"calibrate is {self.calibrate!r}; allowed: {allowed}.")
         if self.running_amax is not None:
-            check_memory("running_amax", self.running_amax)
             object.__setattr__(self, "running_amax", float(self.running_amax))
-            if self.calibrate is not None:
-                raise ValueError(
-                    f"calibrate is {self.calibrate!r} with running_amax {self.running_amax:g}, "
-                    "whose scales are static already; leave one of them out."
-                )
+        scale_options.check(self)
         # Raises for an unknown name or a number out of its range.
         checked_optimizer(self.optimizer or "adamw", self.weight_decay or 0.0, clip=self.clip)
         if self.distill_ratio is not None and not 0 <= self.distill_ratio < 1:
@@ -170,6 +161,8 @@ class RunConfig(Training):
     # QAT recipe, by name or by the paper's id (0 to 7); or rules {pattern of layers: recipe or
     # None}, which replace the layers that the model keeps in high precision unless keep is given
     recipe: Any = "baseline"
+    # recipe of the products inside attention, by name; default: high precision, or what rules say
+    attention: Any = None
     # qat: trained with the recipe; qad: distilled from the baseline run of the same configuration;
     # ptq: the weights of that baseline run, quantized after training
     method: Literal["qat", "qad", "ptq"] = "qat"
@@ -183,6 +176,7 @@ class RunConfig(Training):
         recipe = recipe_or_rules(self.recipe)
         value = recipe if isinstance(recipe, Rules) else name_or_value(recipe)
         object.__setattr__(self, "recipe", value)
+        object.__setattr__(self, "attention", attention_of(self.attention))
         scale = self.data.defaults.scale if self.weights is None else MONAI
         object.__setattr__(self, "arch", self.arch or self.data.defaults.arch)
         object.__setattr__(self, "scale", self.scale or scale)
@@ -192,9 +186,12 @@ class RunConfig(Training):
         if self.scale not in (*models.scales(self.arch), MONAI):
             allowed = ", ".join((*models.scales(self.arch), MONAI))
             raise ValueError(f"{self.arch} has no scale {self.scale!r}; its scales are: {allowed}.")
-        if self.method != "qat" and not recipe.quantizes:
+        if self.method != "qat" and not recipe.quantizes and self.attention is None:
             raise ValueError(f"method {self.method} compares with baseline; name another recipe.")
-        self._check_scales(recipe)
+        if self.calibrate is None:
+            # Plays no part, and must not tell equal runs apart.
+            object.__setattr__(self, "calibration_batches", LATER["calibration_batches"])
+        scale_options.check_run(self, recipe, LATER)
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed is {self.seed}; it must lie in 0 .. 2**32 - 1.")
         if self.fold is None and self.split != "holdout":
@@ -206,34 +203,6 @@ class RunConfig(Training):
             object.__setattr__(self, "split", f"fold{self.fold}{_SWAPPED * self.swapped}")
             if self.fold >= self.folds:
                 raise ValueError(f"split is {self.split!r}, but there are {self.folds} folds.")
-
-    def _check_scales(self, recipe: Recipe | Rules) -> None:
-        """What is asked of the scales of x fits the recipe."""
-        every = [r for _, r in recipe.rules] if isinstance(recipe, Rules) else [recipe]
-        kinds = {r.fprop[0].amax for r in every if r is not None and r.fprop[0] is not None}
-        if self.calibrate is None:
-            object.__setattr__(self, "calibration_batches", LATER["calibration_batches"])
-        asked = [name for name in LATER if getattr(self, name) != LATER[name]]
-        if asked and not kinds:
-            raise ValueError(
-                f"{asked[0]} is {getattr(self, asked[0])!r}, but the recipe "
-                f"{self.recipe_name!r} quantizes no x; leave it out, or name another recipe."
-            )
-        if self.calibrate is not None and "learned" in kinds:
-            raise ValueError(
-                f"calibrate is {self.calibrate!r}, but the recipe's amaxes are learned, and static "
-                "then; leave it out."
-            )
-        if self.method == "ptq" and (self.running_amax is not None or self.warm_start_steps):
-            raise ValueError(
-                "method ptq takes no step: leave out running_amax and warm_start_steps; calibrate "
-                "gives it static scales."
-            )
-        if "static" in kinds and self.running_amax is None:
-            raise ValueError(
-                f"recipe {self.recipe_name!r} has amax='static' for x, which a training does not "
-                "know: give running_amax, or a recipe with amax='tensor', and calibrate."
-            )
 
     @property
     def fold(self) -> int | None:
@@ -255,8 +224,17 @@ class RunConfig(Training):
 
     @property
     def recipe_name(self) -> str:
-        """Of the recipe, registered or not, or of the rules."""
-        return self.recipe if isinstance(self.recipe, str) else self.recipe.name
+        """Of the recipe, registered or not, or of the rules; with that of attention behind it.
+
+        Example:
+            >>> RunConfig(arch="swin", recipe="1", attention="attention_qat").recipe_name
+            'full+attention_qat'
+        """
+        recipe, attention = (
+            value if isinstance(value, str) or value is None else value.name
+            for value in (self.recipe, self.attention)
+        )
+        return str(recipe) if attention is None else f"{recipe}+{attention}"
 
     def resolved(self) -> "RunConfig":
         """With the defaults of the architecture filled in."""
@@ -277,6 +255,11 @@ class RunConfig(Training):
         record["weights"] = None if self.weights is None else str(self.weights)
         if isinstance(self.recipe, Recipe | Rules):
             record["recipe"] = self.recipe.to_json()
+        if isinstance(self.attention, AttentionRecipe):
+            record["attention"] = self.attention.to_json()
+        if self.attention is None:
+            # Not in the records of earlier versions, whose runs keep their ids.
+            del record["attention"]
         return json.loads(json.dumps(record))
 
     def identity(self, data: Data, split: Split) -> dict[str, Any]:
@@ -299,7 +282,9 @@ class RunConfig(Training):
 
 #: Fields that earlier versions' runs do not have, and their defaults.
 LATER = {
-    field.name: field.default for field in dataclasses.fields(Training) if field.name in OF_SCALES
+    field.name: field.default
+    for field in dataclasses.fields(Training)
+    if field.name in scale_options.OF_SCALES
 }
 
 
@@ -308,6 +293,13 @@ def drop_later(record: dict[str, Any]) -> None:
     for name, default in LATER.items():
         if record[name] == default:
             del record[name]
+
+
+def attention_of(given: Any) -> str | AttentionRecipe | None:
+    """An attention recipe by its registered name, or itself; None for None and "none"."""
+    if given is None or given == "none":
+        return None
+    return name_or_value(get_attention_recipe(given))
 
 
 def id_of(config: RunConfig, identity: Mapping[str, Any]) -> str:

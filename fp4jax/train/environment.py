@@ -1,6 +1,7 @@
 """What a run was made with: versions, source, devices, machine, date, command."""
 
 import datetime
+import functools
 import importlib.metadata
 import os
 import platform
@@ -35,19 +36,35 @@ def environment() -> dict[str, Any]:
     return {
         "fp4jax": __version__,
         "numerics": NUMERICS,
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": dict(_packages()),
         "python": platform.python_version(),
-        "source": source(Path(__file__).parents[2]),
+        "source": _own_source(),
         "device": {
             "platform": device.platform,
             "kind": device.device_kind,
             "count": jax.device_count(),
         },
-        "processor": processor(),
+        "processor": _own_processor(),
         "host": platform.node(),
         "date": now(),
         "command": list(sys.argv),
     }
+
+
+# What this process runs does not change while it runs: looked at once, for all of its runs.
+@functools.cache
+def _own_source() -> dict[str, Any] | None:
+    return source(Path(__file__).parents[2])
+
+
+@functools.cache
+def _own_processor() -> str:
+    return processor()
+
+
+@functools.cache
+def _packages() -> tuple[tuple[str, str | None], ...]:
+    return tuple((name, _version(name)) for name in _PACKAGES)
 
 
 def now() -> str:

@@ -16,13 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from fp4jax.train.checkpoint import Checkpoints
+from fp4jax.train.devices import Devices, agreed
 from fp4jax.train.lane import DivergedError, Lane
 from fp4jax.train.listeners import Listener
-from fp4jax.train.model import Model
+from fp4jax.train.model import Model, by_one, divided
 from fp4jax.train.program import Program
 from fp4jax.train.signals import Terminated, Termination
 from fp4jax.train.state import Batch, Teacher, TrainState
-from fp4jax.train.task import Data, Examples
+from fp4jax.train.task import Data, Examples, Feed
 
 # Steps that are dispatched before the values of an earlier one are looked at.
 _AHEAD = 2
@@ -74,6 +75,7 @@ class Fit:
         listener: is told about steps and epochs.
         termination: is looked at after each step.
         teachers: of each run, if the method is ``qad``.
+        devices: of the program.
         ended: is called with a lane and its best (params, stats) once it has ended.
         reached: is called with a lane that has finished an epoch.
     """
@@ -92,7 +94,9 @@ class Fit:
         ended: Callable[[Lane, tuple[Any, Any]], None],
         reached: Callable[[Lane], None] = lambda lane: None,
         teachers: Sequence[Teacher] | None = None,
+        devices: Devices | None = None,
     ):
+        self.devices = devices
         self.program, self.data, self.lanes = program, data, list(lanes)
         self.checkpoints, self.saving = checkpoints, saving
         self.listener, self.termination = listener, termination
@@ -100,7 +104,14 @@ class Fit:
         self.state = self._stacked([start.state for start in starts])
         self.best = self._stacked([start.best for start in starts])
         self.teacher = None if teachers is None else self._stacked(list(teachers))
-        self.resident = data.resident(room()) if jax.default_backend() != "cpu" else None
+        self.resident = None
+        if devices is not None:
+            placed = (self.state, self.best, self.teacher)
+            self.state, self.best, self.teacher = devices.everywhere(placed)
+        elif jax.default_backend() != "cpu":
+            self.resident = data.resident(room())
+        # Whether a process of the training was asked to end.
+        self._asked = False
         self._number = max(checkpoints.numbers(), default=0)
         self._saved, self._unsaved = time.monotonic(), 0
 
@@ -131,17 +142,19 @@ class Fit:
                 if lane.failed:
                     lane.folder.write_failure(DivergedError(lane.ended))
             over = [lane for lane in going if lane.ended and not lane.failed]
-            if going and (over or self._due()):
+            due, asked = self._decided()
+            if going and (over or due):
                 self.save()
             for lane in over:
                 # A disk that is full shows before the run counts as finished.
                 self.checkpoints.wait()
                 self._end(lane)
-            if self.termination.asked:
+            if asked:
                 self._terminate()
 
     def _end(self, lane: Lane) -> None:
-        self._ended(lane, self._one(self.best, self.lanes.index(lane)))
+        best = self.best if self.devices is None else self.devices.here(self.best)
+        self._ended(lane, self._one(best, self.lanes.index(lane)))
 
     def _train(self) -> float | None:
         """The steps left in each lane's epoch; the share of the time waited for batches."""
@@ -183,7 +196,7 @@ class Fit:
         began, waited = time.perf_counter(), 0.0
         most = max(lane.steps_left for lane in self.lanes)
         pending: collections.deque[tuple[dict[str, Any], list[bool]]] = collections.deque()
-        with _Batches(self.lanes) as batches:
+        with _Batches(self.lanes, self.devices) as batches:
             for _ in range(most):
                 asked = time.perf_counter()
                 batch, on = self._batch(batches)
@@ -193,11 +206,11 @@ class Fit:
                 if len(pending) > _AHEAD:
                     self._look(*pending.popleft())
                 self.listener.steps(1)
-                if self.termination.asked or all(lane.ended for lane in self.lanes):
+                if self._stops() or all(lane.ended for lane in self.lanes):
                     break
         for values, on in pending:
             self._look(values, on)
-        if self.termination.asked:
+        if self._stops():
             self._terminate()
         return waited / max(time.perf_counter() - began, 1e-9)
 
@@ -208,10 +221,16 @@ class Fit:
             for lane, (row, rate, _) in zip(self.lanes, rows, strict=True)
         ]
         stacked = self._stacked(parts, np.stack)
+        if self.devices is not None:
+            size: Any = self.program.config.batch_size
+            return self.devices.batch(Batch(*stacked), size), [on for _, _, on in rows]
         return Batch(*map(jnp.asarray, stacked)), [on for _, _, on in rows]
 
     def _step(self, batch: Batch, on: list[bool]) -> dict[str, Any]:
-        if self.program.lanes is None:
+        if self.devices is not None:
+            asked = self.devices.flags(self.termination.asked)
+            self.state, values = self.program.step(self.state, batch, asked, self.teacher)
+        elif self.program.lanes is None:
             self.state, values = self.program.step(self.state, batch, self.teacher)
         else:
             self.state, values = self.program.step(self.state, batch, jnp.array(on), self.teacher)
@@ -220,6 +239,7 @@ class Fit:
     def _look(self, values: dict[str, Any], on: list[bool]) -> None:
         """Tells each lane what a step of it measured."""
         values = jax.device_get(values)
+        self._asked |= bool(values.pop("stop", False))
         for i, lane in enumerate(self.lanes):
             if on[i] and not lane.ended:
                 lane.took({name: np.atleast_1d(self._one(v, i)) for name, v in values.items()})
@@ -228,7 +248,7 @@ class Fit:
         i = self.lanes.index(lane)
         scores: dict[str, float] = {}
         if lane.validates:
-            scores = self.data.validate(self._model(i), lane.split.val)
+            scores = self._validated(lane)
         record, best = lane.end_epoch(scores, time.perf_counter() - began)
         if lane.failed:
             return
@@ -240,10 +260,15 @@ class Fit:
         self._reached(lane)
         self.listener.epoch(lane.name, record)
 
-    def _model(self, i: int) -> Model:
-        """The parameters of a lane as they are now."""
-        params, stats = self._one((self.state.params, self.state.stats), i)
-        return Model(self.program, params, stats, self.data.channels, self.data.regions)
+    def _validated(self, lane: Lane) -> dict[str, float]:
+        """Scores of the parameters of a lane as they are now."""
+        devices, now = self.devices, (self.state.params, self.state.stats)
+        if devices is not None:
+            now = devices.here(now)
+        params, stats = self._one(now, self.lanes.index(lane))
+        names = (self.data.channels, self.data.regions)
+        model = Model(self.program, params, stats, *names, devices=divided(self.data, devices))
+        return by_one(self.data, devices, lambda: self.data.validate(model, lane.split.val))
 
     def _keep(self, i: int) -> None:
         """The parameters of a lane are its best so far."""
@@ -253,6 +278,19 @@ class Fit:
             self.best = jax.tree.map(jnp.copy, now)
         else:
             self.best = jax.tree.map(lambda old, new: old.at[i].set(new[i]), self.best, now)
+
+    def _stops(self) -> bool:
+        """Whether to end; of several processes all say the same after the same step."""
+        return self.termination.asked if self.devices is None else self._asked
+
+    def _decided(self) -> tuple[bool, bool]:
+        """Whether a checkpoint is due, and whether to end."""
+        own = (self._due(), self.termination.asked)
+        if self.devices is None:
+            return own
+        every = self.devices.all(own)
+        # By the first one's clock.
+        return every[0][0], any(asked for _, asked in every)
 
     def _due(self) -> bool:
         by_epochs = self.saving.epochs is not None and self._unsaved >= self.saving.epochs
@@ -268,7 +306,7 @@ class Fit:
     def _terminate(self) -> None:
         self.save()
         self.checkpoints.wait()
-        raise Terminated
+        raise agreed(Terminated())
 
     def _one(self, tree: Any, i: int) -> Any:
         """The tree of lane i."""
@@ -284,12 +322,14 @@ class Fit:
 class _Batches:
     """The batches of all lanes side by side; a lane without any more repeats its last one."""
 
-    def __init__(self, lanes: Sequence[Lane]):
+    def __init__(self, lanes: Sequence[Lane], devices: Devices | None = None):
         self._left = [lane.steps_left for lane in lanes]
         self._rates = [iter(lane.rates()) if lane.steps_left else iter(()) for lane in lanes]
         self._feeds: list[Iterator[Examples]] = [
             # An ended lane has some batch too, because arrays of lanes have one shape.
-            lane.feed.batches(lane.epoch + 1, lane.steps_done if lane.steps_left else 0)
+            part_of(lane, devices).batches(
+                lane.epoch + 1, lane.steps_done if lane.steps_left else 0
+            )
             for lane in lanes
         ]
         self._last: list[Examples | None] = [None] * len(lanes)
@@ -314,6 +354,14 @@ class _Batches:
             close = getattr(feed, "close", None)
             if close is not None:
                 close()
+
+
+def part_of(lane: Lane, devices: Devices | None) -> Feed:
+    """What this process draws of a lane's batches."""
+    if devices is None:
+        return lane.feed
+    size: Any = lane.config.batch_size
+    return lane.feed.of_rows(devices.rows(size))
 
 
 def room() -> float:

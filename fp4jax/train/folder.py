@@ -83,6 +83,22 @@ class RunFolder:
     def best(self) -> Path:
         return self.path / "best"
 
+    @property
+    def finished(self) -> bool:
+        """Whether there is a summary; like the next two without reading more than must be."""
+        return (self.path / "summary.json").exists()
+
+    @property
+    def failed(self) -> bool:
+        """Whether the last try failed."""
+        return (self.path / "failed.json").exists()
+
+    @property
+    def running(self) -> bool:
+        """Whether a process trains it, by its heartbeat."""
+        record = status.read(self.path)
+        return record is not None and status.is_alive(record, status.age(self.path))
+
     def config(self) -> dict[str, Any] | None:
         return read_json(self.path / "config.json")
 
@@ -156,28 +172,33 @@ class RunFolder:
     def status(self) -> Status:
         """How far the run is and who trains it, from the files alone."""
         record = status.read(self.path)
-        known, history, config = record or {}, self.history(), self.config() or {}
-        epoch = known.get("epoch")
-        if epoch is None:
+        known = record or {}
+        epoch, epochs = known.get("epoch"), known.get("epochs")
+        if epoch is None:  # of an earlier version, or killed before its first epoch
+            history = self.history()
             epoch = history[-1]["epoch"] if history else 0
-        owner, state = None, "interrupted" if record or history else "new"
-        if self.summary() is not None:
+        if epochs is None:
+            config = self.config() or {}
+            epochs = config.get("config", config).get("epochs")
+        owner, state = None, "interrupted" if record or epoch else "new"
+        if self.finished:
             state = "finished"
         elif record is not None and status.is_alive(record, status.age(self.path)):
             state, owner = "running", status.owner(record)
-        elif self.failure() is not None:
+        elif self.failed:
             state = "failed"
         return Status(
             state=state,
             epoch=epoch,
-            epochs=known.get("epochs") or config.get("config", config).get("epochs"),
+            epochs=epochs,
+            seconds=known.get("seconds"),
             owner=owner,
             group=status.group(self.path, record),
             lane=known.get("lane"),
         )
 
     def _unfinished(self) -> None:
-        if (self.path / "summary.json").exists():
+        if self.finished:
             raise FinishedError(
                 f"{self.path} holds a finished run, which is never changed; delete the folder to "
                 "repeat the run, or choose another one."

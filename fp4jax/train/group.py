@@ -14,9 +14,11 @@ from fp4jax.data import Split
 from fp4jax.train.best import finish
 from fp4jax.train.checkpoint import Checkpoints
 from fp4jax.train.console import progress_bar
+from fp4jax.train.devices import Devices, agreed
 from fp4jax.train.distilling import teachers_of
 from fp4jax.train.fit import Fit, Saving, Start
 from fp4jax.train.folder import RunFolder
+from fp4jax.train.following import Followed, check_same
 from fp4jax.train.lane import DivergedError, Lane
 from fp4jax.train.listeners import Listener, Listeners
 from fp4jax.train.lock import Held
@@ -36,22 +38,36 @@ class Options:
         saving: when checkpoints are written.
         wait: seconds to wait for a run that another process trains; None: until it has ended.
         progress: show a bar on terminals, and a line per epoch elsewhere.
+        devices: that share each batch of a run; several processes make the same call with the
+            same arguments. Default: one device, by this process alone.
     """
 
     listener: Listener | None = None
     saving: Saving = dataclasses.field(default_factory=Saving)
     wait: float | None = 0.0
     progress: bool = True
+    devices: Devices | None = None
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes into the runs' folders, and tells people."""
+        return self.devices is None or self.devices.first
 
 
 class Group:
     """Runs that are trained side by side, or one alone."""
 
-    def __init__(self, members: Sequence[Member], data: Data, lock: Held, options: Options):
+    def __init__(
+        self, members: Sequence[Member], data: Data, lock: Held | Followed, options: Options
+    ):
         self.members, self.data, self.lock, self.options = members, data, lock, options
         count = len(members)
         self.program = program_of(
-            members[0].config, len(data.channels), len(data.regions), None if count == 1 else count
+            members[0].config,
+            len(data.channels),
+            len(data.regions),
+            None if count == 1 else count,
+            options.devices,
         )
         feeds = [data.feed(m.config, m.split.train, m.config.seed) for m in members]
         self.lanes = [
@@ -69,10 +85,12 @@ class Group:
         if members[0].config.method == "qad":
             folders = [teacher_of(m, data, out, split).folder for m in members]
             teachers = teachers_of(self.program, lanes, folders, data)
+        if self.options.devices is not None:
+            check_same(self.options.devices, [(start.state, start.best) for start in starts])
         for member in members:
             member.folder.clear_failure()
         where, group = self._place(out)
-        checkpoints = Checkpoints(where)
+        checkpoints = Checkpoints(where, devices=self.options.devices)
         try:
             fit = Fit(
                 self.program,
@@ -86,6 +104,7 @@ class Group:
                 ended=lambda lane, best: self._finish(lane, best, listener),
                 reached=lambda lane: self._report(lane, group),
                 teachers=teachers,
+                devices=self.options.devices,
             )
             if before != {where}:
                 # Before status.json names the new place, what the lanes go on from is there.
@@ -96,11 +115,12 @@ class Group:
             fit()
         finally:
             checkpoints.close()
-        for member in members:
-            tidy(member.folder, *before, where)
+        if self.options.writes:
+            for member in members:
+                tidy(member.folder, *before, where)
         failed = [f"{lane.name}: {lane.ended}" for lane in lanes if lane.failed]
         if failed:
-            raise DivergedError("; ".join(failed))
+            raise agreed(DivergedError("; ".join(failed)))
 
     @contextlib.contextmanager
     def told(self) -> Iterator[Listener]:
@@ -108,6 +128,9 @@ class Group:
         config = self.members[0].config
         name = f"{config.arch} {config.scale} {config.recipe_name}"
         others = [self.options.listener] if self.options.listener else []
+        if not self.options.writes:
+            yield Listeners([])
+            return
         if not self.options.progress:
             yield Listeners(others)
             return
@@ -130,6 +153,7 @@ class Group:
             lane.folder.path,
             epoch=lane.epoch,
             epochs=lane.config.epochs,
+            seconds=round(lane.seconds / lane.epoch, 3) if lane.epoch else None,
             group=group,
             lane=None if group is None else self.lanes.index(lane),
         )
@@ -145,7 +169,7 @@ class Group:
             "train_seconds": round(lane.seconds, 3),
             "lanes": len(self.members),
         }
-        summarize(member, self.program, best, self.data, about)
+        summarize(member, self.program, best, self.data, about, self.options.devices)
         listener.ended(lane.config, lane.folder.summary(), lane.folder.path)
 
 
@@ -156,7 +180,7 @@ def tidy(folder: RunFolder, *places: Path) -> None:
         folder: of the run.
         places: where it had checkpoints, beside those that its status names.
     """
-    if folder.summary() is None:
+    if not folder.finished:
         return
     places = (*places, checkpoints_of(folder))
     if folder.checkpoints.exists():

@@ -43,7 +43,7 @@ class BusyError(RuntimeError):
     """
 
     def __init__(self, folder: Path, record: dict[str, Any] | None):
-        self.folder = folder
+        self.folder, self._record = folder, record
         self.owner: Owner | None = status.owner(record)
         self.epoch: int = (record or {}).get("epoch") or 0
         who = "" if self.owner is None else f" ({self.owner}; epoch {self.epoch})"
@@ -51,6 +51,10 @@ class BusyError(RuntimeError):
             f"another process{who} is training {folder}. Leave it alone, wait for its end, or end "
             "it and repeat the command: the run then goes on from its last checkpoint."
         )
+
+    def __reduce__(self) -> tuple[type["BusyError"], tuple[Any, ...]]:
+        """For other processes."""
+        return BusyError, (self.folder, self._record)
 
 
 class LostError(RuntimeError):
@@ -68,7 +72,7 @@ class Held:
         self._started = now()
         for folder in folders:
             self._records[folder] = {
-                **dict.fromkeys(("epoch", "epochs", "group", "lane")),
+                **dict.fromkeys(("epoch", "epochs", "seconds", "group", "lane")),
                 **(status.read(folder) or {}),
                 **status.here(),
                 "pid": os.getpid(),
@@ -82,10 +86,18 @@ class Held:
         *,
         epoch: int,
         epochs: int,
+        seconds: float | None = None,
         group: Path | None = None,
         lane: int | None = None,
     ) -> None:
-        """Writes how far the run in ``folder`` is, for others to see; ``group``: of its checkpoint.
+        """Writes how far the run in ``folder`` is, for others to see.
+
+        Args:
+            folder: of the run.
+            epoch, epochs: that are done, and that there may be.
+            seconds: that an epoch takes.
+            group: whose checkpoint the run has a part of.
+            lane: its place in that.
 
         Raises:
             LostError: see :meth:`check`.
@@ -98,6 +110,7 @@ class Held:
             self._records[folder] |= {
                 "epoch": epoch,
                 "epochs": epochs,
+                "seconds": seconds,
                 "group": relative,
                 "lane": lane,
             }

@@ -10,8 +10,9 @@ from fp4jax.data import Cohort, Split
 from fp4jax.train import static_scales
 from fp4jax.train.best import write_best
 from fp4jax.train.config import RunConfig, id_of
+from fp4jax.train.devices import Devices
 from fp4jax.train.folder import RunFolder
-from fp4jax.train.model import Model
+from fp4jax.train.model import Model, by_one, divided
 from fp4jax.train.program import Program, parameters
 from fp4jax.train.task import Data
 
@@ -37,7 +38,7 @@ class Member:
 
     @property
     def finished(self) -> bool:
-        return self.folder.summary() is not None
+        return self.folder.finished
 
 
 def member_of(config: RunConfig, data: Data, out: Path, split: Split | None = None) -> Member:
@@ -67,18 +68,27 @@ def bound(config: RunConfig, data: Data | Cohort) -> Data:
 
 
 def summarize(
-    member: Member, program: Program, best: tuple[Any, Any], data: Data, about: dict[str, Any]
+    member: Member,
+    program: Program,
+    best: tuple[Any, Any],
+    data: Data,
+    about: dict[str, Any],
+    devices: Devices | None = None,
 ) -> None:
-    """Evaluates parameters, keeps them, and writes ``summary.json``.
+    """Evaluates parameters, keeps them, and writes ``summary.json``; all processes together.
 
     If the run asks for it, also with static scales: ``static`` in the summary has their scores,
     ``static/`` what scoring leaves, and ``amax.json`` the scales.
     """
     config, folder = member.config.resolved(), member.folder
-    write_best(folder.path, best)
-    model = Model(program, *best, data.channels, data.regions)
-    scores = data.evaluate(model, member.split, folder.path)
-    static = {} if config.calibrate is None else _static_scores(member, model, data)
+    if devices is None or devices.first:
+        write_best(folder.path, best)
+    names = (data.channels, data.regions)
+    model = Model(program, *best, *names, devices=divided(data, devices))
+    scores = by_one(data, devices, lambda: data.evaluate(model, member.split, folder.path))
+    static = {}
+    if config.calibrate is not None:
+        static = by_one(data, devices, lambda: _static_scores(member, model, data))
     record = config.to_json()
     folder.write_summary(
         {
@@ -94,13 +104,17 @@ def summarize(
             **static,
         }
     )
+    if devices is not None:
+        # All go on when all is written.
+        devices.said(None)
 
 
 def _static_scores(member: Member, model: Model, data: Data) -> dict[str, Any]:
     """``static``: the scores of the model with the static scales that it is calibrated to."""
     folder = member.folder.path
     calibrated = static_scales.calibrated(model, data, member.split.train)
-    static_scales.write_amaxes(folder, calibrated)
-    (folder / static_scales.FOLDER).mkdir(exist_ok=True)
+    if model.writes:
+        static_scales.write_amaxes(folder, calibrated)
+        (folder / static_scales.FOLDER).mkdir(exist_ok=True)
     scores = data.evaluate(calibrated, member.split, folder / static_scales.FOLDER)
     return {"static": {"method": model.config.calibrate, **scores}}

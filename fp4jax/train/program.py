@@ -23,10 +23,12 @@ from fp4jax import losses, models, nnx as fp4nnx
 from fp4jax.core.typing import Array
 from fp4jax.data import augment
 from fp4jax.inference import Alone
+from fp4jax.ops.attention_recipe import AttentionRecipe
 from fp4jax.ops.recipe import get_recipe
 from fp4jax.ops.rules import Rules
 from fp4jax.train import optimizer as optimizers
 from fp4jax.train.config import MONAI, RunConfig
+from fp4jax.train.devices import Devices
 from fp4jax.train.records import from_json
 from fp4jax.train.state import Batch, Teacher, TrainState
 from fp4jax.train.task import exclusive
@@ -69,7 +71,8 @@ def build(
     # Rules speak of every layer, those too that the model would keep.
     own = () if isinstance(config.recipe, Rules) else model.high_precision
     keep = own if config.keep is None else config.keep
-    model = fp4nnx.apply_recipe(model, config.recipe, keep=keep, verbose=False)
+    options: dict[str, Any] = {"attention": config.attention, "verbose": False}
+    model = fp4nnx.apply_recipe(model, config.recipe, keep=keep, **options)
     if config.running_amax is not None:
         model = fp4nnx.running_amax(model, config.running_amax)
     if static:
@@ -87,6 +90,7 @@ class Program:
         regions: that are segmented.
         lanes: None for one run; a number of runs that go side by side (``vmap``), whose states and
             batches have a leading axis.
+        devices: that share each batch of one run; None for one device.
         static: predict with static scales of x, which are among the statistics.
 
     Example:
@@ -108,6 +112,7 @@ class Program:
         channels: int,
         regions: int = 1,
         lanes: int | None = None,
+        devices: Devices | None = None,
         *,
         static: bool = False,
     ):
@@ -141,9 +146,16 @@ class Program:
         if lanes is not None:
             step = _of_lanes(self._masked_step, (0, 0, 0, 0))
             epoch = _of_lanes(epoch, (0, None, None, 0, 0))
-        self.step = jax.jit(step, donate_argnums=0)
+        self._augmented: Callable = config.data.augmented
+        where: Any = {}
+        if devices is not None:
+            step, where = self._shared_step, {"out_shardings": devices.replicated}
+            self._augmented = devices.each(config.data.augmented)
+        self.step = jax.jit(step, donate_argnums=0, **where)
         if config.warm_start_steps and lanes is None:
-            self.step = WarmStart(config.warm_start_steps, self.warm_step, step)
+            warm = self.warm_step if devices is None else self._shared_warm_step
+            warm = jax.jit(warm, donate_argnums=0, **where)
+            self.step = WarmStart(config.warm_start_steps, warm, self.step)
         self.epoch = jax.jit(epoch, donate_argnums=0)
         self.divergence = jax.jit(self._divergence)
         self.alone = Alone(self.predict)
@@ -193,7 +205,7 @@ class Program:
     def _take(self, graph: Any, state: TrainState, batch: Batch, teacher: Teacher | None):
         key, task = jax.random.key(state.seed), self.config.data
         keys = augment.keys(state.seed, batch.epoch, batch.index)
-        images, targets = task.augmented(batch.images, batch.targets, keys)
+        images, targets = self._augmented(batch.images, batch.targets, keys)
         images, targets = task.inputs(images), task.targets(targets, self.config)
 
         def loss_of(params):
@@ -242,6 +254,16 @@ class Program:
         some = jax.lax.pmax(warm.astype(jnp.int32), LANES) > 0
         return jax.lax.cond(some, both, self.train_step, state, batch, teacher)
 
+    def _shared_step(self, state, batch, stop, teacher=None):
+        """A step of several processes; ``stop``: whether any of them is asked to end."""
+        new, values = self.train_step(state, batch, teacher)
+        return new, values | {"stop": jnp.max(stop)}
+
+    def _shared_warm_step(self, state, batch, stop, teacher=None):
+        """The same in high precision."""
+        new, values = self.warm_step(state, batch, teacher)
+        return new, values | {"stop": jnp.max(stop)}
+
     def _epoch(self, state, images, targets, steps: tuple, teacher=None):
         """The steps of an epoch on resident data: (steps,) epochs, rates, on; (steps, b) places."""
 
@@ -281,11 +303,12 @@ def program_of(
     channels: int,
     regions: int = 1,
     lanes: int | None = None,
+    devices: Devices | None = None,
     *,
     static: bool = False,
 ) -> Program:
     """A :class:`Program`, the same for configurations that share their compiled steps."""
-    return _program(key_of(config), channels, regions, lanes, static)
+    return _program(key_of(config), channels, regions, lanes, devices, static)
 
 
 def key_of(config: RunConfig) -> str:
@@ -295,8 +318,15 @@ def key_of(config: RunConfig) -> str:
 
 
 @functools.lru_cache(maxsize=3)
-def _program(key: str, channels: int, regions: int, lanes: int | None, static: bool) -> Program:
-    return Program(from_json(json.loads(key)), channels, regions, lanes, static=static)
+def _program(
+    key: str,
+    channels: int,
+    regions: int,
+    lanes: int | None,
+    devices: Devices | None,
+    static: bool,
+) -> Program:
+    return Program(from_json(json.loads(key)), channels, regions, lanes, devices, static=static)
 
 
 def parameters(params: Any) -> int:
@@ -322,7 +352,9 @@ def _in_high_precision(model: nnx.Module) -> Any:
     """The graph of the model whose layers have their variables, but quantize nothing."""
     model = nnx.clone(model)
     for _, op in nnx.iter_modules(model):
-        if isinstance(op, fp4nnx.Op):
+        if isinstance(op, fp4nnx.AttentionOp):
+            op.recipe = AttentionRecipe(name="baseline")
+        elif isinstance(op, fp4nnx.Op):
             op.recipe = get_recipe("baseline")
     return split(model)[0]
 

@@ -54,7 +54,7 @@ def is_over(group: Path) -> bool:
     """Whether no run of a group needs its checkpoint any more."""
     record = read_json(group / "group.json") or {"runs": []}
     runs = [RunFolder(group.parent.parent / name) for name in record["runs"]]
-    return all(run.summary() is not None for run in runs)
+    return all(run.finished for run in runs)
 
 
 def start_group(root: Path, name: str, runs: list[str]) -> Path:

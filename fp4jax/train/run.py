@@ -1,6 +1,7 @@
 """Runs from start to end: what is open is trained, under locks, and evaluated."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from fp4jax.train.best import read_best
 from fp4jax.train.config import RunConfig
 from fp4jax.train.environment import environment
 from fp4jax.train.folder import RunFolder
+from fp4jax.train.following import FollowedFolder, created, held_by_first
 from fp4jax.train.group import Group, Options, tidy
 from fp4jax.train.lane import DivergedError
 from fp4jax.train.listeners import Listeners
-from fp4jax.train.lock import BusyError, held
+from fp4jax.train.lock import BusyError
 from fp4jax.train.member import Member, bound, member_of, summarize, teacher_of
 from fp4jax.train.program import fitted, key_of, program_of
 from fp4jax.train.signals import Termination
@@ -85,20 +87,24 @@ def train_together(
         ValueError: the runs differ in more.
     """
     options = options or Options()
+    devices = options.devices
     if len({key_of(config) for config in configs}) != 1:
         raise ValueError(
             f"{len(configs)} runs that differ in more than seed and split; train them apart."
         )
     data = bound(configs[0], data)
-    members = [member_of(config, data, out, split) for config in configs]
+    members = [_followed(member_of(config, data, out, split), options) for config in configs]
     for member in members:
         # A process may have been killed between the summary and this.
-        tidy(member.folder)
-    open_ = [member for member in members if not member.finished]
+        if options.writes:
+            tidy(member.folder)
+    open_ = _open(members, options)
     if open_:
         # What does not fit fails before there is a folder.
+        if devices is not None:
+            devices.check(members[0].config.batch_size)  # pyright: ignore[reportArgumentType]
         data.check(configs[0])
-        program_of(configs[0], len(data.channels), len(data.regions))
+        program_of(configs[0], len(data.channels), len(data.regions), devices=devices)
         data.prepare([p for m in open_ for p in (*m.split.train, *m.split.val, *m.split.test)])
     problems: list[Exception] = []
     if open_ and configs[0].method != "qat":
@@ -107,8 +113,9 @@ def train_together(
             train_together(baselines, data, out, split=split, options=options)
         except (DivergedError, BusyError) as error:
             problems.append(error)
-        open_ = [member for member in open_ if teacher_of(member, data, out, split).finished]
-    for group in _groups(open_):
+        taught = _finished([teacher_of(member, data, out, split) for member in open_], options)
+        open_ = [member for member, is_over in zip(open_, taught, strict=True) if is_over]
+    for group in _groups(open_, options):
         try:
             _train_group(group, data, out, split, options)
         except (DivergedError, BusyError) as error:
@@ -121,9 +128,29 @@ def train_together(
     return [member.folder for member in members]
 
 
-def _groups(members: Sequence[Member]) -> list[list[Member]]:
-    """Side by side on accelerators; one after the other on CPU, and where nothing is trained."""
-    if jax.default_backend() == "cpu" or (members and members[0].config.method == "ptq"):
+def _open(members: Sequence[Member], options: Options) -> list[Member]:
+    """Those that are not finished."""
+    finished = _finished(members, options)
+    return [member for member, is_over in zip(members, finished, strict=True) if not is_over]
+
+
+def _finished(members: Sequence[Member], options: Options) -> list[bool]:
+    """Whether each is finished, as the first process sees it."""
+    finished = [member.finished for member in members]
+    return finished if options.devices is None else options.devices.said(finished)
+
+
+def _followed(member: Member, options: Options) -> Member:
+    """A run as a process takes part in it: only the first of several writes into its folder."""
+    if options.writes:
+        return member
+    return dataclasses.replace(member, folder=FollowedFolder(member.folder.path))
+
+
+def _groups(members: Sequence[Member], options: Options) -> list[list[Member]]:
+    """Side by side on accelerators; else, and on several devices, one after the other."""
+    together = jax.default_backend() != "cpu" and options.devices is None
+    if not together or (members and members[0].config.method == "ptq"):
         return [[member] for member in members]
     return [list(members)] if members else []
 
@@ -134,21 +161,20 @@ def _train_group(
     """Trains the runs that are open, under their locks."""
     made = environment()
     for member in group:
-        member.folder.create(
-            member.identity,
-            {**dataclasses.asdict(member.split), "contents": dict(data.contents)},
-            made,
-        )
+        split_record = {**dataclasses.asdict(member.split), "contents": dict(data.contents)}
+        create = functools.partial(member.folder.create, member.identity, split_record, made)
+        created(options.devices, create, member.folder.path)
     folders = [member.folder.path for member in group]
-    with held(*folders, wait=options.wait) as lock, memory_errors():
+    with held_by_first(options.devices, *folders, wait=options.wait) as lock, memory_errors():
         # Another process may have finished them while this one waited.
-        group = [member for member in group if not member.finished]
+        group = _open(group, options)
         if not group:
             return
         if group[0].config.method == "ptq":
             for member in group:
-                _quantize_after(member, teacher_of(member, data, out, split), data)
-                listener = Listeners([options.listener] if options.listener else [])
+                _quantize_after(member, teacher_of(member, data, out, split), data, options)
+                told = options.listener and options.writes
+                listener = Listeners([options.listener] if told else [])
                 listener.ended(member.config, member.folder.summary(), member.folder.path)
             return
         trained = Group(group, data, lock, options)
@@ -157,15 +183,15 @@ def _train_group(
             trained(out, split, termination, listener)
 
 
-def _quantize_after(member: Member, teacher: Member, data: Data) -> None:
+def _quantize_after(member: Member, teacher: Member, data: Data, options: Options) -> None:
     """The weights of a trained baseline with the recipe's forward pass, and no further step."""
-    sizes = len(data.channels), len(data.regions)
+    sizes, devices = (len(data.channels), len(data.regions)), options.devices
     own = program_of(teacher.config, *sizes).abstract()
     params, stats = read_best(teacher.folder.path, (own.params, own.stats))
-    program = program_of(member.config, *sizes)
+    program = program_of(member.config, *sizes, devices=devices)
     like = program.abstract()
     best = fitted(like.params, params), fitted(like.stats, stats)
     trained: Any = teacher.folder.summary()
     same = {key: trained[key] for key in ("best_epoch", "epochs_run")}
     about = {"ended": "not trained", "train_seconds": 0.0, "lanes": 1}
-    summarize(member, program, best, data, same | about)
+    summarize(member, program, best, data, same | about, devices)

@@ -41,6 +41,7 @@ class Status:
         state: ``interrupted`` is a run that began and that no process trains.
         epoch: the number of epochs that are done.
         epochs: the number of epochs that the run may take; None where it is not known.
+        seconds: that an epoch of it takes, on average; None where it is not known.
         owner: of a running one.
         group: folder of the group whose checkpoint the run has a part of; None for its own.
         lane: its place in that.
@@ -49,9 +50,17 @@ class Status:
     state: Literal["new", "running", "interrupted", "finished", "failed"]
     epoch: int = 0
     epochs: int | None = None
+    seconds: float | None = None
     owner: Owner | None = None
     group: Path | None = None
     lane: int | None = None
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that a running run goes on if none of its epochs is saved by early stopping."""
+        if self.state != "running" or self.seconds is None or self.epochs is None:
+            return None
+        return max(self.epochs - self.epoch, 0) * self.seconds
 
     def __str__(self) -> str:
         if self.state == "new":

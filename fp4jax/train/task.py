@@ -96,9 +96,31 @@ class Feed(abc.ABC):
         Closing the iterator ends what it works with.
         """
 
+    def of_rows(self, rows: slice) -> "Feed":
+        """These rows of every batch: the part of one of several processes.
+
+        By default the whole batch is drawn and the rest dropped. Override it where that costs.
+        """
+        return _Rows(self, rows)
+
     def order(self, epoch: int) -> np.ndarray | None:
         """(steps, b) places in :attr:`Data.resident`, None if there are no such places."""
         return None
+
+
+class _Rows(Feed):
+    def __init__(self, feed: Feed, rows: slice):
+        self._feed, self._rows, self.steps = feed, rows, feed.steps
+
+    def batches(self, epoch: int, first: int = 0) -> Iterator[Examples]:
+        batches = self._feed.batches(epoch, first)
+        try:
+            for whole in batches:
+                yield Examples(*(column[self._rows] for column in whole))
+        finally:
+            close = getattr(batches, "close", None)
+            if close is not None:
+                close()
 
 
 class Data(abc.ABC):
@@ -110,8 +132,12 @@ class Data(abc.ABC):
         channels: names of the images' channels, in order.
         regions: names of what is segmented.
         patients: ids, sorted.
+        divides: whether ``validate`` and ``evaluate`` are divided among the processes of a
+            training, by ``model.devices`` (:class:`fp4jax.train.Devices`): all of them then call
+            both, and the first one writes. Else the first process does all of it.
     """
 
+    divides: bool = False
     digest: str
     contents: Mapping[str, str]
     channels: tuple[str, ...]

@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
-
 from fp4jax.train.state import TrainState
 
 
@@ -18,7 +16,7 @@ class WarmStart:
 
     Args:
         steps: how many are warm.
-        warm, then: ``(state, batch, teacher) -> (state, values)``; the state is donated.
+        warm, then: ``(state, batch, ...) -> (state, values)``, compiled when first called.
 
     Example:
         >>> import jax.numpy as jnp
@@ -34,8 +32,7 @@ class WarmStart:
     """
 
     def __init__(self, steps: int, warm: Callable[..., Any], then: Callable[..., Any]):
-        self.steps = steps
-        self._warm, self._then = (jax.jit(f, donate_argnums=0) for f in (warm, then))
+        self.steps, self._warm, self._then = steps, warm, then
         # The last state's number of steps, known without waiting for the device.
         self._last: tuple[Any, int] = None, 0
 
@@ -49,4 +46,5 @@ class WarmStart:
 
     def lower(self, *args: Any) -> Any:
         """The recipe's step, to be compiled ahead."""
-        return self._then.lower(*args)
+        then: Any = self._then
+        return then.lower(*args)

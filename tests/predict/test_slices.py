@@ -11,6 +11,7 @@ from PIL import Image
 
 from fp4jax import metrics, predict
 from fp4jax.data import resize
+from fp4jax.data.image_files import read_image
 from fp4jax.predict import slice_files
 from fp4jax.train import read_trained, train
 from tests import blobs
@@ -58,7 +59,7 @@ def expected_masks(trained, folder, names=NAMES) -> list[np.ndarray]:
     model = one.model()
     found = []
     for name in names:
-        image = slice_files.read(folder / name, 3)
+        image = read_image(folder / name, 3)
         small = resize.resize_images(image[None], (32, 32))
         mask = metrics.probabilities(model.logits(small)[..., 0]) >= one.threshold
         mask = mask.astype(np.uint8)
@@ -151,7 +152,7 @@ def test_options(trained, folder, tmp_path):
     mirrored = tmp_path / "bgr"
     mirrored.mkdir()
     for name in NAMES[1:]:
-        image = slice_files.read(folder / name, 3)[..., ::-1].copy()
+        image = read_image(folder / name, 3)[..., ::-1].copy()
         tifffile.imwrite(mirrored / name, image, photometric="rgb")
     options = predict.SliceOptions(channel_order="ref_bgr")
     predict.segment_slices(network, mirrored, tmp_path / "four", options)
@@ -284,11 +285,11 @@ def test_two_slices_of_one_name(folder):
 def test_one_channel_and_palettes(tmp_path):
     grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
     Image.fromarray(grey).save(tmp_path / "grey.png")
-    np.testing.assert_array_equal(slice_files.read(tmp_path / "grey.png", 1)[..., 0], grey)
+    np.testing.assert_array_equal(read_image(tmp_path / "grey.png", 1)[..., 0], grey)
     Image.fromarray(np.stack([grey] * 3, -1)).quantize(64).save(tmp_path / "palette.png")
-    assert slice_files.read(tmp_path / "palette.png", 3).shape == (8, 8, 3)
+    assert read_image(tmp_path / "palette.png", 3).shape == (8, 8, 3)
     with pytest.raises(ValueError, match=r"grey.png: is uint8 \(8, 8\), but the model takes"):
-        slice_files.read(tmp_path / "grey.png", 3)
+        read_image(tmp_path / "grey.png", 3)
 
 
 def test_a_failed_write_leaves_nothing_behind(trained, folder, tmp_path, monkeypatch):

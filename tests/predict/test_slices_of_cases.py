@@ -134,9 +134,71 @@ def test_options_of_networks_of_volumes_are_refused(option, trained, base, run):
     assert (code, f"{option[0]}: of networks of volumes" in err) == (2, True)
 
 
-def test_slices_that_were_no_nifti(trained, base, tmp_path):
+def test_slices_that_were_no_nifti(trained, base, tmp_path, caplog):
+    """Networks of LGG's slices: refused, until someone says which volume is which channel."""
     network = predict.from_run(trained)
     other = dataclasses.replace(network, task=Slices("lgg", image_size=32))
-    with pytest.raises(ValueError, match=r"slices of lgg, whose grey levels"):
-        predict.segment_volumes(other, Source(base / "new"), tmp_path / "out")
+    source = Source(base / "new")
+    with pytest.raises(ValueError, match=r"slices of lgg, .* such as --modalities flair t1c"):
+        predict.segment_volumes(other, source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (own,) = predict.segment_volumes(network, source, tmp_path / "own")
+    for name, changes in (
+        ("modalities", {"modalities": MODALITIES}),
+        ("patterns", {"patterns": {"T1CE": "*t1c*", "FLAIR": "*t2f*"}}),  # in any order
+        ("both", {"patterns": {"a": "*t1c*", "b": "*t2f*"}, "modalities": ("b", "a")}),
+    ):
+        way = predict.reading_of(other, **changes)
+        (found,) = predict.segment_volumes(other, source, tmp_path / name, reading=way)
+        assert found.volumes == own.volumes
+    assert "was trained on slices of lgg; volumes become grey levels" in caplog.text
+    assert predict.reading_of(other, modalities=MODALITIES).regions == ("whole_tumour",)
+    labels = {"patterns": {"flair": "x", "t1c": "y"}, "label": "z", "labels": "lesion=1"}
+    assert predict.reading_of(other, **labels).regions == ("lesion",)
+    with pytest.raises(ValueError, match="--modalities"):
+        predict.reading_of(other, patterns={"flair": "x", "adc": "y"})
+    (case,) = nifti.find_cases(base / "new")
+    one = Source(case.image("flair")[0])
+    way = predict.reading_of(other, modalities=MODALITIES)
+    with pytest.raises(ValueError, match=r"is one volume, the network takes 2 channels \(flair"):
+        predict.segment_volumes(other, one, tmp_path / "out", reading=way)
+
+
+def test_files_of_other_names(trained, base, tmp_path, run):
+    """By the command: the new folder's patterns in place of the run's layout."""
+    (case,) = nifti.find_cases(base / "new")
+    for name in MODALITIES:
+        (tmp_path / "mine/P1").mkdir(parents=True, exist_ok=True)
+        shutil.copy(case.image(name)[0], tmp_path / f"mine/P1/{name.upper()}_x.nii.gz")
+    (tmp_path / "png").mkdir()
+    patterns = ("--patterns", "t1c", "T1C*.nii.gz", "flair", "FLAIR*.nii.gz")
+    assert run("predict", trained, "--input", "mine", "--out", "a", *patterns)[0] == 0
+    assert run("predict", trained, "--input", base / "new", "--out", "b")[0] == 0
+    one, other = (
+        np.asarray(nibabel.load(tmp_path / path).dataobj)
+        for path in ("a/P1.nii.gz", f"b/{case.id}.nii.gz")
+    )
+    np.testing.assert_array_equal(one > 0, other > 0)
+    for arguments, says in (
+        (("--input", "mine"), "No cases in mine"),
+        (("--input", "mine", *patterns, "--layout", "msd"), "exclude each other"),
+        (("--input", "mine/P1/FLAIR_x.nii.gz", *patterns), "--patterns: of folders"),
+        (("--input", "png", *patterns), "--patterns: of NIfTI cases, png has none"),
+        (("--save", "m.safetensors", *patterns), "--patterns: nothing is segmented"),
+    ):
+        code, _, err = run("predict", trained, "--out", "c", *arguments)
+        assert (code, says in err) == (2, True), err
+
+
+@pytest.mark.parametrize("names", [("Patient1", "patient1"), ("MÜ1", "mü1"), ("a", "A")])
+def test_results_of_two_cases_are_two_files_everywhere(names, trained, base, tmp_path):
+    (case,) = nifti.find_cases(base / "new")
+    for name in names:
+        for modality in MODALITIES:
+            (tmp_path / "new" / name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(case.image(modality)[0], tmp_path / f"new/{name}/{modality}.nii.gz")
+    network = predict.from_run(trained)
+    way = predict.reading_of(network, patterns={"flair": "flair*", "t1c": "t1c*"})
+    with pytest.raises(ValueError, match=r"would have one result"):
+        predict.segment_volumes(network, Source(tmp_path / "new"), tmp_path / "out", reading=way)
     assert not (tmp_path / "out").exists()

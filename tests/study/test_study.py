@@ -9,7 +9,8 @@ import jax
 import pytest
 
 from fp4jax.ops.recipe import get_recipe
-from fp4jax.study import Study, execute, execution, read_records
+from fp4jax.study import Study, execute, read_records
+from fp4jax.study.engines import local
 from fp4jax.study.lanes import lanes
 from fp4jax.study.live import Table
 from fp4jax.train import BusyError, Listener, SliceData, Volumes, run as training
@@ -155,23 +156,20 @@ def test_killed_anywhere_ends_the_same(cohort, tmp_path, monkeypatch):
 
 def failing(recipe, error, calls=None):
     """``train_together`` that fails for one recipe."""
-    original = execution.train_together
 
     def train_together(part, *args, **kwargs):
         if calls is not None:
             calls.append((part[0].recipe_name, part[0].method))
         if part[0].recipe_name == recipe and part[0].method == "qat":
             raise error
-        return original(part, *args, **kwargs)
+        return training.train_together(part, *args, **kwargs)
 
     return train_together
 
 
-def test_failures_are_recorded_and_retried(cohort, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        error = RuntimeError("out of luck")
-        patch.setattr(execution, "train_together", failing("full", error))
-        outcome = execute(study(), cohort, tmp_path)
+def test_failures_are_recorded_and_retried(cohort, tmp_path):
+    error = RuntimeError("out of luck")
+    outcome = execute(study(), cohort, tmp_path, train=failing("full", error))
     assert outcome.trained == 1
     ((name, said),) = outcome.failures
     assert "full" in name
@@ -186,10 +184,9 @@ def test_failures_are_recorded_and_retried(cohort, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
-def test_what_ends_a_study_is_no_failure_of_a_run(error, cohort, tmp_path, monkeypatch):
-    monkeypatch.setattr(execution, "train_together", failing("full", error))
+def test_what_ends_a_study_is_no_failure_of_a_run(error, cohort, tmp_path):
     with pytest.raises(type(error)):
-        execute(study(recipes=("full",)), cohort, tmp_path)
+        execute(study(recipes=("full",)), cohort, tmp_path, train=failing("full", error))
     assert not list(tmp_path.rglob("failed.json"))
 
 
@@ -226,17 +223,15 @@ def test_a_baseline_that_diverged_fails_its_students_and_nobody_else(cohort, tmp
 
 def test_a_run_of_another_process_is_left_for_the_end(cohort, tmp_path, monkeypatch):
     calls, busy = [], [BusyError(tmp_path, None)] * 2
-    original = execution.train_together
 
     def train_together(part, *args, **kwargs):
         calls.append(part[0].recipe_name)
         if part[0].recipe_name == "baseline" and busy:
             raise busy.pop()
-        return original(part, *args, **kwargs)
+        return training.train_together(part, *args, **kwargs)
 
-    monkeypatch.setattr(execution, "train_together", train_together)
-    monkeypatch.setattr(execution, "_POLL", 0.01)
-    outcome = execute(study(epochs=1), cohort, tmp_path)
+    monkeypatch.setattr(local, "_POLL", 0.01)
+    outcome = execute(study(epochs=1), cohort, tmp_path, train=train_together)
     assert calls == ["baseline", "full", "baseline", "baseline"]
     assert outcome.trained == 2
     assert not outcome.failures

@@ -74,7 +74,7 @@ def diagnose_run(
         of_run(config, len(run.channels), len(run.regions)),
         {name: _state(run, name) for name in states},
         found,
-        _batches(config, data, chosen.patients, batches),
+        batches_of(config, data, chosen.patients, batches),
         draws,
     )
     write(path / "diagnosis.csv", [{"run": path.name, **row} for row in rows])
@@ -146,8 +146,12 @@ def _state(run: Trained, name: str) -> tuple[Any, Any]:
     return state.params, state.stats
 
 
-def _batches(config: RunConfig, data: Data, patients: Sequence[str], count: int) -> list[Any]:
-    """The first batches of an epoch after the last."""
+def batches_of(config: RunConfig, data: Data, patients: Sequence[str], count: int) -> list[Any]:
+    """Batches (images, targets) as stored, not augmented, of an epoch that no training reached.
+
+    Raises:
+        ValueError: more than an epoch has.
+    """
     feed = data.feed(config, patients, config.seed)
     if count > feed.steps:
         raise ValueError(

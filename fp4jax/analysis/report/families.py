@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from fp4jax.analysis.results import RunResult
 
 # What a study compares, and what is no part of the numbers.
-_VARIED = ("arch", "scale", "recipe", "method", "split", "seed", "plugins")
+_VARIED = ("arch", "scale", "recipe", "attention", "method", "split", "seed", "plugins")
 # What an architecture or a method has its own values of.
 _OWN = ("optimizer", "learning_rate", "weight_decay", "model_options")
 _OF_METHOD = ("distill_weight", "distill_ratio", "temperature", "divergence")
@@ -50,7 +50,7 @@ def _kind(run: "RunResult") -> tuple[str, str, str]:
 def _shared(run: "RunResult") -> dict[str, Any]:
     record = run.config.to_json()
     for name in (*_VARIED, *_OWN, *_OF_METHOD):
-        del record[name]
+        record.pop(name, None)
     return {**record, "digest": run.digest, "numerics": (run.environment or {}).get("numerics")}
 
 

@@ -149,7 +149,7 @@ def _layouts(root: Path, labels: dict[tuple[Path, str, str], Path | None]) -> di
     for folder, paths in groups.items():
         for path in sorted(paths)[:_LOOKED_AT]:
             try:
-                values = read_volume(path).data
+                values = np.rint(read_volume(path).data)
             except ValueError:  # it is reported when it is loaded
                 continue
             has = [bool(np.any(values == value)) for value in (3, 4)]

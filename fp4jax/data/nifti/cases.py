@@ -1,7 +1,6 @@
 """find_cases: the cases of a data set on disk, in any of the known layouts."""
 
 import dataclasses
-import itertools
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from fp4jax.data.nifti import bids, brats, dataset_json, decathlon, folder, nnun
 from fp4jax.data.nifti.case import Case, canonical_all
 from fp4jax.data.nifti.labels import given
 from fp4jax.data.nifti.persons import grouped
+from fp4jax.data.other_files import others
 from fp4jax.files import expanded
 
 LAYOUTS = ("auto", *brats.LAYOUTS, "msd", "nnunet", "bids", "folder")
@@ -107,24 +107,11 @@ def find_cases(
     return grouped(cases, patient_pattern)
 
 
-# Endings of files that are images of another kind, or archives -> what to do.
-_OTHER_FILES = {
-    (".dcm", ".ima"): "DICOM; convert them, for example with dcm2niix",
-    (".mha", ".mhd", ".nrrd", ".mgz", ".img", ".hdr", ".mnc"): "no NIfTI; convert them",
-    (".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar"): "archives; unpack them",
-}
-
-
 def _other_files(root: Path) -> str:
     """A sentence about files that a user may have taken for a data set."""
     if (root.parent / "dataset.json").is_file():
         return f" There is a dataset.json beside it: give {root.parent}."
-    every = (name.lower() for _, _, names in walk(root) for name in names)
-    for name in itertools.islice(every, 10_000):
-        for endings, what in _OTHER_FILES.items():
-            if name.endswith(endings):
-                return f" Files such as {name} are {what}."
-    return ""
+    return others(folder / name for folder, _, names in walk(root) for name in names)
 
 
 def _known(

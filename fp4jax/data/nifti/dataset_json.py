@@ -42,7 +42,7 @@ def read(root: Path) -> tuple[Path, dict[str, Any]] | None:
         return None
     (file,) = found
     try:
-        record = json.loads(file.read_text(encoding="utf-8-sig"))
+        record = json.loads(file.read_bytes())  # UTF-8, -16 or -32, with or without a mark
     except (ValueError, OSError) as error:
         raise ValueError(
             f"{file} cannot be read as JSON ({error}). Correct it there (often a comma too many or "

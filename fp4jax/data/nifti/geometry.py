@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,39 @@ class Geometry:
         ras = np.array([[0, 1], [1, 1], [2, 1]])
         back = nibabel.orientations.ornt_transform(ras, self._orientation)
         return nibabel.orientations.apply_orientation(data, back)
+
+
+def millilitres(affine: Shaped[np.ndarray, "4 4"]) -> float:
+    """The volume of a voxel: |det A| / 1000, which is less than the product of its edges where axes
+    are not at right angles, as in CT with a tilted gantry.
+
+    Example:
+        >>> import numpy as np
+        >>> millilitres(np.diag([-1.0, 2.0, 5.0, 1.0]))
+        0.01
+    """
+    x, y, z = np.asarray(affine, np.float64)[:3, :3].T
+    return float(abs(np.dot(np.cross(x, y), z)) / 1000)  # exact for axes at right angles
+
+
+def apart(
+    a: Shaped[np.ndarray, "4 4"], b: Shaped[np.ndarray, "4 4"], shape: Sequence[int]
+) -> float:
+    """How far two grids of one shape are apart at most, as a share of the shortest edge of a voxel.
+
+    Affines are compared where the voxels are, at the corners: rounding of one number moves voxels
+    of a large volume far, and another not at all.
+
+    Example:
+        >>> import numpy as np
+        >>> moved = np.eye(4)
+        >>> moved[0, 3] = 0.25
+        >>> apart(np.eye(4), moved, (9, 9, 9))
+        0.25
+    """
+    ends = np.stack(np.meshgrid(*[(0, n - 1) for n in shape], [1.0], indexing="ij"), -1)
+    moved = (ends.reshape(-1, 4) @ (np.asarray(a) - np.asarray(b)).T)[:, :3]
+    return float(np.linalg.norm(moved, axis=1).max() / min(spacing_of(a)))
 
 
 def spacing_of(affine: Shaped[np.ndarray, "4 4"]) -> tuple[float, float, float]:

@@ -153,13 +153,18 @@ def region_bits(
     *,
     regions: Sequence[str] = REGIONS,
     path: str | os.PathLike | None = None,
+    step: float = 0.0,
 ) -> UInt8[np.ndarray, "x y z"]:
-    """As :func:`to_regions`, with region r in bit r of one byte per voxel."""
+    """As :func:`to_regions`, with region r in bit r of one byte per voxel.
+
+    ``step`` is the distance of the values that the file could hold, where integers are scaled in
+    it: labels are then known to half of it (float label maps that nibabel wrote as uint8).
+    """
     table = table_of(layout)
     sets = check_regions(regions, table)
     allowed = sorted({0}.union(*table.values()))
     name = "The label map" if path is None else str(path)
-    values = _integers(labels, name)
+    values = _integers(labels, name, step)
     lookup = np.zeros(max(allowed) + 1, np.uint8)
     for r, members in enumerate(sets):
         lookup[sorted(members)] |= np.uint8(1 << r)
@@ -260,19 +265,19 @@ def _own_value(values: frozenset[int], sets: Sequence[frozenset[int]]) -> int:
     return min((values - smaller) or values)
 
 
-def _integers(labels: np.ndarray, name: str) -> np.ndarray:
+def _integers(labels: np.ndarray, name: str, step: float = 0.0) -> np.ndarray:
     """The labels in an integer type that indexes tables."""
-    if labels.dtype.kind in "ub":
-        return labels.astype(np.uint8) if labels.dtype.kind == "b" else labels
-    if labels.dtype.kind == "i":
-        return labels
+    if labels.dtype.kind == "b":
+        return labels.astype(np.uint8)
     if labels.size and not (labels.min() >= -_MOST_LABEL and labels.max() <= _MOST_LABEL):
         raise ValueError(
             f"{name} has label values from {labels.min()} to {labels.max()}; labels are integers "
             f"of at most {_MOST_LABEL}. Is this an image rather than a label map?"
         )
+    if labels.dtype.kind in "ui":
+        return labels.astype(np.int16) if labels.dtype.itemsize > 2 else labels
     values = np.rint(labels).astype(np.int16)
-    fractions = np.abs(labels - values) > 1e-3
+    fractions = np.abs(labels - values) > max(1e-3, min(step, 0.5) / 2)
     if fractions.any():
         shown = ", ".join(f"{value:g}" for value in np.unique(labels[fractions])[:_SHOWN])
         raise ValueError(

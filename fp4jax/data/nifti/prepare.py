@@ -7,14 +7,17 @@ from pathlib import Path
 import numpy as np
 
 from fp4jax.data.nifti.case import Case
+from fp4jax.data.nifti.geometry import apart
 from fp4jax.data.nifti.labels import region_bits
 from fp4jax.data.nifti.resample import Three, resample, resampled_affine, resampled_shape
-from fp4jax.data.nifti.volume import Volume, read_volume, spacing_of
+from fp4jax.data.nifti.volume import Volume, read_labels, read_volume, spacing_of
 
 #: Part of every cache's key: raise it with each change that changes a voxel.
 VERSION = 1
 
-_TOLERANCE = 1e-3
+_TOLERANCE = 1e-3  # mm
+# Headers of one grid differ by rounding: qform and sform, other programs, edges of 0.9999 mm.
+_APART = 0.05  # of a voxel
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,7 +63,8 @@ def read_case(case: Case, modalities: Sequence[str]) -> Read:
     """Reads the images, the label map and the brain mask of a case.
 
     Raises:
-        ValueError: files that cannot be used, or whose shapes or affines differ by more than 1e-3.
+        ValueError: files that cannot be used, or whose shapes differ, or whose voxels lie apart by
+            more than a twentieth of one.
     """
     images = _images(case, modalities)
     first = images[0]
@@ -68,7 +72,7 @@ def read_case(case: Case, modalities: Sequence[str]) -> Read:
         _check_same_grid(first, other, "The images")
     label = None
     if case.label is not None:
-        label = read_volume(case.label)
+        label = read_labels(case.label)
         _check_same_grid(first, label, "Image and label map")
     if case.mask is not None:
         mask = read_volume(case.mask)
@@ -109,6 +113,7 @@ def prepare(
             case.layout if case.labels is None else case.labels,
             regions=regions,
             path=read.label.path,
+            step=read.label.step,
         )
     affine, old = reference.affine, reference.spacing
     shape = image.shape[:3]
@@ -178,14 +183,15 @@ def _images(case: Case, modalities: Sequence[str]) -> list[Volume]:
 def _check_same_grid(image: Volume, other: Volume, what: str) -> None:
     if image.data.shape != other.data.shape:
         difference = f"have shapes {image.data.shape} and {other.data.shape} (in RAS)"
-    elif not np.allclose(image.affine, other.affine, rtol=0, atol=_TOLERANCE):
+    elif apart(image.affine, other.affine, image.data.shape) > _APART:
         largest = np.abs(image.affine - other.affine).max()
         difference = f"have affines that differ by up to {largest:.4g}"
     else:
         return
     raise ValueError(
         f"{what} do not lie on the same grid: {image.path} and {other.path} {difference}. If the "
-        "voxels belong together, correct the header; else resample one onto the other with "
+        "voxels belong together, correct the header, nibabel.Nifti1Image(other.dataobj, "
+        "image.affine); else resample one onto the other with "
         "nibabel.processing.resample_from_to(other, image, order=0)."
     )
 

@@ -11,6 +11,7 @@ from fp4jax.data.nifti.prepare import Prepared
 from fp4jax.data.nifti.volume_set import VolumeSet
 
 _ORDER, _PATCH = 0, 1  # streams of random numbers
+_DRAWS = 6  # of each patch
 _MOST_WORKERS = 8
 
 Batch = tuple[Float[np.ndarray, "b x y z c"], UInt8[np.ndarray, "b x y z k"]]
@@ -88,8 +89,12 @@ class PatchSampler:
         """Batches in an epoch."""
         return -(-len(self.indices) * self.patches_per_case // self.batch_size)
 
-    def batch(self, epoch: int, step: int) -> Batch:
+    def batch(self, epoch: int, step: int, rows: slice = slice(None)) -> Batch:
         """Images float32 (b, x, y, z, c) and targets uint8 (b, x, y, z, k) of one step.
+
+        Args:
+            epoch, step: both from 0.
+            rows: the part of the batch that is wanted; the rest of it is neither read nor cut.
 
         Raises:
             ValueError: a step that the epoch does not have; files that cannot be used.
@@ -103,15 +108,16 @@ class PatchSampler:
             np.repeat(self.indices, self.patches_per_case)
         )
         first = step * self.batch_size
-        chosen = np.take(order, np.arange(first, first + self.batch_size), mode="wrap")
+        places = np.arange(first, first + self.batch_size)[rows]
+        chosen = np.take(order, places, mode="wrap")
         rng = np.random.default_rng((self.seed, _PATCH, epoch, step))
-        images = np.zeros(
-            (self.batch_size, *self.patch_size, len(self.volumes.modalities)), np.float32
-        )
-        bits = np.zeros((self.batch_size, *self.patch_size), np.uint8)
+        # As many for every patch, so that no case's content shifts the others' patches.
+        draws = rng.random((self.batch_size, _DRAWS))[rows]
+        images = np.zeros((len(places), *self.patch_size, len(self.volumes.modalities)), np.float32)
+        bits = np.zeros((len(places), *self.patch_size), np.uint8)
         for b, i in enumerate(chosen.tolist()):
             prepared = self.volumes.prepared(i)
-            self._copy(prepared, self._corner(prepared, rng), images[b], bits[b])
+            self._copy(prepared, self._corner(prepared, draws[b]), images[b], bits[b])
         return images, unpack_bits(bits, len(self.volumes.regions))
 
     def batches(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
@@ -131,12 +137,11 @@ class PatchSampler:
         steps = range(start_step, self.steps_per_epoch)
         return ordered(lambda s: self.batch(epoch, s), steps, self.workers, self.prefetch)
 
-    def _corner(self, prepared: Prepared, rng: np.random.Generator) -> list[int]:
+    def _corner(self, prepared: Prepared, draws: np.ndarray) -> list[int]:
         """The patch's first voxel in the box, as x, y, z; negative where zeros are padded."""
         nz, nx, ny = prepared.image.shape[:3]
         box = (nx, ny, nz)
-        # Always as many draws, so that a case's content does not shift the others' patches.
-        balanced, region, voxel, *uniform = rng.random(6).tolist()
+        balanced, region, voxel, *uniform = draws.tolist()
         present = [voxels for voxels in prepared.foreground if len(voxels)]
         room = [n - size for n, size in zip(box, self.patch_size, strict=True)]
         if balanced < self.foreground and present:

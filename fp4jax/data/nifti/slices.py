@@ -232,7 +232,9 @@ def read_slices(
     if read.label is None:
         raise ValueError(f"Case {case.id} has no label map.")
     layout = case.layout if case.labels is None else case.labels
-    bits = region_bits(read.label.data, layout, regions=(target,), path=read.label.path)
+    bits = region_bits(
+        read.label.data, layout, regions=(target,), path=read.label.path, step=read.label.step
+    )
     inside = bits > 0
     for brain in read.brain:
         inside = inside | brain

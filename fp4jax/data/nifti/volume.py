@@ -31,12 +31,14 @@ class Volume:
         affine: float64 (4, 4), voxel indices of ``data`` -> mm.
         header: the file's header, in the file's own orientation.
         path: the file.
+        step: distance of the values that the file can hold, where it scales integers; 0 elsewhere.
     """
 
     data: np.ndarray
     affine: np.ndarray
     header: Any
     path: Path
+    step: float = 0.0
 
     @property
     def geometry(self) -> Geometry:
@@ -52,6 +54,22 @@ class Volume:
     def spacing(self) -> tuple[float, float, float]:
         """Distance of neighbouring voxels along each axis of ``data`` in mm."""
         return spacing_of(self.affine)
+
+
+def read_labels(path: str | os.PathLike) -> Volume:
+    """A label map; as :func:`read_volume`, which says other things of several channels.
+
+    Raises:
+        ValueError: as there; a map for each region along a fourth axis.
+    """
+    shape = read_geometry(path).source_shape
+    if len(shape) == 4 and shape[3] > 1:
+        raise ValueError(
+            f"{path} has shape {shape}; a label map has three axes. If it is a mask of each region "
+            "along the last, write one map of numbers: nibabel.Nifti1Image((masks * numpy.arange("
+            f"1, {shape[3] + 1})).max(-1).astype('uint8'), affine), where larger numbers win."
+        )
+    return read_volume(path)
 
 
 def read_volume(
@@ -94,7 +112,8 @@ def read_volume(
             "they come from; numpy.nan_to_num makes them background, if that is what they are."
         )
     geometry = Geometry(image.header, file)
-    return Volume(np.ascontiguousarray(geometry.to_ras(data)), geometry.affine, image.header, file)
+    ras = np.ascontiguousarray(geometry.to_ras(data))
+    return Volume(ras, geometry.affine, image.header, file, _step(image))
 
 
 def read_geometry(path: str | os.PathLike) -> Geometry:
@@ -222,6 +241,12 @@ def _read(image: Any, file: Path, channels: tuple[int, ...] | None) -> np.ndarra
             "complex values to one number per voxel first."
         )
     return data
+
+
+def _step(image: Any) -> float:
+    """Between neighbouring values of a file; 0 if it holds them as they are."""
+    scaled = image.get_data_dtype().kind in "iu" and (image.dataobj.slope, image.dataobj.inter)
+    return abs(float(image.dataobj.slope)) if scaled and scaled != (1, 0) else 0.0
 
 
 def _is_singular(matrix: np.ndarray) -> bool:

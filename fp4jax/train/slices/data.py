@@ -22,10 +22,12 @@ class SliceData(Data):
     """A cohort; on an accelerator with room for it, the whole of it stays there."""
 
     regions = ("lesion",)
+    divides = True
 
     def __init__(self, cohort: Cohort):
         self.cohort = cohort
         self.channels, self.patients = cohort.channels, cohort.patients
+        self._splits: dict[tuple[int, int | None], Sequence[Split]] = {}
 
     @functools.cached_property
     def fingerprint(self) -> dict[str, Any]:
@@ -45,10 +47,17 @@ class SliceData(Data):
         }
 
     def split(self, config: "RunConfig") -> Split:
-        if config.fold is None:
-            return patient_holdout(self.cohort, seed=config.split_seed)
-        folds = patient_kfold(self.cohort, folds=config.folds, seed=config.split_seed)
-        return config.of_folds(folds)
+        key = (config.split_seed, None if config.fold is None else config.folds)
+        if key not in self._splits:  # a study asks for each of its runs
+            self._splits[key] = self._divided(*key)
+        parts = self._splits[key]
+        return parts[0] if config.fold is None else config.of_folds(parts)
+
+    def _divided(self, seed: int, folds: int | None) -> Sequence[Split]:
+        """The holdout split alone, or those of a cross-validation."""
+        if folds is None:
+            return [patient_holdout(self.cohort, seed=seed)]
+        return patient_kfold(self.cohort, folds=folds, seed=seed)
 
     def feed(self, config: "RunConfig", patients: Sequence[str], seed: int) -> "SliceFeed":
         places = np.flatnonzero(np.isin(self.cohort.patient_ids, patients)).astype(np.int32)
@@ -96,15 +105,26 @@ class SliceData(Data):
 
 
 class SliceFeed(Feed):
-    """Slices in an order that is drawn anew for each epoch."""
+    """Slices in an order that is drawn anew for each epoch; ``rows`` of each batch."""
 
-    def __init__(self, cohort: Cohort, places: np.ndarray, batch_size: int, seed: int):
+    def __init__(
+        self,
+        cohort: Cohort,
+        places: np.ndarray,
+        batch_size: int,
+        seed: int,
+        rows: slice = slice(None),
+    ):
         self.cohort, self.places = cohort, places
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self.rows = batch_size, seed, rows
         self.steps = steps_per_epoch(len(places), batch_size)
 
+    def of_rows(self, rows: slice) -> "SliceFeed":
+        return SliceFeed(self.cohort, self.places, self.batch_size, self.seed, rows)
+
     def order(self, epoch: int) -> np.ndarray:
-        return epoch_order(self.places, self.seed, epoch, self.batch_size)
+        order = epoch_order(self.places, self.seed, epoch, self.batch_size)
+        return order[:, self.rows]
 
     def batches(self, epoch: int, first: int = 0) -> Iterator[Examples]:
         for index in self.order(epoch)[first:]:

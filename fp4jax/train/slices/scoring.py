@@ -88,10 +88,13 @@ def evaluate(model: "Model", parts: Mapping[str, Cohort], folder: Path) -> dict[
         if part == "val":
             threshold = chosen_threshold(metrics.threshold_sweep(maps, own.masks), folder.name)
         scores[part], dice = _report(own, maps, threshold)
+        if part == "test":
+            scores["test_patients"] = dice
+        if not model.writes:
+            continue
         patients.write_scores(folder / f"{part}_scores.npz", patients.histograms(own, maps))
         if part == "test":
             patients.write_examples(folder / "examples.npz", patients.examples(own, maps))
-            scores["test_patients"] = dice
     return {"threshold": threshold, **scores}
 
 

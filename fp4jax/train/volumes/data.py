@@ -1,5 +1,6 @@
 """VolumeData: the labelled cases of a run as the trainer takes them."""
 
+import copy
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 class VolumeData(Data):
     """Cases, each of a patient; patches are drawn by workers while a step runs."""
 
+    divides = True
+
     def __init__(
         self, task: "Volumes", cases: Sequence[Case], source: Source, *, unlabelled: int = 0
     ):
@@ -31,6 +34,7 @@ class VolumeData(Data):
         self.volumes = open_volumes(task, cases, source)
         self.channels, self.regions = self.volumes.modalities, self.volumes.regions
         self.patients = tuple(sorted(set(self.volumes.patients)))
+        self._splits: dict[tuple[int, int], Sequence[Split]] = {}
 
     @functools.cached_property
     def digest(self) -> str:
@@ -53,8 +57,10 @@ class VolumeData(Data):
         if config.fold is None:
             task = self.task
             return split_patients(self.patients, task.val_share, task.test_share, config.split_seed)
-        strata = dict.fromkeys(self.patients, 0)
-        return config.of_folds(split_folds(strata, config.folds, config.split_seed))
+        key = (config.folds, config.split_seed)
+        if key not in self._splits:  # a study asks for each of its runs
+            self._splits[key] = split_folds(dict.fromkeys(self.patients, 0), *key)
+        return config.of_folds(self._splits[key])
 
     def feed(self, config: "RunConfig", patients: Sequence[str], seed: int) -> "PatchFeed":
         return PatchFeed(self, config, self.places(patients), seed)
@@ -105,6 +111,8 @@ class VolumeData(Data):
 class PatchFeed(Feed):
     """Random patches of the cases; one voxel thick for models of slices."""
 
+    rows = slice(None)
+
     def __init__(self, data: VolumeData, config: "RunConfig", places: Sequence[int], seed: int):
         task = data.task
         self.flat = task.spatial_dims == 2
@@ -115,6 +123,11 @@ class PatchFeed(Feed):
             data.volumes, places, task.window, self.batch_size, task.foreground, seed
         )
 
+    def of_rows(self, rows: slice) -> "PatchFeed":
+        part = copy.copy(self)
+        part.rows = rows
+        return part
+
     def batches(self, epoch: int, first: int = 0) -> Iterator[Examples]:
         before = (epoch - 1) * self.steps
         steps = range(before + first, before + self.steps)
@@ -123,11 +136,12 @@ class PatchFeed(Feed):
     def _batch(self, step: int) -> Examples:
         """The patches of a step, counted from the first epoch's."""
         # The sampler's epochs take every case once; those here have as many steps as asked for.
-        images, targets = self.sampler.batch(*divmod(step, self.sampler.steps_per_epoch))
+        epoch, place = divmod(step, self.sampler.steps_per_epoch)
+        images, targets = self.sampler.batch(epoch, place, self.rows)
         if self.flat:
             images, targets = images[..., 0, :], targets[..., 0, :]
         index = np.arange(self.batch_size, dtype=np.int32) + step * self.batch_size
-        return Examples(images, targets, index)
+        return Examples(images, targets, index[self.rows])
 
 
 def open_volumes(

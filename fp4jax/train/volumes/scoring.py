@@ -7,9 +7,10 @@ volumes and of slices have one report; every region on its own is in ``test_regi
 
 import csv
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ import numpy as np
 from fp4jax import metrics
 from fp4jax.data import Split
 from fp4jax.data.nifti import LoadedCase
+from fp4jax.data.nifti.geometry import millilitres
 from fp4jax.data.progress import track
 from fp4jax.files import replacing
 from fp4jax.inference import Segmentation
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 TABLE = "test_cases.csv"
 PREDICTIONS = "predictions"
+
+T = TypeVar("T")
 
 #: Region -> metric -> value.
 Report = dict[str, dict[str, float]]
@@ -80,12 +84,7 @@ def validate(model: "Model", data: "VolumeData", patients: Sequence[str]) -> dic
     Of the files as they would be written. Of a case in which a region is empty, Dice is 1 if the
     prediction is too, else 0.
     """
-    scores = []
-    for case, found in segmented(model, data, data.places(patients), "Validating"):
-        target: Any = case.target
-        p, t = found.masks > 0, target > 0
-        both, either = (m.sum((0, 1, 2), dtype=np.int64) for m in (p & t, p | t))
-        scores.append(np.where(either, 2 * both / np.maximum(both + either, 1), 1.0))
+    scores = each_case(model, data, data.places(patients), "Validating", _overlap)
     means = np.mean(scores, axis=0)
     named = {f"dice_{name}": float(d) for name, d in zip(data.regions, means, strict=True)}
     return {"dice": float(means.mean()), **named}
@@ -102,22 +101,22 @@ def evaluate(model: "Model", data: "VolumeData", split: Split, folder: Path) -> 
     threshold, scores = 0.5, {}
     for part in ("val", "test"):
         places = data.places(getattr(split, part))
-        kept, shown = [], []
-        for case, found in segmented(model, data, places, f"Scoring {part}"):
-            kept.append(Scored.of(case, found))
-            if part == "test":
-                _save(folder / PREDICTIONS, case, found)
-                shown.append(patients.cut(case, found))
+        cases = functools.partial(each_case, model, data, places, f"Scoring {part}")
+        if part == "val":
+            kept, shown = cases(Scored.of), []
+        else:
+            tested = cases(functools.partial(_tested, folder))
+            kept, shown = ([row[i] for row in tested] for i in (0, 1))
         pooled = merged(kept)
         if part == "val":
             threshold = chosen_threshold(None if pooled is None else pooled.sweep(), folder.name)
         scores[part] = report(kept, threshold)
-        if kept:
+        if kept and model.writes:
             patients.write_scores(folder / f"{part}_scores.npz", _by_patient(kept))
         if part == "test":
             scores["test_patients"] = _dice(kept)
             scores["test_regions"] = mean_regions(kept)
-            if kept:
+            if kept and model.writes:
                 write_table(folder / TABLE, {one.case: one.regions for one in kept})
                 patients.write_examples(folder / "examples.npz", patients.together(shown))
     return {"threshold": threshold, **scores}
@@ -152,7 +151,8 @@ def mean_regions(kept: Sequence[Scored]) -> Report:
 def region_report(predicted: np.ndarray, case: LoadedCase) -> Report:
     """The metrics of each region of a labelled case, and their mean."""
     target: Any = case.target
-    return metrics.region_report(predicted, target, case.regions, case.spacing)
+    voxel = 1000 * millilitres(case.affine)
+    return metrics.region_report(predicted, target, case.regions, case.spacing, voxel=voxel)
 
 
 def write_table(path: Path, reports: Mapping[str, Report]) -> None:
@@ -175,6 +175,34 @@ def segmented(
     for place in track(places, doing, total=len(places)):
         case = data.volumes.load(place)
         yield written(case, model.segment(case.image))
+
+
+def each_case(
+    model: "Model",
+    data: "VolumeData",
+    places: Sequence[int],
+    doing: str,
+    function: Callable[[LoadedCase, Segmentation], T],
+) -> list[T]:
+    """``function(case, prediction)`` for each case, by the processes of a training together."""
+    cases = segmented(model, data, model.own(places), doing)
+    return model.together([function(case, found) for case, found in cases])
+
+
+def _overlap(case: LoadedCase, found: Segmentation) -> np.ndarray:
+    """Dice of each region."""
+    target: Any = case.target
+    p, t = found.masks > 0, target > 0
+    both, either = (m.sum((0, 1, 2), dtype=np.int64) for m in (p & t, p | t))
+    return np.where(either, 2 * both / np.maximum(both + either, 1), 1.0)
+
+
+def _tested(
+    folder: Path, case: LoadedCase, found: Segmentation
+) -> tuple[Scored, patients.Examples]:
+    """What is kept of a test case, whose file is written."""
+    _save(folder / PREDICTIONS, case, found)
+    return Scored.of(case, found), patients.cut(case, found)
 
 
 def merged(kept: Sequence[Scored]) -> Histogram | None:

@@ -12,14 +12,15 @@ voxel of the images' own grid. In this order:
 """
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 
 from fp4jax.data import nifti
 from fp4jax.data.nifti import LoadedCase
+from fp4jax.data.nifti.geometry import millilitres
+from fp4jax.data.nifti.labels import region_bits, unpack_bits
 from fp4jax.data.nifti.resample import resample
-from fp4jax.data.nifti.volume import find_file, read_volume, spacing_of
+from fp4jax.data.nifti.volume import find_file, read_labels, read_volume, spacing_of
 from fp4jax.inference import Segmentation, without_small
 
 
@@ -44,8 +45,7 @@ def written(
         inside = (read_volume(find_file(case.case.mask)).data > 0.5)[..., None]
         masks, p = masks * inside, p * inside
     if min_component > 0:
-        voxel = float(np.prod(own.spacing)) / 1000
-        masks = without_small(masks, min_component / voxel)
+        masks = without_small(masks, min_component / millilitres(own.affine))
     return own, Segmentation(_regions(_labels(masks, own), own), p)
 
 
@@ -60,8 +60,11 @@ def on_own_grid(case: LoadedCase) -> LoadedCase:
     image = _moved(case.image, case, own, linear=True)
     target = None
     if case.case.label is not None:
-        label = read_volume(find_file(case.case.label))
-        target = _regions(label.data, case, path=label.path)
+        label = read_labels(find_file(case.case.label))
+        bits = region_bits(
+            label.data, case.case.table, regions=case.regions, path=label.path, step=label.step
+        )
+        target = unpack_bits(bits, len(case.regions))
     return dataclasses.replace(own, image=image, target=target)
 
 
@@ -69,8 +72,8 @@ def _labels(masks: np.ndarray, case: LoadedCase) -> np.ndarray:
     return nifti.to_labels(masks, case.case.table, names=case.regions)
 
 
-def _regions(labels: np.ndarray, case: LoadedCase, **options: Any) -> np.ndarray:
-    return nifti.to_regions(labels, case.case.table, regions=case.regions, **options)
+def _regions(labels: np.ndarray, case: LoadedCase) -> np.ndarray:
+    return nifti.to_regions(labels, case.case.table, regions=case.regions)
 
 
 def _moved(data: np.ndarray, case: LoadedCase, own: LoadedCase, *, linear: bool) -> np.ndarray:
