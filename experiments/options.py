@@ -11,6 +11,7 @@ import tyro
 
 from experiments import command, model_options
 from experiments.parsing import take_values
+from experiments.recipe_options import recipe_of, text_of
 from fp4jax.files import read_json
 from fp4jax.train import (
     Devices,
@@ -41,6 +42,8 @@ class RunOptions(RunConfig):
     """A run of which every field is an option; :meth:`config` is the run itself."""
 
     data: Task = dataclasses.field(default_factory=SliceOptions)
+    # QAT recipe, by name or by the paper's id (0 to 7); or rules for layers, @FILE with the JSON of
+    # {pattern: recipe or null}, as experiments.diagnose --sensitivity --budget writes it
     recipe: str = "baseline"
     attention: str | None = None
     # further options of the model, by name and value; typed ones are --model.NAME
@@ -54,7 +57,12 @@ class RunOptions(RunConfig):
     def config(self) -> RunConfig:
         """With the defaults, checked."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(RunConfig)}
-        return RunConfig(**{**fields, "data": plain(self.data), "plugins": command.plugins()})
+        changed = {
+            "data": plain(self.data),
+            "recipe": recipe_of(self.recipe),
+            "plugins": command.plugins(),
+        }
+        return RunConfig(**{**fields, **changed})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +145,7 @@ def from_config(arguments: Callable[..., Any]) -> Callable[[Path], Any]:
         fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
         if isinstance(config.data, Slices):
             fields["data"] = SliceOptions(**vars(config.data))
+        fields["recipe"] = text_of(config.recipe)
         fields["model_options"] = {k: _text(v) for k, v in config.model_options.items()}
         return arguments(task=config.data.kind, run=RunOptions(**fields))
 

@@ -26,6 +26,7 @@ from experiments.command import main
 from experiments.engine_options import EngineOptions
 from experiments.options import SavingOptions, SliceOptions, plain
 from experiments.presets import PRESETS
+from experiments.recipe_options import recipe_of, text_of
 from experiments.tables import print_runs
 from fp4jax.analysis.report import report_folder
 from fp4jax.predict.pictures import Pictures
@@ -40,7 +41,7 @@ class StudyOptions(Study):
     """A study of which every field but one is an option; :meth:`study` is the study itself."""
 
     data: Task = dataclasses.field(default_factory=SliceOptions)
-    # QAT recipes, by names or by the paper's ids (0 to 7)
+    # QAT recipes, by names or by the paper's ids (0 to 7), or rules for layers, @FILE
     recipes: tuple[str, ...] = ("baseline", "full", "2d+rht+sr")
     # recipes of the products inside attention, each with each recipe: names; none: high precision
     attentions: tuple[str, ...] = ("none",)
@@ -56,7 +57,12 @@ class StudyOptions(Study):
     def study(self) -> Study:
         """With the defaults, checked."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(Study)}
-        return Study(**{**fields, "data": plain(self.data), "plugins": commands.plugins()})
+        changed = {
+            "data": plain(self.data),
+            "recipes": tuple(map(recipe_of, self.recipes)),
+            "plugins": commands.plugins(),
+        }
+        return Study(**{**fields, **changed})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +163,7 @@ def _options(study: Study) -> StudyOptions:
     fields = {field.name: getattr(study, field.name) for field in dataclasses.fields(study)}
     if isinstance(study.data, Slices):
         fields["data"] = SliceOptions(**vars(study.data))
+    fields["recipes"] = tuple(map(text_of, study.recipes))
     return StudyOptions(**fields)
 
 

@@ -4,7 +4,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 from fp4jax import kernels as kernels
+from fp4jax.core.grids import Grid
 from fp4jax.core.hadamard import inverse_random_hadamard, random_hadamard
+from fp4jax.core.number_format import Format, format_names, get_format, register_format
 from fp4jax.core.qtensor import QTensor
 from fp4jax.core.quantizer import fake_quantize, quantize
 from fp4jax.core.spec import TensorSpec
@@ -18,7 +20,7 @@ from fp4jax.ops.attention_recipe import (
 from fp4jax.ops.convolution.quantized import conv_general_dilated, conv_transpose
 from fp4jax.ops.dot import dot_general
 from fp4jax.ops.einsum import einsum
-from fp4jax.ops.recipe import Recipe, get_recipe, recipes, register_recipe
+from fp4jax.ops.recipe import Recipe, get_recipe, recipes, register_recipe, with_format
 from fp4jax.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AttentionRecipe",
+    "Format",
+    "Grid",
     "QTensor",
     "Recipe",
     "TensorSpec",
@@ -53,14 +57,18 @@ __all__ = [
     "dot_general",
     "einsum",
     "fake_quantize",
+    "format_names",
     "get_attention_recipe",
+    "get_format",
     "get_recipe",
     "inverse_random_hadamard",
     "quantize",
     "random_hadamard",
     "recipes",
     "register_attention_recipe",
+    "register_format",
     "register_recipe",
+    "with_format",
 ]
 
 _SUBPACKAGES = (

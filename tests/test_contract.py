@@ -58,6 +58,11 @@ OPS = {
         (8, 2, 3, 18),
         (4, 2, 18, 20),
     ),
+    "einsum": Op(
+        lambda x, w, **options: fp4.einsum("b...i,iuv->bv...u", x, w, **options),
+        (8, 3, 18),
+        (18, 4, 5),
+    ),
 }
 
 
@@ -80,7 +85,30 @@ AMAX = {
         ),
         {"amax": {role: 5.0 + i for i, role in enumerate(ROLES)}},
     ),
+    # Beyond it x is clamped, and has no gradient.
+    "learned": (fp4.get_recipe("forward_only+lsq"), {"amax": {"fprop.x": 5.0}}),
 }
+
+
+#: An own format, which nothing but this line knows.
+E3M2 = fp4.Format("e3m2", fp4.Grid(3, 2), 8, "e8m0")
+
+#: Other formats: recipes, and what a call takes besides.
+FORMATS = {
+    "mxfp4": (fp4.with_format("2d+rht+sr", "mxfp4"), {}),
+    "mxfp8": (fp4.with_format("chain_rule", "mxfp8"), {}),
+    "int4": (fp4.with_format("sr", "int4"), {}),
+    "own_format": (fp4.with_format("2d+rht", E3M2), {}),
+    "int8_static": (
+        fp4.with_format(AMAX["static"][0], "int8"),
+        {"amax": {role: 40.0 + i for i, role in enumerate(ROLES)}},
+    ),
+    "fp8_rows": (fp4.with_format(AMAX["rows"][0], "fp8"), {}),
+}
+#: Recipes that are not named ones.
+FURTHER = AMAX | FORMATS
+#: Those in the default suite, with an operation.
+FAST_FORMATS = {("own_format", "dot_general")}
 
 
 class Contract:
@@ -111,19 +139,26 @@ class Contract:
         return [jnp.asarray(rng.integers(-7, 8, s), dtype) for s in (self.op.x, self.op.w, y.shape)]
 
 
+def is_slow(i: int, recipe: str, j: int, op: str) -> bool:
+    """Of recipe number i with operation number j."""
+    if recipe in FORMATS:
+        return (recipe, op) not in FAST_FORMATS
+    return (i >= 8 and recipe not in AMAX) or i % len(OPS) != j
+
+
 # The scope makes pytest run all tests of one contract together, so that they share its compilation.
 @pytest.fixture(
     scope="module",
     params=[
         pytest.param((op, recipe), id=f"{op}-{recipe}", marks=[pytest.mark.slow] * slow)
-        for i, recipe in enumerate((*fp4.recipes(), *AMAX))
+        for i, recipe in enumerate((*fp4.recipes(), *FURTHER))
         for j, op in enumerate(OPS)
-        for slow in [(i >= 8 and recipe not in AMAX) or i % len(OPS) != j]
+        for slow in [is_slow(i, recipe, j, op)]
     ],
 )
 def contract(request) -> Contract:
     op, name = request.param
-    recipe, options = AMAX[name] if name in AMAX else (fp4.get_recipe(name), {})
+    recipe, options = FURTHER[name] if name in FURTHER else (fp4.get_recipe(name), {})
     return Contract(OPS[op], recipe, options)
 
 
@@ -306,7 +341,8 @@ def test_nan_is_not_hidden(contract):
     All of a product if its tensor is quantized there as one, since a NaN tensor has no scale.
     """
     x, w, gd, wd, xw, gw = (
-        spec is not None and spec.amax == "tensor" for spec in contract.recipe.operands
+        spec is not None and spec.has_tensor_scale and spec.amax == "tensor"
+        for spec in contract.recipe.operands
     )
     if contract.recipe.residuals == "quantized":
         wd, xw = wd or w, xw or x

@@ -2,6 +2,7 @@
 
 A blocked axis of length n becomes two axes ``(ceil(n/16), 16)`` at the same place; nothing is
 transposed. Per-block arrays keep a 1 where the 16 was, so that they broadcast against the view.
+Blocks of other formats have other lengths than 16, all else is the same.
 """
 
 import dataclasses
@@ -12,32 +13,35 @@ from jax import lax
 
 from fp4jax.core.typing import Array, Shaped
 
+#: NVFP4's, and what a random Hadamard transform rotates.
 BLOCK = 16
 
 Axis = int | tuple[int, int]
 
 
-def normalize_axes(axis: Axis, block: tuple[int, int], ndim: int) -> tuple[int, ...]:
+def normalize_axes(axis: Axis, block: tuple[int, int] | None, ndim: int) -> tuple[int, ...]:
     """The blocked axes as non-negative integers: one for 1x16, two (row, column) for 16x16.
 
-    For 16x16 the default ``axis=-1`` of the public functions means the last two axes.
+    For 16x16 the default ``axis=-1`` of the public functions means the last two axes. A format
+    without blocks (None) has one axis, the contracted one.
 
     Raises:
         ValueError: for an axis out of range, or of the wrong kind for the block.
     """
-    two_dimensional = block == (BLOCK, BLOCK)
+    two_dimensional = block is not None and block[0] > 1
+    what = "formats without blocks" if block is None else f"blocks of {block[0]}x{block[1]}"
     axes = (int(axis),) if isinstance(axis, int | np.integer) else tuple(axis)
     if two_dimensional and axes == (-1,):
         axes = (-2, -1)
     if len(axes) != (2 if two_dimensional else 1):
         raise ValueError(
-            f"axis is {axis!r}; blocks of {block[0]}x{block[1]} take "
+            f"axis is {axis!r}; {what} take "
             + ("a pair of axes, for example (-2, -1)." if two_dimensional else "one axis (an int).")
         )
     if ndim < len(axes):
         raise ValueError(
-            f"an array of rank {ndim} cannot hold blocks of {block[0]}x{block[1]}: rank "
-            f"{len(axes)} or more is needed. Reshape it first."
+            f"an array of rank {ndim} cannot hold {what}: rank {len(axes)} or more is needed. "
+            "Reshape it first."
         )
     for a in axes:
         if not -ndim <= a < ndim:
@@ -46,13 +50,16 @@ def normalize_axes(axis: Axis, block: tuple[int, int], ndim: int) -> tuple[int, 
             )
     axes = tuple(a % ndim for a in axes)
     if len(set(axes)) != len(axes):
-        raise ValueError(f"axis is {axis!r}; the two axes of a 16x16 block must differ.")
+        tile = what.removeprefix("blocks of ")
+        raise ValueError(f"axis is {axis!r}; the two axes of a {tile} block must differ.")
     return axes
 
 
-def pad_to_blocks(x: Shaped[Array, "..."], axes: tuple[int, ...]) -> Shaped[Array, "..."]:
+def pad_to_blocks(
+    x: Shaped[Array, "..."], axes: tuple[int, ...], length: int = BLOCK
+) -> Shaped[Array, "..."]:
     """Zero-pads the given axes to multiples of 16 (zeros change neither amax nor sums)."""
-    config = [(0, -x.shape[a] % BLOCK if a in axes else 0, 0) for a in range(x.ndim)]
+    config = [(0, -x.shape[a] % length if a in axes else 0, 0) for a in range(x.ndim)]
     if not any(high for _, high, _ in config):
         return x
     return lax.pad(x, jnp.zeros((), x.dtype), config)
@@ -60,21 +67,27 @@ def pad_to_blocks(x: Shaped[Array, "..."], axes: tuple[int, ...]) -> Shaped[Arra
 
 @dataclasses.dataclass(frozen=True)
 class BlockView:
-    """How an array of ``shape`` is cut into blocks along ``axes`` (non-negative, row first)."""
+    """How an array of ``shape`` is cut into blocks along ``axes`` (non-negative, row first).
+
+    Without axes there are no blocks, and all views are the array itself.
+    """
 
     shape: tuple[int, ...]
     axes: tuple[int, ...]
+    length: int = BLOCK
 
     @property
     def padded_shape(self) -> tuple[int, ...]:
         return tuple(
-            -(-n // BLOCK) * BLOCK if a in self.axes else n for a, n in enumerate(self.shape)
+            -(-n // self.length) * self.length if a in self.axes else n
+            for a, n in enumerate(self.shape)
         )
 
     @property
     def split_shape(self) -> tuple[int, ...]:
         parts = (
-            (n // BLOCK, BLOCK) if a in self.axes else (n,) for a, n in enumerate(self.padded_shape)
+            (n // self.length, self.length) if a in self.axes else (n,)
+            for a, n in enumerate(self.padded_shape)
         )
         return tuple(n for part in parts for n in part)
 
@@ -85,7 +98,7 @@ class BlockView:
 
     def split(self, x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
         """The blocked view of an array of ``shape``."""
-        return pad_to_blocks(x, self.axes).reshape(self.split_shape)
+        return pad_to_blocks(x, self.axes, self.length).reshape(self.split_shape)
 
     def merge(self, blocked: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
         """The inverse of :meth:`split`: drops the padding."""

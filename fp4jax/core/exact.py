@@ -5,6 +5,7 @@ reciprocal, and LLVM contracts ``a * b - c`` to a fused multiply-add. Both chang
 with them codes. A division of two arrays of the same shape behind a barrier stays a division.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -58,7 +59,36 @@ def round_mantissa(
 
 def divide(x: Float[Array, "*shape"], divisor: float) -> Float[Array, "*shape"]:
     """``x / divisor`` with one rounding, for a constant divisor."""
-    return x / barrier(jnp.full_like(x, divisor))
+
+    @jax.custom_batching.custom_vmap
+    def divided(x: Array) -> Array:
+        return x / barrier(jnp.full_like(x, divisor))
+
+    # Of an array with one more axis. JAX's own rule would broadcast the divisor of a single lane
+    # behind the barrier, which XLA multiplies with.
+    @divided.def_vmap
+    def _(size: int, batched: list[bool], x: Array) -> tuple[Array, bool]:
+        return divide(x, divisor), True
+
+    return divided(x)
+
+
+def scale_by_power_of_two(
+    x: Float[Array, "*shape"], exponent: Integer[Array, "..."]
+) -> Float[Array, "*shape"]:
+    """``x * 2**exponent`` for int32 exponents from -127 to 127; NaN for 128.
+
+    In two steps: 2**-127 itself is no normal float32 number, which XLA:CPU would flush to zero.
+
+    Example:
+        >>> y = scale_by_power_of_two(jnp.array([6.0, 6.0, 1.0]), jnp.array([-127, 2, 128]))
+        >>> bool(y[0] == 1.5 * 2.0**-125), y[1:].tolist()
+        (True, [24.0, nan])
+    """
+    half = exponent >> 1
+    first, second = (from_bits((e + 127) << _MANTISSA_BITS) for e in (half, exponent - half))
+    second = lax.select(exponent > 127, lax.full_like(second, np.nan), second)
+    return (x * first) * second
 
 
 def gradual_underflow(

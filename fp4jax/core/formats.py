@@ -1,8 +1,9 @@
-"""E2M1 and E4M3: the two number formats of NVFP4, and two E2M1 codes per byte.
+"""How numbers are stored: two 4-bit codes per byte, E4M3 and E8M0 scales; dtypes to quantize.
 
 An E2M1 code has 4 bits: bit 3 is the sign, bits 0-2 index the magnitudes
 0, 0.5, 1, 1.5, 2, 3, 4, 6. An E4M3 byte (``float8_e4m3fn``) holds a block scale of at most 448.
-Source: OCP Microscaling Formats (MX) v1.0, sections 5.3.3 and 5.3.1.
+An E8M0 byte (``float8_e8m0fnu``) is an exponent with a bias of 127, or NaN (255).
+Source: OCP Microscaling Formats (MX) v1.0, sections 5.3.3, 5.3.1 and 5.4.1.
 """
 
 import jax.numpy as jnp
@@ -10,67 +11,31 @@ import numpy as np
 from jax import lax
 
 from fp4jax.core import exact
-from fp4jax.core.typing import Array, ArrayLike, DTypeLike, Float, Shaped, UInt8
+from fp4jax.core.grids import E2M1, E4M3
+from fp4jax.core.typing import Array, ArrayLike, DTypeLike, Float, Integer, Shaped, UInt8
 
-E2M1_MAX = np.float32(6)
-E4M3_MAX = np.float32(448)
+E2M1_MAX = E2M1.maximum
+E4M3_MAX = E4M3.maximum
 FLT_MAX = np.float32(np.finfo(np.float32).max)
 
 #: Magnitudes of the eight positive E2M1 codes, in code order.
-E2M1_MAGNITUDES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
+E2M1_MAGNITUDES = E2M1.values
+encode_e2m1, decode_e2m1 = E2M1.encode, E2M1.decode
 
 # The byte of a NaN, as TransformerEngine's reference stores it.
 _NAN_BYTE = np.uint8(0xFF)
 
-# float32 bits of a normal E2M1 magnitude, shifted right by 22, are its code plus this offset:
-# one mantissa bit survives the shift, and code 2 (the value 1.0) has exponent field 127.
-_CODE_OFFSET = (127 << 1) - 2
-
-
-def encode_e2m1(values: Float[Array, "*shape"]) -> UInt8[Array, "*shape"]:
-    """4-bit codes of float32 values that lie on the E2M1 grid; NaN becomes code 0.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> encode_e2m1(jnp.array([0.0, 0.5, -1.5, 6.0])).tolist()
-        [0, 1, 11, 7]
-    """
-    bits = lax.bitcast_convert_type(values, jnp.uint32)
-    magnitude = (bits >> 22) & jnp.uint32(0x1FF)
-    # 0 and 0.5 are E2M1's zero and subnormal: their codes are not a shift of the float32 bits.
-    code = jnp.where(
-        magnitude >= _CODE_OFFSET + 2,
-        magnitude - jnp.uint32(_CODE_OFFSET),
-        (magnitude > 0).astype(jnp.uint32),
-    )
-    code = code | ((bits >> 28) & jnp.uint32(8))
-    return jnp.where(jnp.isnan(values), jnp.uint32(0), code).astype(jnp.uint8)
-
-
-def decode_e2m1(codes: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """float32 values of 4-bit codes.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> decode_e2m1(jnp.array([1, 7, 15], jnp.uint8)).tolist()
-        [0.5, 6.0, -6.0]
-    """
-    codes = codes.astype(jnp.uint32)
-    magnitude = codes & jnp.uint32(7)
-    normal = lax.bitcast_convert_type((magnitude + jnp.uint32(_CODE_OFFSET)) << 22, jnp.float32)
-    small = magnitude.astype(jnp.float32) * np.float32(0.5)
-    value = jnp.where(magnitude < 2, small, normal)
-    return jnp.where(codes < 8, value, -value)
-
 
 def pack(codes: UInt8[Array, "*rows n"]) -> UInt8[Array, "*rows half"]:
-    """Two 4-bit codes per byte along the last axis (even length), low nibble = even index."""
+    """Two 4-bit codes per byte along the last axis, low nibble = even index; zero fills a half."""
+    if codes.shape[-1] % 2:
+        codes = lax.pad(codes, jnp.uint8(0), [(0, 0, 0)] * (codes.ndim - 1) + [(0, 1, 0)])
     low, high = codes[..., 0::2], codes[..., 1::2]
     return low | (high << 4)
 
 
 def unpack(packed: UInt8[Array, "*rows half"]) -> UInt8[Array, "*rows n"]:
-    """The inverse of :func:`pack`."""
+    """The inverse of :func:`pack`; an odd length comes out longer by one."""
     pairs = jnp.stack([packed & jnp.uint8(15), packed >> 4], axis=-1)
     return pairs.reshape(*packed.shape[:-1], 2 * packed.shape[-1])
 
@@ -90,6 +55,16 @@ def e4m3_bytes(values: Float[Array, "*shape"]) -> Shaped[Array, "*shape"]:
     stored = lax.bitcast_convert_type(values.astype(jnp.float8_e4m3fn), jnp.uint8)
     nan = exact.bits(values) & 0x7FFFFFFF > 0x7F800000
     return lax.bitcast_convert_type(jnp.where(nan, _NAN_BYTE, stored), jnp.float8_e4m3fn)
+
+
+def e8m0_bytes(biased: Integer[Array, "*shape"]) -> Shaped[Array, "*shape"]:
+    """Biased exponents, int32 from 0 to 255, as float8_e8m0fnu."""
+    return lax.bitcast_convert_type(biased.astype(jnp.uint8), jnp.float8_e8m0fnu)
+
+
+def e8m0_exponents(stored: Shaped[Array, "*shape"]) -> Integer[Array, "*shape"]:
+    """The inverse of :func:`e8m0_bytes`."""
+    return lax.bitcast_convert_type(stored, jnp.uint8).astype(jnp.int32)
 
 
 def supported_float(dtype: DTypeLike) -> bool:

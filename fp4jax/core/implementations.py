@@ -22,8 +22,8 @@ class Quantizer(Protocol):
     Their bits are the reference's.
     """
 
-    packed: Callable[..., tuple[Array, Array, Array]]
-    operand: Callable[..., tuple[Array, Array]]
+    packed: Callable[..., tuple[Array, Any, Any]]
+    operand: Callable[..., tuple[Array, Any]]
     fake: Callable[..., Array]
     tensor_amax: Callable[..., Array]
 

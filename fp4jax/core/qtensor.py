@@ -1,4 +1,4 @@
-"""QTensor: an NVFP4 array as it is stored, 4.5 bits per value plus one float."""
+"""QTensor: a quantized array as it is stored; of NVFP4 4.5 bits per value plus one float."""
 
 import dataclasses
 import math
@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fp4jax.core import exact, formats, hadamard
+from fp4jax.core import exact, formats, hadamard, scale_types
 from fp4jax.core.blocks import BLOCK
-from fp4jax.core.scaling import decode_multiplier
 from fp4jax.core.spec import TensorSpec
 from fp4jax.core.typing import Array, DTypeLike, Float, Shaped, UInt8
 
@@ -19,7 +18,7 @@ from fp4jax.core.typing import Array, DTypeLike, Float, Shaped, UInt8
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class QTensor:
-    """Packed E2M1 codes, E4M3 block scales and the tensor's amax.
+    """Codes, block scales and the tensor's amax; of NVFP4 packed E2M1 codes and E4M3 scales.
 
     Invariants, for an array of ``shape`` blocked along ``axes``:
 
@@ -31,6 +30,11 @@ class QTensor:
       it has the rank of ``codes`` and their axis order, and 1 along the axes that it spans
     * value = code value * block scale * tensor scale; with ``spec.hadamard`` these are values of
       the rotated array, whose blocked axis is ``n`` padded to a multiple of 16
+
+    Of other formats: 16 is the length of their blocks; elements of more than 4 bits have a byte
+    each, integers in two's complement; block scales are float8_e4m3fn, float8_e8m0fnu or float32.
+    What a format does not have, block scales or a tensor scale, is None. Without blocks nothing is
+    padded, but an odd length of the last axis to whole bytes.
 
     A pytree with the leaves (codes, block_scales, amax). The static part knows the blocked axes
     counted from the end, their lengths ``n`` and the spec, not the rest of the shape, so a QTensor
@@ -47,9 +51,9 @@ class QTensor:
     # Any, not Array: pytrees also carry shapes, shardings and None through these fields.
     # uint8 (*rows, n / 2)
     codes: Any
-    # float8_e4m3fn (*rows, n / 16); for tiles one row for 16
+    # float8_e4m3fn (*rows, n / 16); for tiles one row for 16; None without
     block_scales: Any
-    # float32 (), (n, 1, ...) or (*rows, 1); with leading (*batch) for stacked QTensors
+    # float32 (), (n, 1, ...) or (*rows, 1); with leading (*batch) for stacked QTensors; or None
     amax: Any
     axes: tuple[int, ...] = dataclasses.field(metadata={"static": True})
     lengths: tuple[int, ...] = dataclasses.field(metadata={"static": True})
@@ -72,25 +76,30 @@ class QTensor:
     @property
     def nbytes(self) -> int:
         """Bytes of codes, block scales and amax."""
-        leaves = (self.codes, self.block_scales, self.amax)
+        leaves = jax.tree.leaves((self.codes, self.block_scales, self.amax))
         return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
 
     @property
     def bound(self) -> float:
-        """amax / tensor_scale: 2688 = 6 * 448, or what the spec has in its place."""
+        """amax / tensor_scale: 2688 = 6 * 448, or what the spec has in its place (448 for fp8)."""
         return float(self.spec.bound)
 
     @property
     def tensor_scale(self) -> Float[Array, "..."]:
-        """amax / bound."""
+        """amax / bound; 1 without a tensor scale."""
+        if self.amax is None:
+            return jnp.ones((), jnp.float32)
         return exact.divide(self.amax, self.bound)
 
     def unpacked_codes(self) -> UInt8[Array, "..."]:
-        """One 4-bit code per element, in the array's shape and axis order.
+        """One code per element, in the low bits, in the array's shape and axis order.
 
         Of a rotated array the blocked axis is as long as it was padded to be rotated.
         """
-        return self.in_rotated_basis()._restore(formats.unpack(self.codes))
+        return self.in_rotated_basis()._restore(self._codes())
+
+    def _codes(self) -> UInt8[Array, "..."]:
+        return formats.unpack(self.codes) if self.spec.format.stored_bits == 4 else self.codes
 
     def in_rotated_basis(self) -> "QTensor":
         """The rotated, padded array itself: the same codes, which dequantize as they are.
@@ -116,6 +125,8 @@ class QTensor:
     ) -> Shaped[Array, "..."]:
         """((scale * amax) * fl(1/bound)) * code value, TransformerEngine's dequantize bit for bit.
 
+        Of other formats: code value * block scale, or code value * fl(amax / bound) without blocks.
+
         What was rotated (``spec.hadamard``) is rotated back and cut to the original length.
 
         Args:
@@ -133,14 +144,14 @@ class QTensor:
 
     def _values(self) -> Float[Array, "..."]:
         """Code value * scales, in the basis of the codes."""
-        values = formats.decode_e2m1(formats.unpack(self.codes))
-        amax = self.amax.reshape(self.amax.shape + (1,) * (self.ndim - self.amax.ndim))
-        scale = decode_multiplier(
-            self.block_scales.astype(jnp.float32), amax, np.float32(self.bound)
-        )
-        for axis in range(-len(self.axes), 0):
-            scale = jnp.repeat(scale, BLOCK, axis=axis)
-        return self._restore(values * scale)
+        format, amax = self.spec.format, self.amax
+        kind, values = scale_types.of(format), format.elements.decode(self._codes())
+        if amax is not None:
+            amax = amax.reshape(amax.shape + (1,) * (self.ndim - amax.ndim))
+        multiplier = kind.multiplier(kind.load(self.block_scales), amax, self.spec)
+        for axis in range(-len(self.axes), 0) if format.block else ():
+            multiplier = jnp.repeat(multiplier, format.block, axis=axis)
+        return self._restore(kind.times(values, multiplier))
 
     def _restore(self, padded: Array) -> Array:
         """Drops the padding and moves the blocked axes back."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from fp4jax.core import formats, hadamard, rounding, scaling
+from fp4jax.core import formats, hadamard, rounding, scale_types, scaling
 from fp4jax.core.blocks import BlockView
 from fp4jax.core.seeds import Seed
 from fp4jax.core.spec import TensorSpec
@@ -20,21 +20,22 @@ from fp4jax.core.typing import Array, Float, Shaped
 class Encoded(NamedTuple):
     """A quantized array in its blocked view, before it is packed, decoded or multiplied.
 
-    ``values`` are code values (-6 to 6), ``scales`` the E4M3 block scales as float32 with 1 at the
-    inner axes: ``values * scales`` is exact, has at most 6 significant bits, and is x in units of
-    the tensor scale amax / bound.
+    ``values`` are code values (-6 to 6), ``scales`` the block scales, with 1 at the inner axes:
+    E4M3 numbers as float32, or what :mod:`fp4jax.core.scale_types` has for other formats. NVFP4's
+    ``values * scales`` is exact, has at most 6 significant bits, and is x in units of the tensor
+    scale amax / bound.
     """
 
     values: Float[Array, "..."]
-    scales: Float[Array, "..."]
-    # see scaling.Amax
-    tensor_amax: Float[Array, "*parts"]
+    scales: scale_types.Scales
+    # see scaling.Amax; None without a tensor scale
+    tensor_amax: Float[Array, "*parts"] | None
     view: BlockView
 
     @property
-    def amax(self) -> Float[Array, "*parts"]:
+    def amax(self) -> Float[Array, "*parts"] | None:
         """That of the tensor, or of its parts in the array's rank."""
-        return _per_block(self.tensor_amax, self.view)
+        return None if self.tensor_amax is None else _per_block(self.tensor_amax, self.view)
 
 
 def encode(
@@ -65,14 +66,14 @@ def encode(
     if spec.scaling == "four_over_six":
         values, scales = scaling.choose_four_over_six(blocked, amax, spec, view)
         return Encoded(values, scales, amax.tensor, view)
-    scale = scaling.find_scale(amax, spec)
-    y = blocked * scale.encode
+    y, scales = scale_types.of(spec.format).scale(blocked, amax, spec)
+    grid = spec.format.elements
     if spec.stochastic:
         bits = rounding.random_bits(key, view.padded_shape, spec.random_bits)
-        values = rounding.round_stochastic(y, bits.reshape(view.split_shape))
+        values = rounding.round_stochastic(y, bits.reshape(view.split_shape), grid)
     else:
-        values = rounding.round_nearest(y)
-    return Encoded(values, scale.block, amax.tensor, view)
+        values = rounding.round_nearest(y, grid)
+    return Encoded(values, scales, amax.tensor if spec.has_tensor_scale else None, view)
 
 
 def apart_of(spec: TensorSpec, axes: tuple[int, ...], ndim: int) -> tuple[int, ...]:
@@ -93,8 +94,10 @@ def packed(
     spec: TensorSpec,
     axes: tuple[int, ...],
     amax: Array | None = None,
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, Array | None, Array | None]:
     """Codes and block scales with the blocked axes moved last, and amax: as a QTensor stores them.
+
+    None for block scales, or the amax, that the format does not have.
 
     Example:
         >>> codes, scales, amax = packed(jnp.ones((2, 20)), None, TensorSpec(), (1,))
@@ -102,14 +105,20 @@ def packed(
         ((2, 16), (2, 2), 1.0)
     """
     encoded = encode(x, spec, axes, key, amax)
-    view = encoded.view
-    last = tuple(range(-len(axes), 0))
-    codes = formats.encode_e2m1(encoded.values).reshape(view.padded_shape)
-    scales = formats.e4m3_bytes(view.per_block(encoded.scales))
+    view, format = encoded.view, spec.format
+
+    def blocks_last(a: Array) -> Array:
+        return jnp.moveaxis(a, axes, tuple(range(-len(axes), 0)))
+
+    codes = format.elements.encode(encoded.values).reshape(view.padded_shape)
+    scales, found = encoded.scales, encoded.amax
+    if scales is not None:
+        scales = scale_types.of(format).store(view.per_block(scales))
+    codes = blocks_last(codes)
     return (
-        formats.pack(jnp.moveaxis(codes, axes, last)),
-        jnp.moveaxis(scales, axes, last),
-        jnp.moveaxis(encoded.amax, axes, last) if encoded.amax.ndim else encoded.amax,
+        formats.pack(codes) if format.stored_bits == 4 else codes,
+        None if scales is None else blocks_last(scales),
+        blocks_last(found) if found is not None and found.ndim else found,
     )
 
 
@@ -120,8 +129,8 @@ def operand(
     spec: TensorSpec,
     axes: tuple[int, ...],
     apart: tuple[int, ...] = (),
-) -> tuple[Shaped[Array, "..."], Float[Array, "*parts"]]:
-    """Code value * block scale in float32, and amax: what enters a GEMM.
+) -> tuple[Shaped[Array, "..."], Float[Array, "*parts"] | None]:
+    """Code value * block scale in float32, and amax (None without): what enters a GEMM.
 
     With hadamard the blocked axis comes out padded to a multiple of 16, in the rotated basis.
     ``amax`` is that of a larger tensor of which x is a part, or given, or None. ``apart``: axes
@@ -133,7 +142,8 @@ def operand(
         ([2688.0, 1344.0], 6.0)
     """
     encoded = encode(x, spec, axes, key, amax, apart)
-    return encoded.view.merge(encoded.values * encoded.scales), encoded.amax
+    product = scale_types.of(spec.format).product(encoded.values, encoded.scales)
+    return encoded.view.merge(product), encoded.amax
 
 
 def fake(
@@ -150,8 +160,9 @@ def fake(
         [6.0, -3.0, 0.0]
     """
     encoded = encode(x, spec, axes, key, amax)
-    multiplier = scaling.decode_multiplier(encoded.scales, encoded.tensor_amax, spec.bound)
-    y = encoded.view.merge(encoded.values * multiplier)
+    kind = scale_types.of(spec.format)
+    multiplier = kind.multiplier(encoded.scales, encoded.tensor_amax, spec)
+    y = encoded.view.merge(kind.times(encoded.values, multiplier))
     if spec.hadamard:
         y = hadamard.inverse_random_hadamard(y, axes[0])
         y = lax.slice_in_dim(y, 0, x.shape[axes[0]], axis=axes[0])
@@ -181,5 +192,6 @@ def _cut(x: Array, spec: TensorSpec, axes: tuple[int, ...]) -> tuple[Array, Bloc
     """Rotates if the spec says so, and cuts into blocks; float32."""
     if spec.hadamard:
         x = hadamard.random_hadamard(x, axes[0])
-    view = BlockView(x.shape, axes)
+    length = spec.format.block
+    view = BlockView(x.shape, ()) if length is None else BlockView(x.shape, axes, length)
     return view.split(x.astype(jnp.float32)), view

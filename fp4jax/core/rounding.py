@@ -1,4 +1,4 @@
-"""Rounding to the E2M1 grid: to nearest even, or stochastically from given random bits.
+"""Rounding to a grid, E2M1 by default: to nearest even, or stochastically from given random bits.
 
 Random bits are an operand of :func:`round_stochastic`, so that every back end and every test can
 round with the same bits; :func:`random_bits` draws them from a key.
@@ -11,36 +11,45 @@ import numpy as np
 from jax import lax
 
 from fp4jax.core import exact
-from fp4jax.core.formats import E2M1_MAX
+from fp4jax.core.grids import E2M1, Grid
 from fp4jax.core.seeds import Seed, seed
 from fp4jax.core.typing import Array, Float, Integer
 
-# E2M1 has one mantissa bit, and its smallest normal number is 1.
-_MANTISSA, _SMALLEST_NORMAL = 1, 1.0
 # What the bits of 2 x exceed those of x by.
 _ONE_EXPONENT = np.int32(1 << 23)
 
 
-def round_nearest(y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Nearest E2M1 value of float32 numbers, those beyond 6 clamped to it; ties to the even code.
+def round_nearest(y: Float[Array, "*shape"], grid: Grid = E2M1) -> Float[Array, "*shape"]:
+    """Nearest number of the grid, the largest for those beyond it; ties to the even code.
 
     Example:
         >>> import jax.numpy as jnp
         >>> round_nearest(jnp.array([0.25, 0.75, 2.5, 5.0, -3.5, 9.0])).tolist()
         [0.0, 1.0, 2.0, 4.0, -4.0, 6.0]
+        >>> from fp4jax.core.grids import INT4
+        >>> round_nearest(jnp.array([0.5, 1.5, -2.4, 9.0]), INT4).tolist()
+        [0.0, 2.0, -2.0, 7.0]
     """
     # The sign of a number that is rounded to zero stays.
-    return lax.sign(y) * exact.round_mantissa(_magnitude(y), _MANTISSA, _SMALLEST_NORMAL)
+    rounded = lax.sign(y) * exact.round_mantissa(
+        _magnitude(y, grid), grid.mantissa, grid.smallest_normal
+    )
+    return _integers(rounded) if grid.integers else rounded
 
 
-def _magnitude(y: Array) -> Array:
-    return jnp.minimum(jnp.abs(y), E2M1_MAX)
+def _integers(rounded: Array) -> Array:
+    """Integers have no negative zero."""
+    return jnp.where(rounded == 0, jnp.float32(0), rounded)
+
+
+def _magnitude(y: Array, grid: Grid) -> Array:
+    return jnp.minimum(jnp.abs(y), grid.maximum)
 
 
 def round_stochastic(
-    y: Float[Array, "*shape"], random: Integer[Array, "*shape"]
+    y: Float[Array, "*shape"], random: Integer[Array, "*shape"], grid: Grid = E2M1
 ) -> Float[Array, "*shape"]:
-    """One of the two E2M1 neighbours of float32 numbers clamped to 6, chosen by random bits.
+    """One of the two neighbours on the grid of float32 numbers clamped to it, by random bits.
 
     With ``n`` bits an element, ``|y| = (i + f) * step`` goes up iff ``f * 2**n + random >= 2**n``,
     that is with probability ``floor(f * 2**n) / 2**n``: at most ``2**-n`` of a step too small.
@@ -48,6 +57,7 @@ def round_stochastic(
     Args:
         y: numbers to round.
         random: uint8 (n = 8, as the hardware instruction) or uint32 below 2**24 (n = 24).
+        grid: what to round to.
 
     Example:
         >>> import jax.numpy as jnp
@@ -56,16 +66,16 @@ def round_stochastic(
         [2.0, 3.0]
     """
     full = np.float32(2 ** _bit_width(random))
-    magnitude = _magnitude(y)
-    # The grid's step, 0.5, 1 or 2, and its reciprocal: powers of two, so that all is exact.
-    exponent = exact.exponent_bits(magnitude, _SMALLEST_NORMAL)
-    step, per_step = (
-        exact.from_bits(b) for b in (exponent - _ONE_EXPONENT, 255 * _ONE_EXPONENT - exponent)
-    )
+    magnitude = _magnitude(y, grid)
+    # The grid's step (0.5, 1 or 2 for E2M1) and its reciprocal: powers of two, so all is exact.
+    exponent = exact.exponent_bits(magnitude, grid.smallest_normal)
+    step_bits = exponent - grid.mantissa * _ONE_EXPONENT
+    step, per_step = (exact.from_bits(b) for b in (step_bits, 254 * _ONE_EXPONENT - step_bits))
     steps = magnitude * per_step
     low = jnp.floor(steps)
     up = (steps - low) * full >= full - random.astype(jnp.float32)
-    return lax.sign(y) * ((low + up.astype(jnp.float32)) * step)
+    rounded = lax.sign(y) * ((low + up.astype(jnp.float32)) * step)
+    return _integers(rounded) if grid.integers else rounded
 
 
 def _bit_width(bits: Array) -> int:

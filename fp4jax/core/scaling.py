@@ -33,7 +33,7 @@ class Amax(NamedTuple):
     """Largest magnitudes: of each block (1 at the inner axes of the view) and of the tensor.
 
     That of the tensor is a scalar or, of several parts of it, has the rank of the view, with 1
-    along the axes that a part spans.
+    along the axes that a part spans. Without blocks the first says nothing.
     """
 
     block: Float[Array, "..."]
@@ -57,8 +57,10 @@ def find_amax(blocked: Float[Array, "..."], view: BlockView, apart: tuple[int, .
     NaN above Inf, whereas a float maximum drops NaN on XLA:CPU for large arrays.
     """
     magnitudes = exact.bits(blocked) & MAGNITUDE_BITS
-    # Without the barrier XLA reads the whole tensor again for the tensor amax.
-    block = exact.barrier(_largest(magnitudes, view.inner_axes))
+    block = magnitudes
+    if view.axes:
+        # Without the barrier XLA reads the whole tensor again for the tensor amax.
+        block = exact.barrier(_largest(magnitudes, view.inner_axes))
     spanned = tuple(a for a in range(block.ndim) if a not in apart)
     tensor = _largest(block, spanned)
     if apart:
@@ -79,14 +81,23 @@ def _largest(magnitudes: Array, axes: tuple[int, ...]) -> Array:
 
 def find_scale(amax: Amax, spec: TensorSpec) -> Scale:
     """Block scales and encode multipliers for ``scaling="amax"``."""
+    if not spec.has_tensor_scale:
+        one = jnp.ones((), jnp.float32)
+        tensor = TensorFactors(one, one, one, jnp.zeros_like(one))
+        return _with_encode(round_e4m3(amax.block * code_per_amax(spec)), tensor)
     tensor = tensor_factors(amax.tensor, spec.bound)
     per_amax = tensor.encode * code_per_amax(spec)
     return _with_encode(round_e4m3(amax.block * per_amax), tensor)
 
 
 def code_per_amax(spec: TensorSpec) -> np.float32:
-    """fl(1/6): the block maximum is encoded as 6; fl(17/96) with a head-room of 16/17."""
-    return np.float32(17 / 96 if spec.rounding == "stochastic_unbiased" else 1 / 6)
+    """fl(1/6): the block maximum is encoded as 6; fl(17/96) with a head-room of 16/17.
+
+    6 is the largest number of E2M1; of other elements theirs takes its place.
+    """
+    largest = float(spec.format.elements.maximum)
+    unbiased = spec.rounding == "stochastic_unbiased"
+    return np.float32(17 / (16 * largest) if unbiased else 1 / largest)
 
 
 def choose_four_over_six(

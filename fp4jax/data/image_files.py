@@ -65,7 +65,7 @@ def read_mask(path: Path, shape: tuple[int, ...]) -> UInt8[np.ndarray, "h w"]:
         pixels = _without_alpha(pixels, path)
     if pixels.ndim == 3 and pixels.shape[-1] in (1, 3):
         flat = (pixels == pixels[..., :1]).all()
-        pixels = pixels[..., 0] if flat else pixels.any(-1)
+        pixels = pixels[..., 0] if flat else np.asarray(pixels.any(-1))
     if pixels.shape != shape:
         raise ValueError(
             f"{path.name}: the mask has shape {pixels.shape}, its slice {shape}; it is no mask of "

@@ -7,10 +7,12 @@ from typing import Any
 
 import jax
 from flax import nnx
+from jax.core import Tracer
 
 from fp4jax.nnx.attention_slots import attention_slots
+from fp4jax.nnx.operations import Op
 from fp4jax.nnx.slots import layers, without_slot
-from fp4jax.nnx.traced import Product, products_of
+from fp4jax.nnx.traced import Product, formats_of, products_of
 
 _HIGH = "high precision"
 
@@ -26,7 +28,9 @@ class LayerReport:
         recipe: name of the recipe that it holds; "" for none, or one that quantizes nothing.
         used: whether the layer ran its operation on the example inputs; None without such.
         reason: why the layer can hold no recipe, or "".
+        format: of x and w in its recipe's forward pass, "nvfp4" or "mxfp8 * mxfp4"; "" for none.
         products: those of its slot and of its own ``__call__``, if example inputs were given.
+        amax: the static or learned amax of its x, if it has one; of a stack of layers the largest.
     """
 
     path: str
@@ -36,6 +40,8 @@ class LayerReport:
     used: bool | None = None
     reason: str = ""
     products: tuple[Product, ...] = ()
+    amax: float | None = None
+    format: str = ""
 
     @property
     def precision(self) -> str:
@@ -49,8 +55,10 @@ class LayerReport:
 
     @property
     def remark(self) -> str:
-        """Why the precision is high, if that is not for want of a recipe."""
-        return f"{self.recipe} not used" if self.recipe and self.used is False else self.reason
+        """Why the precision is high, if that is not for want of a recipe; the amax of x."""
+        if self.recipe and self.used is False:
+            return f"{self.recipe} not used"
+        return self.reason or ("" if self.amax is None else f"amax {self.amax:.3g}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +91,16 @@ class Report:
         return sum(product.multiply_adds for product in self.products if product.fp4)
 
     @property
+    def by_format(self) -> dict[str, int]:
+        """Multiply-adds whose both operands are quantized, by format; of nvfp4 as "FP4"."""
+        found: dict[str, int] = {}
+        for product in self.products:
+            if None not in product.specs:
+                name = _format(product.format)
+                found[name] = found.get(name, 0) + product.multiply_adds
+        return found or {"FP4": 0}
+
+    @property
     def quantized(self) -> tuple[LayerReport, ...]:
         """The layers that hold a recipe and, as far as is known, use it."""
         return tuple(layer for layer in self.layers if layer.precision != _HIGH)
@@ -101,8 +119,10 @@ class Report:
         for name in dict.fromkeys(self.attentions.values()):
             line = f"{line}, {name} in {list(self.attentions.values()).count(name)} attentions"
         if self.traced:
-            share = self.fp4_multiply_adds / max(self.multiply_adds, 1)
-            line = f"{line}, {share:.1%} of {self.multiply_adds:,} multiply-adds in FP4"
+            total = f"of {self.multiply_adds:,} multiply-adds "
+            for name, amount in self.by_format.items():
+                line = f"{line}, {amount / max(self.multiply_adds, 1):.1%} {total}in {name}"
+                total = ""
         kept = [
             f"{layer.path} ({layer.remark})" if layer.remark else layer.path
             for layer in self.layers
@@ -117,13 +137,18 @@ class Report:
         rows = [("layer", "kind", "kernel", *heads)]
         for layer in self.layers:
             remark = f" ({layer.remark})" if layer.remark else ""
+            # A name such as mxfp4_full says it already.
+            told = layer.format in ("", "nvfp4") or layer.recipe.startswith(f"{layer.format}_")
+            if not told and layer.precision != _HIGH:
+                remark = f" [{layer.format}]{remark}"
             first = (layer.path, layer.kind, _shown(layer.kernel_shape), layer.precision + remark)
             rows.append(first + (_amounts(layer.products) if self.traced else ()))
         within = {product for layer in self.layers for product in layer.products}
         for product in self.products:
             if product not in within:
                 shapes = f"{_shown(product.lhs)} * {_shown(product.rhs)}"
-                precision = (product.recipe or "FP4") if product.fp4 else _HIGH
+                formats = _format(product.format)
+                precision = _HIGH if None in product.specs else product.recipe or formats
                 path = product.path or "(model)"
                 rows.append((path, product.kind, shapes, precision, *_amounts([product])))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -134,6 +159,10 @@ class Report:
         return f"{table}\n{self.summary}"
 
 
+def _format(name: str) -> str:
+    return "FP4" if name == "nvfp4" else name
+
+
 def _shown(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
 
@@ -142,6 +171,14 @@ def _amounts(products: Sequence[Product]) -> tuple[str, str]:
     """Multiply-adds and bytes, as the table has them."""
     macs, size = (sum(getattr(p, name) for p in products) for name in ("multiply_adds", "bytes"))
     return f"{macs:,}", f"{size:,}"
+
+
+def _amax(operation: Op) -> float | None:
+    """The amax of x that an operation holds; None for none, or shapes only."""
+    value: Any = None if operation.amax is None else operation.amax.get_value()
+    # Neither those of nnx.eval_shape nor those of a trace have a value to show.
+    known = isinstance(value, jax.Array) and not isinstance(value, Tracer)
+    return float(value.max()) if known else None
 
 
 def report(model: nnx.Module, *example_inputs: Any) -> Report:
@@ -196,6 +233,8 @@ def report(model: nnx.Module, *example_inputs: Any) -> Report:
             used=layer.path in used if traced else None,
             products=tuple(by_path.get(layer.path, ())),
             reason=f"own {layer.slot.name}" if own else "",
+            amax=None if layer.operation is None else _amax(layer.operation),
+            format="" if recipe is None else formats_of(recipe.fprop),
         )
     for path, module in without_slot(model):
         shape = tuple(module.kernel.get_value().shape)

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from fp4jax.core.grids import E2M1
+from fp4jax.core.number_format import format_names
 from fp4jax.core.spec import TensorSpec
 from fp4jax.nnx.attention_slots import attention_slots
 from fp4jax.nnx.keys import dotted
@@ -44,7 +46,7 @@ class Product:
         multiply_adds: of all times. A convolution counts output positions x kernel weights, a
             transposed one input positions x kernel weights.
         bytes: of both operands as they enter, of all times: 4.5 bits a number in FP4 blocks of 16,
-            4.03 in tiles, else as their dtype has.
+            4.03 in tiles, :attr:`fp4jax.Format.bits` in another format, else as their dtype has.
     """
 
     path: str
@@ -68,8 +70,26 @@ class Product:
 
     @property
     def fp4(self) -> bool:
-        """Whether both operands are in FP4, as a product on FP4 units needs."""
-        return None not in self.specs
+        """Whether both operands are in FP4, as a product on FP4 units needs: nvfp4 or mxfp4."""
+        return all(spec is not None and spec.format.elements == E2M1 for spec in self.specs)
+
+    @property
+    def format(self) -> str:
+        """As :func:`formats_of` has it."""
+        return formats_of(self.specs)
+
+
+def formats_of(specs: Sequence[TensorSpec | None]) -> str:
+    """Of lhs and rhs: "nvfp4", or "mxfp8 * mxfp4" if they differ; "" if none is quantized.
+
+    Example:
+        >>> formats_of([TensorSpec(), TensorSpec()]), formats_of([None, TensorSpec(format="int4")])
+        ('nvfp4', 'high precision * int4')
+    """
+    names = ["high precision" if spec is None else spec.format.name for spec in specs]
+    if not any(specs):
+        return ""
+    return " * ".join(dict.fromkeys(names))
 
 
 def products_of(model: nnx.Module, inputs: Sequence[Any]) -> tuple[Product, ...]:
@@ -168,13 +188,25 @@ def _outside(product: TracedProduct, paths: Sequence[str], attentions: dict[str,
     path = paths[_last(product.scope, _MODULE)]
     operation, recipe = attentions.get(path), ""
     # Of fp4jax's own functions, called directly: the name of the scope is all that is known.
-    specs = (TensorSpec(),) * 2 if {"fp4_fprop", "fp4_packed"} & set(product.scope) else (None,) * 2
+    specs = _specs_of(product.scope)
     for name in ("qk", "pv"):
         if operation is not None and name in product.scope:
             specs, recipe = getattr(operation.recipe, name).fprop, operation.recipe.name
     size = sum(map(_bytes, (lhs, rhs), specs)) * product.times
     name, macs = product.equation.primitive.name, product.multiply_adds
     return Product(path, name, lhs.shape, rhs.shape, recipe, specs, product.times, macs, size)
+
+
+def _specs_of(scope: Sequence[str]) -> tuple[TensorSpec | None, TensorSpec | None]:
+    """What the name of a product's scope says, see Recipe.scope."""
+    known = {"fp4": "nvfp4"} | {name: name for name in format_names()}
+    for name in scope:
+        if name == "fp4_packed":
+            return TensorSpec(), TensorSpec()
+        names = [known.get(part) for part in name.removesuffix("_fprop").split("*")]
+        if name.endswith("_fprop") and None not in names:
+            return TensorSpec(format=names[0]), TensorSpec(format=names[-1])
+    return None, None
 
 
 def _last(scope: Sequence[str], prefix: str) -> int:
@@ -187,7 +219,10 @@ def _bytes(array: Any, spec: TensorSpec | None) -> int:
     if spec is None:
         return math.prod(array.shape) * array.dtype.itemsize
     size = math.prod(array.shape)
-    return -(-size // 2) + -(-size // math.prod(spec.block))
+    codes = -(-size * spec.format.stored_bits // 8)
+    if spec.block is None:
+        return codes
+    return codes + -(-size // math.prod(spec.block)) * spec.format.scale_bits // 8
 
 
 def _mark(module: nnx.Module, scope: str) -> None:

@@ -18,7 +18,7 @@ from fp4jax.core.formats import float_array
 from fp4jax.core.quantizer import check_key
 from fp4jax.core.seeds import AxisName
 from fp4jax.core.spec import shown
-from fp4jax.core.typing import Array, ArrayLike, Float, Shaped
+from fp4jax.core.typing import Array, ArrayLike, Shaped
 from fp4jax.ops.attention_recipe import AttentionRecipe, get_attention_recipe
 from fp4jax.ops.dot import dot_general
 from fp4jax.ops.recipe import Recipe
@@ -31,21 +31,21 @@ _OTHER_BITS = np.uint32(0x51ED270B)
 
 
 def attention(
-    q: Float[ArrayLike, "*b m h d"],
-    k: Float[ArrayLike, "*b t k d"],
-    v: Float[ArrayLike, "*b t k e"],
-    bias: Float[ArrayLike, "..."] | None = None,
+    q: Shaped[ArrayLike, "..."],
+    k: Shaped[ArrayLike, "..."],
+    v: Shaped[ArrayLike, "..."],
+    bias: Shaped[ArrayLike, "..."] | None = None,
     mask: Shaped[ArrayLike, "..."] | None = None,
     *,
     scale: float | None = None,
     is_causal: bool = False,
-    dropout: Float[ArrayLike, "..."] | None = None,
+    dropout: Shaped[ArrayLike, "..."] | None = None,
     precision: Any = None,
     recipe: str | AttentionRecipe,
     key: Array | RoleKeys | None = None,
     amax: Mapping[str, Any] | None = None,
     axis_name: AxisName = None,
-) -> Float[Array, "*b m h e"]:
+) -> Shaped[Array, "..."]:
     """Softmax attention whose products q k^T and P v are quantized, forward and backward.
 
     With Q_qk and Q_pv quantizing an operand as the recipe's ``qk`` and ``pv`` say, the softmax in
@@ -78,8 +78,9 @@ def attention(
     that dS and do enter their products quantized too.
 
     Args:
-        q, k, v: queries, keys and values, float32, bfloat16 or float16; the h heads of q are a
-            multiple of the k of k and v, and each of those serves h / k neighbouring ones.
+        q, k, v: queries (*b, m, h, d), keys (*b, t, k, d) and values (*b, t, k, e): batch, tokens,
+            heads and channels; float32, bfloat16 or float16. The h heads of q are a multiple of
+            the k of k and v, of which each serves h / k neighbouring ones.
         bias: added to the logits, float32 or q's dtype; broadcast against (*b, h, m, t).
         mask: boolean; a query attends to the keys where it is True. Broadcast likewise.
         scale: of the logits; default 1 / sqrt(d).
@@ -94,7 +95,7 @@ def attention(
         axis_name: as for :func:`fp4jax.dot_general`.
 
     Returns:
-        o, in v's dtype. Reverse mode only, unless the recipe quantizes nothing. The
+        o (*b, m, h, e), in v's dtype. Reverse mode only, unless the recipe quantizes nothing. The
         backward pass computes the logits, and what is quantized of the forward pass, again.
 
     Raises:
@@ -168,7 +169,7 @@ class Plan:
             # P is quantized as the softmax has it, whatever the dtype of v.
             v = v.astype(p.dtype)
         if keys is not None:
-            keys = keys.apart(_OTHER_BITS)
+            keys = keys.apart(jnp.uint32(_OTHER_BITS))
         b = tuple(range(v.ndim - 3))
         dims = (((p.ndim - 1,), (len(b),)), ((*b, len(b)), (*b, len(b) + 1)))
         with jax.named_scope("pv"):

@@ -19,8 +19,9 @@ from fp4jax.core import sharding
 from fp4jax.core.seeds import AxisName
 from fp4jax.core.typing import Array, ArrayLike, DTypeLike, Shaped
 from fp4jax.ops import gemm
-from fp4jax.ops.amaxes import Amaxes, amaxes
+from fp4jax.ops.amaxes import Amaxes, amaxes, has_switches
 from fp4jax.ops.gemm import BlockAxes, Operand
+from fp4jax.ops.hooks import settled
 from fp4jax.ops.recipe import Recipe, get_recipe
 from fp4jax.ops.role_keys import RoleKeys, role_keys
 
@@ -45,6 +46,7 @@ def dot_general(
     key: Array | RoleKeys | None = None,
     amax: Mapping[str, Any] | None = None,
     axis_name: AxisName = None,
+    switches: Mapping[str, Any] | None = None,
 ) -> Shaped[Array, "..."]:
     """``jax.lax.dot_general`` whose forward and backward products are quantized by a recipe.
 
@@ -64,7 +66,11 @@ def dot_general(
             layer. The six operands draw independent bits from it.
         amax: one number for each operand whose spec has ``amax="static"``, by its role ("fprop.x",
             "fprop.w", "dgrad.g", "dgrad.w", "wgrad.x", "wgrad.g"); of the rotated operand, if it
-            is one. Its gradient is None.
+            is one. It has no gradient, unless it is learned (``amax="learned"``, which takes the
+            tensor's own where none is given). That of "fprop.x" may be a function
+            ``(x, spec, axes) -> number`` of the operand as it is quantized.
+        switches: bools by role, arrays too: an operand whose switch is off enters in high
+            precision, in the same compiled program; an operand without one is quantized.
         axis_name: of one or several mapped axes (``jax.vmap``, ``jax.shard_map``): operands with
             ``amax="tensor"`` have that of all shards, as of the whole array, and shards that hold
             one key draw bits of their own.
@@ -98,7 +104,7 @@ def dot_general(
     """
     recipe = get_recipe(recipe)
     lhs, rhs = gemm.checked("dot_general", lhs, rhs, recipe, key)
-    given = amaxes("dot_general", recipe, amax, axis_name)
+    given = amaxes("dot_general", recipe, amax, axis_name, switches)
     product = functools.partial(
         lax.dot_general,
         dimension_numbers=dimension_numbers,
@@ -114,6 +120,7 @@ def dot_general(
     lhs, rhs = sharding.varying_together(lhs, rhs, *jax.tree.leaves(keys))
     out = jax.eval_shape(product, lhs, rhs)
     plan = DotPlan.make(lhs.shape, rhs.shape, dimension_numbers, recipe, precision, out)
+    lhs, given = settled(plan, lhs, given)
     return _jitted(plan, lhs, rhs, keys, given)
 
 
@@ -221,6 +228,14 @@ class DotPlan:
         """Of g in dgrad."""
         return G_DGRAD._replace(examples=self.g_examples)
 
+    def fprop_x(self, lhs: Array) -> tuple[Array, BlockAxes]:
+        """x of fprop as it is quantized."""
+        return self.x(lhs), self.x_fprop
+
+    def lhs(self, x: Array) -> Array:
+        """Undoes :meth:`x`."""
+        return _unflatten(x, self.lhs_shape, self.lhs_order)
+
     def place(self, lhs_axis: int, rhs_axis: int):
         """Where the scales of both operands of :meth:`product` belong in its result."""
         b = len(self.batch)
@@ -257,12 +272,14 @@ def _dot(
 
 
 def _forward(plan: DotPlan, lhs: Array, rhs: Array, keys: RoleKeys | None, amaxes: Amaxes | None):
+    shares_w = plan.shares_w and not has_switches(amaxes)
+
     @jax.named_scope(plan.recipe.scope("fprop"))
     def fprop(lhs, rhs, keys, amaxes):
         x, w = (plan.x(lhs), plan.x_fprop), (plan.w(rhs), W_FPROP)
         x, w = gemm.pair(plan.recipe, "fprop", x, w, keys, amaxes)
         y = plan.contract(x, w, 1, 0, plan.out_dtype)
-        return y.reshape(plan.out_shape), w if plan.shares_w else None
+        return y.reshape(plan.out_shape), w if shares_w else None
 
     out_sharding = None if plan.out_sharding is None else (plan.out_sharding, None)
     y, w = sharding.automatic(fprop, out_sharding)(lhs, rhs, keys, amaxes)
@@ -280,7 +297,7 @@ def _backward(plan: DotPlan, saved, g):
         g, w = (plan.g(g), plan.g_dgrad), (w, W_DGRAD)
         g, w = gemm.pair(recipe, "dgrad", g, w, keys, amaxes)
         dx = plan.contract(g, w, 1, 1, lhs.dtype)
-        return _unflatten(dx, plan.lhs_shape, plan.lhs_order)
+        return plan.lhs(dx)
 
     @jax.named_scope(plan.recipe.scope("wgrad"))
     def wgrad(g, lhs, keys, amaxes):

@@ -29,6 +29,7 @@ def einsum(
     key: Array | RoleKeys | None = None,
     amax: Mapping[str, Any] | None = None,
     axis_name: AxisName = None,
+    switches: Mapping[str, Any] | None = None,
 ) -> Shaped[Array, "..."]:
     """``jax.numpy.einsum`` of two operands whose forward and backward products are quantized.
 
@@ -44,7 +45,7 @@ def einsum(
             first operand.
         operands: two arrays.
         precision, preferred_element_type, out_sharding: as for ``jax.numpy.einsum``.
-        recipe, key, amax, axis_name: as for :func:`fp4jax.dot_general`.
+        recipe, key, amax, axis_name, switches: as for :func:`fp4jax.dot_general`.
 
     Returns:
         What ``jax.numpy.einsum`` returns: same shape, and same dtype for operands of one dtype.
@@ -79,6 +80,7 @@ def einsum(
         key=key,
         amax=amax,
         axis_name=axis_name,
+        switches=switches,
     )
     return y if form.order == tuple(range(y.ndim)) else y.transpose(form.order)
 

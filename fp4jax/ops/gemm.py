@@ -3,6 +3,8 @@
 A quantized operand enters as code value x block scale, which is exact in bfloat16 (at most 6
 significant bits). Products are accumulated in float32, then the accumulator is multiplied with
 the tensor scale of the first and of the second operand: what the Blackwell NVFP4 GEMM computes.
+So with every format whose code value x block scale is exact in bfloat16 (E8M0 scales; none). With
+float32 block scales the product of both is rounded once, to float32, and multiplied as such.
 """
 
 import functools
@@ -14,7 +16,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from fp4jax.core import exact, hadamard, quantizer
-from fp4jax.core.blocks import BLOCK
 from fp4jax.core.formats import float_array
 from fp4jax.core.platform import by_platform
 from fp4jax.core.quantizer import check_key
@@ -30,11 +31,16 @@ class Operand(NamedTuple):
     """What enters a GEMM: values and their tensor scale (None: high precision).
 
     The scale is a scalar or, with ``amax="example"`` or "row", of the values' rank and 1 along
-    the axes that the GEMM contracts.
+    the axes that the GEMM contracts. Values that are exact in bfloat16 have one: 1, if their
+    format has no tensor scale.
     """
 
     values: Shaped[Array, "..."]
     scale: Float[Array, "*parts"] | None
+
+
+class Switched(Operand):
+    """An operand that a switch may leave in high precision: its values are any, its scale is 1."""
 
 
 class BlockAxes(NamedTuple):
@@ -86,7 +92,26 @@ def operand_of(
     amax = None
     if amaxes is not None and spec is not None:
         amax = amaxes.of(role, spec, x, _spec_axes(spec, axes, x.ndim))
-    return operand(x, spec, axes, seed(keys, spec, role), amax)
+    quantized = operand(x, spec, axes, seed(keys, spec, role), amax)
+    return switched(quantized, x, spec, axes, None if amaxes is None else amaxes.switch(role))
+
+
+def switched(
+    quantized: Operand, x: Array, spec: TensorSpec | None, axes: BlockAxes, on: Array | None
+) -> Operand:
+    """The operand, or where its switch is off x itself (with hadamard rotated, as its partner)."""
+    if spec is None or on is None:
+        return quantized
+    if spec.hadamard:
+        x = hadamard.random_hadamard(x, _spec_axes(spec, axes, x.ndim)[0])
+    values, scale = quantized
+    scale = None if scale is None else jnp.where(on, scale, jnp.ones_like(scale))
+    return Switched(jnp.where(on, values, x.astype(values.dtype)), scale)
+
+
+def amax_of(x: Array, spec: TensorSpec, axes: BlockAxes) -> Float[Array, ""]:
+    """The tensor amax that an operand has of its own."""
+    return quantizer.tensor_amax(x, spec, _spec_axes(spec, axes, x.ndim))
 
 
 def apart_of(spec: TensorSpec, axes: BlockAxes, ndim: int) -> tuple[int, ...]:
@@ -131,7 +156,10 @@ def _quantized(
     amax_of_all: Array | None,
 ) -> Operand:
     values, amax = quantizer.operand(x, seed, amax_of_all, spec, axes, apart)
-    return Operand(values, exact.divide(amax, float(spec.bound)))
+    if amax is not None:
+        return Operand(values, exact.divide(amax, float(spec.bound)))
+    in_bfloat16 = spec.format.scale != "float32"
+    return Operand(values, jnp.ones((), jnp.float32) if in_bfloat16 else None)
 
 
 @_quantized.defjvp
@@ -141,6 +169,8 @@ def _straight_through(spec, axes, apart, primals, tangents):
     dx = tangents[0].astype(jnp.float32)
     if spec.hadamard:
         dx = hadamard.random_hadamard(dx, axes[0])
+    if operand.scale is None:
+        return operand, Operand(dx, None)
     zero = operand.scale == 0
     dvalues = jnp.where(zero, jnp.float32(0), dx / jnp.where(zero, jnp.float32(1), operand.scale))
     return operand, Operand(dvalues, jnp.zeros_like(operand.scale))
@@ -223,12 +253,12 @@ def dequantized(x: Array | Operand) -> Array:
 
 
 def _spec_axes(spec: TensorSpec, axes: BlockAxes, ndim: int) -> tuple[int, ...]:
-    if spec.block == (1, BLOCK):
+    if not spec.tiles:
         return (axes.contracted % ndim,)
     if axes.tile is None:
         raise ValueError(
-            "block=(16, 16) is for weights; activations and gradients of a convolution take "
-            "block=(1, 16)."
+            f"block={spec.block} is for weights; activations and gradients of a convolution take "
+            f"block=(1, {spec.block[1]})."
         )
     return tuple(a % ndim for a in axes.tile)
 
@@ -270,6 +300,8 @@ def contract(
         # A float32 cotangent may meet bfloat16 operands; convolutions want one dtype.
         same = a.values.dtype == b.values.dtype
         dtype = a.values.dtype if same else jnp.dtype(jnp.float32)
+        # Operands of formats with float32 block scales are wider than the result may be.
+        same = same and dtype.itemsize <= jnp.dtype(out_dtype).itemsize
         y = product(
             a.values.astype(dtype),
             b.values.astype(dtype),
@@ -294,7 +326,10 @@ def _accumulate(a: Operand, b: Operand, product: Callable[..., Array]) -> Array:
         )
 
     in_float32 = functools.partial(in_dtype, jnp.float32)
-    exact_in_bfloat16 = all(o.scale is not None or o.values.dtype == jnp.bfloat16 for o in (a, b))
+    exact_in_bfloat16 = all(
+        (o.scale is not None and not isinstance(o, Switched)) or o.values.dtype == jnp.bfloat16
+        for o in (a, b)
+    )
     if not exact_in_bfloat16:
         return in_float32(a.values, b.values)
     # XLA:CPU lacks such products.

@@ -14,6 +14,7 @@ import numbers
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
+from fp4jax.core.number_format import NVFP4, Format, format_names, format_record, get_format
 from fp4jax.core.spec import TensorSpec, shown
 from fp4jax.registration import Registry
 
@@ -87,6 +88,11 @@ class Recipe:
                 raise ValueError(
                     f"{role} has amax='example', but {why}: use 'tensor', 'row' or 'static'."
                 )
+            if spec is not None and spec.hooked and role != "fprop.x":
+                raise ValueError(
+                    f"{role} has a clip or a learned amax, whose gradient is made from that of x: "
+                    "they are for fprop.x. Use amax='tensor' or 'static', and clip=1."
+                )
         if self.residuals not in get_args(Residuals):
             raise ValueError(
                 f"Recipe.residuals is {self.residuals!r}; allowed: 'original', 'quantized'."
@@ -114,24 +120,29 @@ class Recipe:
 
     @property
     def shares_w(self) -> bool:
-        """True if fprop and dgrad take w in the same codes, which lie in equal 16x16 tiles."""
+        """True if fprop and dgrad take w in the same codes: equal tiles, or one scale for all."""
         (_, fprop), (_, dgrad) = self.fprop, self.dgrad
-        return (
-            fprop is not None
-            and fprop == dgrad
-            and fprop.block == (16, 16)
-            and not fprop.stochastic
-        )
+        if fprop is None or fprop != dgrad or fprop.stochastic:
+            return False
+        return fprop.tiles or (fprop.block, fprop.amax, fprop.hadamard) == (None, "tensor", False)
 
     def scope(self, product: str) -> str:
         """What profiles call a product: "fp4_fprop", or "fprop" if not both operands are FP4.
+
+        Of other formats than NVFP4: "mxfp8_fprop", "mxfp8*mxfp4_dgrad".
 
         Example:
             >>> recipe = get_recipe("forward_only")
             >>> recipe.scope("fprop"), recipe.scope("dgrad")
             ('fp4_fprop', 'dgrad')
+            >>> get_recipe("mxfp8_forward_only").scope("fprop")
+            'mxfp8_fprop'
         """
-        return product if None in getattr(self, product) else f"fp4_{product}"
+        specs = getattr(self, product)
+        if None in specs:
+            return product
+        names = dict.fromkeys("fp4" if spec.format == NVFP4 else spec.format.name for spec in specs)
+        return f"{'*'.join(names)}_{product}"
 
     @property
     def without_dgrad_w(self) -> "Recipe":
@@ -145,7 +156,7 @@ class Recipe:
             >>> get_recipe("forward_only").to_json()["fprop"][0]["rounding"]
             'nearest'
         """
-        products = {name: list(map(_spec_record, getattr(self, name))) for name in _PRODUCTS}
+        products = {name: list(map(spec_record, getattr(self, name))) for name in _PRODUCTS}
         return {"name": self.name, **products, "residuals": self.residuals}
 
     @classmethod
@@ -171,13 +182,16 @@ class Recipe:
         return cls(**values)
 
 
-def _spec_record(spec: TensorSpec | None) -> dict[str, Any] | None:
+def spec_record(spec: TensorSpec | None) -> dict[str, Any] | None:
+    """A spec as JSON holds it."""
     if spec is None:
         return None
-    record = {**dataclasses.asdict(spec), "block": list(spec.block)}
-    if spec.amax == "tensor":
-        # Not in the records of earlier versions, whose runs keep their ids.
-        del record["amax"]
+    block = None if spec.block is None else list(spec.block)
+    record = {**dataclasses.asdict(spec), "block": block, "format": format_record(spec.format)}
+    for name in ("amax", "clip", "format"):
+        if getattr(spec, name) == getattr(_R, name):
+            # Not in the records of earlier versions, whose runs keep their ids.
+            del record[name]
     return record
 
 
@@ -185,8 +199,7 @@ def _spec(record: Any) -> Any:
     if not isinstance(record, Mapping):
         return record
     _only({field.name for field in dataclasses.fields(TensorSpec)}, record, "a TensorSpec")
-    block: Any = tuple(record.get("block", (1, 16)))
-    return TensorSpec(**{**record, "block": block})
+    return TensorSpec(**record)
 
 
 def _only(known: set[str], record: Mapping[str, Any], what: str) -> None:
@@ -204,6 +217,8 @@ _SR_UNBIASED = TensorSpec(rounding="stochastic_unbiased")
 _RHT = TensorSpec(hadamard=True)
 _RHT_SR = TensorSpec(hadamard=True, rounding="stochastic")
 _RHT_SR_UNBIASED = TensorSpec(hadamard=True, rounding="stochastic_unbiased")
+_LEARNED = TensorSpec(amax="learned")
+_CLIP = TensorSpec(clip=0.9)
 _4O6 = TensorSpec(scaling="four_over_six")
 _4O6_TILE = TensorSpec(scaling="four_over_six", block=(16, 16))
 
@@ -248,6 +263,11 @@ _FURTHER = (
         dgrad=(_SR_UNBIASED, _TILE),
         wgrad=(_RHT, _RHT_SR_UNBIASED),
     ),
+    # Recipe 2 with an amax of x that is a parameter of the layer, learned by LSQ's gradient (arXiv
+    # 1902.08153).
+    Recipe(name="forward_only+lsq", fprop=(_LEARNED, _R)),
+    # Recipe 2 with x clipped at 0.9 of its largest magnitude.
+    Recipe(name="forward_only+clip", fprop=(_CLIP, _R)),
 )
 
 _RECIPES: Registry[Recipe] = Registry("recipe")
@@ -306,14 +326,70 @@ def recipes() -> tuple[str, ...]:
 recipes.register = register_recipe  # type: ignore[attr-defined]
 
 
+def with_format(recipe: str | int | Recipe, format: str | Format) -> Recipe:
+    """The recipe with every quantized operand in another format, named "FORMAT_RECIPE".
+
+    16x16 tiles become tiles of the format's block length. A format without blocks has none: its
+    one scale serves w in fprop and dgrad, as a tile's does. Rotation, rounding, residuals and what
+    amax spans stay; of "stochastic_unbiased" see :class:`fp4jax.TensorSpec`.
+
+    Args:
+        recipe: a Recipe, its name, or the paper's id.
+        format: a Format or a registered one's name; "nvfp4" is what all named recipes have.
+
+    Raises:
+        ValueError: a recipe that quantizes nothing, or that needs what the format does not have:
+            four-over-six, an amax for each row or example where there is no tensor scale.
+
+    Example:
+        >>> recipe = with_format("2d+rht+sr", "mxfp4")
+        >>> recipe.name, recipe.fprop[1].block
+        ('mxfp4_2d+rht+sr', (32, 32))
+        >>> recipe == get_recipe("mxfp4_2d+rht+sr")
+        True
+        >>> with_format(recipe, "nvfp4") == get_recipe("2d+rht+sr")
+        True
+    """
+    recipe, format = get_recipe(recipe), get_format(format)
+    if not recipe.quantizes:
+        raise ValueError(f"recipe {recipe.name!r} quantizes nothing, so it has no format.")
+    base = recipe.name
+    for spec in recipe.operands:
+        base = base if spec is None else base.removeprefix(f"{spec.format.name}_")
+    try:
+        specs = {
+            product: tuple(
+                s if s is None else s.in_format(format) for s in getattr(recipe, product)
+            )
+            for product in _PRODUCTS
+        }
+    except ValueError as error:
+        raise ValueError(f"recipe {base!r} has no form in {format.name}: {error}") from None
+    name = base if format == NVFP4 else f"{format.name}_{base}"
+    return dataclasses.replace(recipe, name=name, **specs)
+
+
+def format_and_recipe(name: str) -> tuple[str, str] | None:
+    """("mxfp4", "full") of "mxfp4_full"; None unless both are registered."""
+    for format in format_names():
+        base = name.removeprefix(f"{format}_")
+        if base != name and base in _RECIPES:
+            return format, base
+    return None
+
+
 def get_recipe(recipe: str | int | Recipe | Mapping[str, Any]) -> Recipe:
     """A recipe by name or by the paper's id (0 to 7); a Recipe is returned as it is.
 
     The id may be a string, as a command line passes it. A mapping is a recipe as JSON has it
-    (:meth:`Recipe.to_json`).
+    (:meth:`Recipe.to_json`). A name after that of a format, "mxfp4_full", is :func:`with_format`'s.
 
     Raises:
         ValueError: for an unknown name or id; the message lists the known ones.
+
+    Example:
+        >>> get_recipe("int8_forward_only").fprop[0].format.name
+        'int8'
     """
     if isinstance(recipe, Recipe):
         return recipe
@@ -326,7 +402,11 @@ def get_recipe(recipe: str | int | Recipe | Mapping[str, Any]) -> Recipe:
         return _PAPER[int(recipe)]
     if isinstance(recipe, str) and recipe in _RECIPES:
         return _RECIPES.find(recipe)
+    if isinstance(recipe, str) and (parts := format_and_recipe(recipe)) is not None:
+        format, base = parts
+        return with_format(base, format)
     raise ValueError(
         f"no recipe {shown(recipe)}; known names: {', '.join(_RECIPES)}; "
-        f"ids 0 to {len(_PAPER) - 1}."
+        f"ids 0 to {len(_PAPER) - 1}. FORMAT_NAME, such as mxfp4_full, is one in another format: "
+        f"{', '.join(format_names())}."
     )

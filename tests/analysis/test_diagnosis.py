@@ -28,17 +28,16 @@ from fp4jax.analysis.diagnosis.gradients import (
 )
 from fp4jax.analysis.diagnosis.products import product_sums
 from fp4jax.analysis.diagnosis.recording import Call, Tensors
-from fp4jax.analysis.diagnosis.run import _batches, diagnose_run, patients_of, recipes_for
+from fp4jax.analysis.diagnosis.run import batches_of, diagnose_run, patients_of, recipes_for
 from fp4jax.data import phantom
 from fp4jax.models.dropout import Seeds
 from fp4jax.models.swin import WindowAttention
 from fp4jax.models.transformer import Attention
 from fp4jax.ops import gemm
 from fp4jax.ops.gemm import BlockAxes
-from fp4jax.train import Data, Program, RunConfig, Slices, Source, Volumes, read_trained
-from fp4jax.train.best import write_best
-from fp4jax.train.run import member_of
+from fp4jax.train import Data, RunConfig, Slices, Source, Volumes, read_trained
 from tests import blobs
+from tests.finished_runs import finished
 from tests.samples import normal
 
 LAST = BlockAxes(contracted=-1, tile=(-2, -1))
@@ -360,17 +359,6 @@ def command(monkeypatch, capsys):
     return call
 
 
-def finished(root: Path, config: RunConfig, data: Data, split: Any = None) -> Path:
-    """What a finished run leaves behind, without the training."""
-    run = member_of(config, data, root, split)
-    record = {**dataclasses.asdict(run.split), "contents": dict(data.contents)}
-    run.folder.create(run.identity, record, {})
-    state = Program(config, len(data.channels), len(data.regions)).start(config.seed)
-    write_best(run.folder.path, jax.tree.map(lambda a: a * 1.5, (state.params, state.stats)))
-    run.folder.write_summary({"threshold": 0.5, "best_epoch": 1})
-    return run.folder.path
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """Of a baseline run on the phantom."""
@@ -400,7 +388,7 @@ def test_batches_are_of_training_patients_and_of_no_epoch_that_training_had(fold
     assert chosen.patients == run.split.train
     assert str(chosen) == f"{len(run.split.train)} patients that it was trained on"
     own = data.cohort.select(chosen.patients).images
-    found = _batches(run.config, data, chosen.patients, 2)
+    found = batches_of(run.config, data, chosen.patients, 2)
     for images, masks in found:
         assert (images.shape, masks.shape) == ((8, 32, 32, 3), (8, 32, 32))
         assert all((own == image).all((1, 2, 3)).any() for image in np.asarray(images))
@@ -428,7 +416,7 @@ def test_batches_of_volumes(volumes, tmp_path):
     run = read_trained(finished(tmp_path, config, volumes, split))
     chosen = patients_of(run, volumes)
     assert chosen.patients == names[:1] != volumes.split(config).train
-    ((images, targets),) = _batches(config, volumes, chosen.patients, 1)
+    ((images, targets),) = batches_of(config, volumes, chosen.patients, 1)
     assert images.shape == (2, 8, 8, 8, 4)
     assert targets.shape == (2, 8, 8, 8, 3)
 

@@ -8,9 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fp4jax.core import exact, hadamard
-from fp4jax.core.blocks import BLOCK
-from fp4jax.core.formats import E2M1_MAX
+from fp4jax.core import exact, hadamard, scale_types
 from fp4jax.core.reference import encode
 from fp4jax.core.spec import TensorSpec
 from fp4jax.core.typing import Array, Float
@@ -101,17 +99,22 @@ def tally(
         zero = jnp.zeros((), jnp.float32)
         filled = _count(target != 0)
         return OperandSums(jnp.sum(target * target), zero, filled, zero, zero, zero, zero, zero)
-    tiled = spec.block == (BLOCK, BLOCK)
-    if tiled and axes.tile is None:
-        raise ValueError("block=(16, 16) is for weights.")
-    where = tuple(a % x.ndim for a in ((axes.tile or ()) if tiled else (axes.contracted,)))
+    if spec.tiles and axes.tile is None:
+        raise ValueError(f"block={spec.block} is for weights.")
+    where = tuple(a % x.ndim for a in ((axes.tile or ()) if spec.tiles else (axes.contracted,)))
     encoded = encode(x, spec, where, key, amax_of_all)
     rotated = hadamard.random_hadamard(x, where[0]) if spec.hadamard else x
     target = encoded.view.split(rotated.astype(jnp.float32))
-    unit = exact.divide(encoded.amax, float(spec.bound))
-    relative = encoded.values * encoded.scales
+    one = jnp.ones((), jnp.float32)
+    unit = one if encoded.amax is None else exact.divide(encoded.amax, float(spec.bound))
+    kind, maximum = scale_types.of(spec.format), spec.format.elements.maximum
+    relative = kind.product(encoded.values, encoded.scales)
+    # Of formats without block scales the tensor scale is that of the block.
+    scales = kind.product(one, encoded.scales)
     error = relative * unit - target
-    largest = encoded.scales * (unit * (np.float32(E2M1_MAX) * _MARGIN))
+    largest = scales * (unit * (maximum * _MARGIN))
+    # Only E4M3 scales are subnormal before float32 numbers are.
+    smallest = _MIN_NORMAL if spec.format.scale == "e4m3" else np.float32(0)
     filled = target != 0
     blocks = jnp.any(filled, axis=encoded.view.inner_axes, keepdims=True)
     return OperandSums(
@@ -119,10 +122,10 @@ def tally(
         noise=jnp.sum(error * error),
         nonzero=_count(filled),
         underflow=_count(filled & (relative == 0)),
-        saturated=_count((jnp.abs(target) > largest) & (encoded.scales > 0)),
+        saturated=_count((jnp.abs(target) > largest) & (scales > 0)),
         blocks=_count(blocks),
-        scale_zero=_count(blocks & (encoded.scales == 0)),
-        scale_subnormal=_count((encoded.scales > 0) & (encoded.scales < _MIN_NORMAL)),
+        scale_zero=_count(blocks & (scales == 0)),
+        scale_subnormal=_count((scales > 0) & (scales < smallest)),
     )
 
 

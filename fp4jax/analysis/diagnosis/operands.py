@@ -123,7 +123,7 @@ def _taps(geometry: Geometry, split: Array) -> _Measure:
     def measure(spec: TensorSpec | None, keys: RoleKeys | None, role: str) -> OperandSums:
         amax = None
         seeds = gemm.tap_seeds(keys, spec, role, window.number_of_taps)
-        if spec is not None:
+        if spec is not None and spec.has_tensor_scale:
             per_tap = map_taps(lambda view, t: tensor_amax(part(view), spec, (0,)), image, window)
             amax = largest(per_tap)
 

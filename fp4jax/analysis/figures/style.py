@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fp4jax.analysis.stats.rows import BASELINE as BASELINE
+from fp4jax.core.number_format import format_names
 from fp4jax.extras import Extra
 from fp4jax.files import replacing
 from fp4jax.ops.attention_recipe import attention_recipes
-from fp4jax.ops.recipe import get_recipe, recipes
+from fp4jax.ops.recipe import format_and_recipe, get_recipe, recipes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -95,9 +96,8 @@ def look(label: str) -> Look:
         True
     """
     method, recipe = split_label(label)
-    known = recipes()
     recipe, attention = split_attention(recipe)
-    place = known.index(recipe) if recipe in known else len(known)
+    place = _place(recipe)
     if attention in attention_recipes():
         # A colour of its own beside the recipe's, and no marker of the paper's.
         place = len(_COLOURS) + place + 1 + attention_recipes().index(attention)
@@ -110,6 +110,15 @@ def look(label: str) -> Look:
         drawn: dict[str, Any] = drawn | {"line": (0, (6, 1, 1, 1))}
     marker = _FURTHER_MARKERS[further % len(_FURTHER_MARKERS)]
     return Look(_COLOURS[1 + further % (len(_COLOURS) - 1)], marker, **drawn)
+
+
+def _place(recipe: str) -> int:
+    """Of a recipe in the order of all of them, those in other formats after the named ones."""
+    known = recipes()
+    format, base = format_and_recipe(recipe) or ("nvfp4", recipe)
+    if base not in known:
+        return len(known)
+    return format_names().index(format) * len(known) + known.index(base)
 
 
 def split_label(label: str) -> tuple[str, str]:
@@ -142,10 +151,10 @@ def is_advanced(label: str) -> bool:
         ['2d+rht', '2d+rht+sr', 'sr']
     """
     recipe, _ = split_attention(split_label(label)[1])
-    if recipe not in recipes():
+    if recipe not in recipes() and format_and_recipe(recipe) is None:
         return False
     found = get_recipe(recipe)
-    return found.stochastic or any(s is not None and s.block == (16, 16) for s in found.operands)
+    return found.stochastic or any(s is not None and s.tiles for s in found.operands)
 
 
 def shown(label: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from fp4jax.core.blocks import BLOCK
+from fp4jax.core.number_format import NVFP4
 from fp4jax.core.qtensor import QTensor
 from fp4jax.core.spec import shown
 from fp4jax.kernels.block_scaled_matmul.operands import Decoded
@@ -66,6 +67,11 @@ def check_quantized(name: str, q: Any, contracted: int) -> None:
     """
     if not isinstance(q, QTensor):
         raise ValueError(f"{name} is {_kind(q)}; give a QTensor, fp4jax.quantize(...).")
+    if q.spec.format != NVFP4:
+        raise ValueError(
+            f"{name} is in {q.spec.format.name}; scaled_matmul multiplies nvfp4. Use "
+            "fp4jax.dot_general with a recipe in that format, or dequantize() it."
+        )
     if len(getattr(q.codes, "shape", ())) != 2:
         raise ValueError(
             f"{name} has shape {q.shape}; it must be a matrix. Multiply stacks with jax.vmap."

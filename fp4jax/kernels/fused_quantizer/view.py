@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fp4jax.core.blocks import BLOCK, pad_to_blocks
+from fp4jax.core.number_format import NVFP4
 from fp4jax.core.spec import TensorSpec
 from fp4jax.core.typing import Array
 
@@ -91,6 +92,8 @@ def _round_up(n: int) -> int:
 
 def obstacle(shape: tuple[int, ...], spec: TensorSpec, axes: tuple[int, ...]) -> str | None:
     """Why the kernels cannot quantize such an array; None if they can."""
+    if spec.format != NVFP4:
+        return f"format {spec.format.name!r}; the kernels are NVFP4's"
     if spec.scaling != "amax":
         return f"scaling={spec.scaling!r} compares two candidates a block; there is no kernel"
     if spec.several_scales:

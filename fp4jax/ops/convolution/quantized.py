@@ -24,10 +24,11 @@ from fp4jax.core import sharding
 from fp4jax.core.seeds import AxisName
 from fp4jax.core.typing import Array, ArrayLike, DTypeLike, Shaped
 from fp4jax.ops import gemm
-from fp4jax.ops.amaxes import Amaxes, amaxes
+from fp4jax.ops.amaxes import Amaxes, amaxes, has_switches
 from fp4jax.ops.convolution.geometry import channels_last, resolve
 from fp4jax.ops.convolution.plan import KERNEL_IN, KERNEL_OUT, Plan, data_axes
 from fp4jax.ops.convolution.weight_gradient import kernel_gradient
+from fp4jax.ops.hooks import settled
 from fp4jax.ops.recipe import Recipe, get_recipe
 from fp4jax.ops.role_keys import RoleKeys, role_keys
 
@@ -50,6 +51,7 @@ def conv_general_dilated(
     key: Array | RoleKeys | None = None,
     amax: Mapping[str, Any] | None = None,
     axis_name: AxisName = None,
+    switches: Mapping[str, Any] | None = None,
 ) -> Shaped[Array, "..."]:
     """``jax.lax.conv_general_dilated`` whose three products are quantized by a recipe.
 
@@ -62,7 +64,7 @@ def conv_general_dilated(
         recipe: a Recipe, its name, or the paper's id.
         key: ``jax.random`` key, needed if the recipe is stochastic; a new one for every step and
             layer.
-        amax, axis_name: as for :func:`fp4jax.dot_general`.
+        amax, axis_name, switches: as for :func:`fp4jax.dot_general`.
 
     Returns:
         What ``jax.lax.conv_general_dilated`` returns. Gradients have their primals' dtypes and
@@ -111,7 +113,7 @@ def conv_general_dilated(
             f"batch_group_count is {batch_group_count}; quantized convolutions take 1. "
             "Use recipe='baseline' for this convolution, or feature_group_count."
         )
-    given = amaxes("conv_general_dilated", recipe, amax, axis_name)
+    given = amaxes("conv_general_dilated", recipe, amax, axis_name, switches)
     return _convolve(product, lhs, rhs, recipe, key, given, mirrored=False)
 
 
@@ -132,6 +134,7 @@ def conv_transpose(
     key: Array | RoleKeys | None = None,
     amax: Mapping[str, Any] | None = None,
     axis_name: AxisName = None,
+    switches: Mapping[str, Any] | None = None,
 ) -> Shaped[Array, "..."]:
     """``jax.lax.conv_transpose`` whose three products are quantized by a recipe.
 
@@ -141,7 +144,7 @@ def conv_transpose(
 
     Args:
         lhs, rhs, ..., use_consistent_padding: as for ``jax.lax.conv_transpose``.
-        out_sharding, recipe, key, amax, axis_name: as for :func:`conv_general_dilated`.
+        out_sharding, recipe, key, ..., switches: as for :func:`conv_general_dilated`.
 
     Returns, raises: as :func:`conv_general_dilated`.
 
@@ -168,7 +171,7 @@ def conv_transpose(
             dimension_numbers = channels_last(lhs.ndim - 2)
         layout = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
         rhs = lax.rev(rhs, layout.rhs_spec[2:]).swapaxes(*layout.rhs_spec[:2])
-    given = amaxes("conv_transpose", recipe, amax, axis_name)
+    given = amaxes("conv_transpose", recipe, amax, axis_name, switches)
     return _convolve(
         product, lhs, rhs, recipe, key, given, mirrored=True, out_sharding=out_sharding
     )
@@ -193,20 +196,21 @@ def _convolve(
     plan = Plan(
         recipe, resolved.geometry, resolved.precision, jnp.dtype(resolved.out.dtype), out_sharding
     )
+    lhs, given = settled(plan, lhs, given)
     return (_quantized if recipe.quantizes else _unquantized)(plan, lhs, rhs, keys, given)
 
 
 def _fprop(plan: Plan, lhs: Array, rhs: Array, keys: RoleKeys | None, amaxes: Amaxes | None):
     """y, and w as it was quantized where dgrad takes the same codes (else None)."""
     geometry = plan.geometry
+    shares_w = plan.shares_w and not has_switches(amaxes)
 
     @jax.named_scope(plan.recipe.scope("fprop"))
     def fprop(lhs, rhs, keys, amaxes):
-        split = geometry.split(geometry.x(lhs))
-        x, w = (split, data_axes(split)), (geometry.w(rhs), KERNEL_IN)
+        x, w = plan.fprop_x(lhs), (geometry.w(rhs), KERNEL_IN)
         x, w = gemm.pair(plan.recipe, "fprop", x, w, keys, amaxes)
         y = plan.contract(x, w, plan.products[0], plan.out_dtype, by_inputs=False)
-        return geometry.out(y), w if plan.shares_w else None
+        return geometry.out(y), w if shares_w else None
 
     out_sharding = None if plan.out_sharding is None else (plan.out_sharding, None)
     return sharding.automatic(fprop, out_sharding)(lhs, rhs, keys, amaxes)

@@ -60,7 +60,7 @@ def _wgrad_by_taps(
     amax = None
     if image_spec is not None and image_spec.amax == "static":
         amax = amaxes and amaxes.given[image_role]
-    elif image_spec is not None:
+    elif image_spec is not None and image_spec.has_tensor_scale:
         apart = gemm.apart_of(image_spec, POSITIONS, 3)
         per_tap = map_taps(
             lambda view, t: tensor_amax(split_view(view), image_spec, (0,), apart),
@@ -70,13 +70,16 @@ def _wgrad_by_taps(
         amax = largest(per_tap)
         amax = amax if amaxes is None else amaxes.of_shards(amax, image_spec)
 
-    def one_tap(view: Array, t: Array, grid_operand, amax, tap_seeds) -> Array:
+    def one_tap(view: Array, t: Array, grid_operand, amax, tap_seeds, on) -> Array:
         seed = None if tap_seeds is None else Seed(tap_seeds.words[t])
-        image_operand = gemm.operand(split_view(view), image_spec, POSITIONS, seed, amax)
+        part = split_view(view)
+        image_operand = gemm.operand(part, image_spec, POSITIONS, seed, amax)
+        image_operand = gemm.switched(image_operand, part, image_spec, POSITIONS, on)
         pair = (grid_operand, image_operand) if geometry.mirrored else (image_operand, grid_operand)
         return gemm.contract(*pair, _position_product, dtype, plan.precision, _CHANNEL_SCALES)
 
-    taps = map_taps(one_tap, image, geometry.window, grid_operand, amax, tap_seeds)
+    on = None if amaxes is None else amaxes.switch(image_role)
+    taps = map_taps(one_tap, image, geometry.window, grid_operand, amax, tap_seeds, on)
     # (tap, group, in, out) -> (*taps, in, group, out)
     w = jnp.moveaxis(taps.reshape(*geometry.window.taps, *taps.shape[1:]), -3, -2)
     return lax.rev(w, tuple(range(geometry.window.ndim))) if geometry.mirrored else w

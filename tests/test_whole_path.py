@@ -1,0 +1,72 @@
+"""The page of the whole path: every command of it runs, on the samples, one after the other."""
+
+import os
+import subprocess
+import sys
+
+import nibabel
+import numpy as np
+import pytest
+
+from tests.test_docs import ROOT, commands
+
+PAGE = ROOT / "docs" / "whole_path.md"
+
+
+@pytest.fixture
+def folder(shared, tmp_path):
+    """A folder with the data that the page names."""
+    (tmp_path / "kaggle_3m").symlink_to(shared / "lgg_sample" / "kaggle_3m")
+    (sample,) = (path for path in (shared / "brats_sample").iterdir() if path.is_dir())
+    parts = ("test", "train", "train", "train", "validation")
+    for i, part in enumerate(parts, start=1):
+        for file in sample.glob("*.nii.gz"):
+            image = nibabel.load(file)
+            # Half as fine, and another brain each time: mirrored, and cut.
+            data = np.asarray(image.dataobj)[::2, ::2, ::2][:: 1 - 2 * (i % 2), i // 2 :]
+            half = image.affine @ np.diag([2, 2, 2, 1])
+            out = tmp_path / "brats2015" / part / f"brats_2013_pat000{i}_1" / file.name
+            out.parent.mkdir(parents=True, exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(data, half), out)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_every_command_runs(folder):
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "FP4JAX_CACHE": str(folder / "cache"),
+        "JAX_PLATFORMS": "cpu",
+    }
+    for line in commands(PAGE):
+        done = subprocess.run(
+            f"{sys.executable} -m {line}",
+            shell=True,
+            cwd=folder,
+            env=environment,
+            text=True,
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    # Of slices a mask for each, of the run and of the packed file; the two are nearly the same.
+    slices = sorted(folder.glob("kaggle_3m/*/*_mask.tif"))
+    assert len(sorted(folder.glob("masks/*/*_mask.tif"))) == len(slices) == 266
+    assert (folder / "masks" / "predictions.csv").exists()
+    # Of volumes label maps that lie on the images, with scores where there are labels.
+    (image,) = folder.glob("brats2015/test/*/Flair*.nii.gz")
+    for out in ("labels", "labels_4bit", "slices", "slices_4bit"):
+        (written,) = folder.glob(f"{out}/*.nii.gz")
+        assert nibabel.load(written).shape == nibabel.load(image).shape
+        np.testing.assert_allclose(nibabel.load(written).affine, nibabel.load(image).affine)
+        assert (folder / out / "scores.csv").exists()
+
+
+def test_only_training_is_told_what_the_data_are():
+    """All later commands get it from the run, or from the file."""
+    for line in commands(PAGE):
+        command, *words = line.split()
+        if command not in ("experiments.data", "experiments.train", "experiments.train_volumes"):
+            known = {"--patterns", "--label", "--labels", "--mask", "--spacing", "--image-size"}
+            assert not known.intersection(words), line
