@@ -110,6 +110,11 @@ def switched(
     )
 
 
+def amax_of(x: Array, spec: TensorSpec, axes: BlockAxes) -> Float[Array, ""]:
+    """The tensor amax that an operand has of its own."""
+    return quantizer.tensor_amax(x, spec, _spec_axes(spec, axes, x.ndim))
+
+
 def apart_of(spec: TensorSpec, axes: BlockAxes, ndim: int) -> tuple[int, ...]:
     """The axes of an operand along which each place has a tensor scale of its own.
 
