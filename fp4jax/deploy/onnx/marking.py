@@ -57,7 +57,7 @@ _FUNCTION: ContextVar[Callable[..., Array] | None] = ContextVar("function", defa
 
 @contextlib.contextmanager
 def in_place_of_layers(function: Callable[..., Array]) -> Iterator[None]:
-    """Marked layers call ``function(path, product, x, packed w)``, to be looked at or replaced."""
+    """Marked layers call ``function(path, product, x, packed w[, amax])``, to be looked at or replaced."""
     token = _FUNCTION.set(function)
     try:
         yield
@@ -71,11 +71,18 @@ class Marked(nnx.Module):
     def __init__(self, path: str, operation: PackedOp):
         self.path, self.operation = path, operation
 
+    @property
+    def amaxes(self) -> tuple[Array, ...]:
+        """The static amax of x, of a layer that has one."""
+        amax = self.operation.x_amax
+        return () if amax is None else (amax,)
+
     def bind(self, product: Product, x: Array, weight: Weight) -> Array:
         """The marked call, or what stands for it within :func:`in_place_of_layers`."""
+        operands = (weight.values, *self.amaxes)
         if (function := _FUNCTION.get()) is not None:
-            return function(self.path, product, x, weight.values)
-        out = jax.eval_shape(product, x, weight.values)
+            return function(self.path, product, x, *operands)
+        out = jax.eval_shape(product, x, *operands)
         return fp4_layer.bind(
             x, path=self.path, product=product, shape=out.shape, dtype=out.dtype.name, examples=0
         )

@@ -124,8 +124,9 @@ def _layers(model: nnx.Module) -> dict[str, Known]:
     }
 
 
-def _static_amax(operation: Any) -> np.float32 | None:
-    return None
+def _static_amax(operation: PackedOp) -> np.float32 | None:
+    amax = operation.x_amax
+    return None if amax is None else np.float32(np.asarray(amax))
 
 
 def _named(state: Any) -> list[tuple[str, Any]]:

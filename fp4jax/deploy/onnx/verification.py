@@ -90,11 +90,11 @@ def _programs(model: nnx.Module) -> tuple[Any, Any]:
     def by_parts(state: Any, image: Any, xs: Any, ys: Any) -> Any:
         own_xs, own_ys = [], []
 
-        def layer(path: str, product: Any, x: Any, *weight: Any) -> Any:
+        def layer(path: str, product: Any, x: Any, *operands: Any) -> Any:
             del path
             n = len(own_xs)
             own_xs.append(x)
-            own_ys.append(product(xs[n].reshape(x.shape), *weight))
+            own_ys.append(product(xs[n].reshape(x.shape), *operands))
             return ys[n].reshape(own_ys[n].shape)
 
         with in_place_of_layers(layer):
