@@ -165,6 +165,8 @@ def leave(code: int) -> None:
 
 def _connect(hosts: Hosts) -> bool:
     """Whether there are several processes, which are then connected."""
+    if are_connected():  # by the caller, who also ends it
+        return False
     known: Any = jax.config
     before = known.jax_cpu_collectives_implementation
     jax.config.update("jax_cpu_collectives_implementation", "gloo")

@@ -151,11 +151,12 @@ def test_mixed_dtypes_as_in_lax():
 def test_signature_is_lax_plus_what_quantizes():
     ours = inspect.signature(fp4.dot_general).parameters
     theirs = inspect.signature(lax.dot_general).parameters
-    assert list(ours) == [*theirs, "recipe", "key", "amax", "axis_name"]
+    optional = ["key", "amax", "axis_name", "switches"]
+    assert list(ours) == [*theirs, "recipe", *optional]
     for name, parameter in theirs.items():
         assert (ours[name].kind, ours[name].default) == (parameter.kind, parameter.default)
     assert ours["recipe"].default is inspect.Parameter.empty
-    assert {ours[name].default for name in ("key", "amax", "axis_name")} == {None}
+    assert {ours[name].default for name in optional} == {None}
 
 
 @cases

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -41,7 +41,7 @@ SAVING = Saving(epochs=1)
 class Tiny(nnx.Module):
     """A quantized convolution and a batch norm: quick to compile."""
 
-    scales = {"tiny": {}}
+    scales: ClassVar = {"tiny": {}}
     high_precision = (r"head$",)
 
     def __init__(self, *, in_channels, num_classes, image_size, rngs, dtype=None):
@@ -135,7 +135,7 @@ def main(kind: str, out: str, rank: str, port: str, step: str = "") -> None:
     if step:
         die_at(int(step))
     try:
-        with hosts.joined(Hosts(f"127.0.0.1:{port}", int(rank), 2, heartbeat=10)) as devices:
+        with hosts.joined(Hosts(f"127.0.0.1:{port}", int(rank), 2, heartbeat=30)) as devices:
             # Fewer than one each, one each, and more of one.
             for count in (1, 2, 5):
                 items = list(range(count))

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from fp4jax.train import Devices, RunFolder, task
+from fp4jax.train import Devices, Hosts, RunFolder, task
 from fp4jax.train.hosts import LOST
 from tests.train import outcome, several
 
@@ -26,7 +26,11 @@ def port() -> int:
 
 def end(processes) -> list[tuple[int, str]]:
     """(exit code, standard error) of each."""
-    ends = [process.communicate(timeout=280)[1].decode() for process in processes]
+    try:
+        ends = [process.communicate(timeout=1500)[1].decode() for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     return [(p.returncode, text) for p, text in zip(processes, ends, strict=True)]
 
 
@@ -55,7 +59,7 @@ def test_two_processes_are_one_with_two_devices_and_one_of_them_is_killed(tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kind", ["slices", "volumes"])
 def test_killed_and_resumed_slices_and_volumes(kind, tmp_path):
     left = killed(kind, tmp_path / "two", 6)
@@ -72,3 +76,35 @@ def test_killed_and_resumed_slices_and_volumes(kind, tmp_path):
     first, other = (f.history()[0]["train_loss"] for f in (alone, folder))
     assert first == pytest.approx(other, rel=1e-3)
     assert alone.split() == folder.split()
+
+
+def test_where_a_process_stands():
+    given = Hosts("a:1", process_id=1, processes=2)
+    assert given.found({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}) == given
+    by_environment = {
+        "JAX_COORDINATOR_ADDRESS": "a:1",
+        "JAX_PROCESS_ID": "1",
+        "JAX_NUM_PROCESSES": "2",
+    }
+    assert Hosts().found(by_environment) == given
+    # mpirun says where a process stands, and another one who listens.
+    mpi = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}
+    assert Hosts("a:1").found(mpi) == given
+    # Left to jax.distributed, which finds the first process too.
+    assert Hosts().found(mpi) == Hosts()
+    with pytest.raises(ValueError, match="belong together; give process_id and processes too"):
+        Hosts("a:1").found({})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"heartbeat": 0}, "heartbeat is 0; give at least 1 second"),
+        ({"processes": 0}, "processes is 0; give at least 1"),
+        ({"process_id": 2, "processes": 2}, r"process_id is 2; give a number from 0 .. 1, because"),
+        ({"coordinator": "node1"}, "coordinator is 'node1'; give HOST:PORT of the first process"),
+    ],
+)
+def test_what_hosts_refuse(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Hosts(**wrong)

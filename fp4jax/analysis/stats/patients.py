@@ -115,7 +115,9 @@ class _Run(NamedTuple):
 
     def auprc(self, weights: np.ndarray) -> np.ndarray:
         """Of each row of weights (..., patients): how often each patient counts."""
-        n, c, B, A = np.split(weights @ self.counts, 4, axis=-1)
+        drawn = weights @ self.counts
+        k = drawn.shape[-1] // 4
+        n, c, B, A = (drawn[..., i * k : (i + 1) * k] for i in range(4))
         total = c.sum(-1)
         found = precision_sums(n, c, B, A)[0].sum(-1)
         return np.divide(found, total, out=np.full_like(total, np.nan), where=total > 0)

@@ -95,7 +95,9 @@ def to_onnx(
     walker = Walker(graph, dialect, known)
     (logits,) = walker.run(traced.jaxpr, traced.consts, [*variables, x])
     if channels_first:
-        logits = graph.transpose(logits, [0, len(logits.shape) - 1, *range(1, len(logits.shape) - 1)])
+        logits = graph.transpose(
+            logits, [0, len(logits.shape) - 1, *range(1, len(logits.shape) - 1)]
+        )
     graph.node("Identity", [graph.name_of(logits)], [(logits.dtype, logits.shape)])
     made = _model(graph, dialect, logits, dict(metadata or {}))
     onnx.checker.check_model(made, full_check=True)

@@ -5,6 +5,7 @@ from traceback import walk_tb
 from typing import Any, NamedTuple
 
 import numpy as np
+
 from fp4jax.deploy.onnx.graph import Graph
 from fp4jax.deploy.onnx.values import Value, is_static
 

@@ -90,9 +90,7 @@ def _transposed(
 ) -> tuple[Value, str]:
     graph, window = walker.graph, product.window
     b, n, *grid, c = x.shape
-    operand = _operand(
-        walker, path, product, graph.reshape(x, (b, n * math.prod(grid), c)), "conv"
-    )
+    operand = _operand(walker, path, product, graph.reshape(x, (b, n * math.prod(grid), c)), "conv")
     w = _matrix(walker, path, product, product.outputs)
     w = graph.reshape(w, (*window.taps, product.outputs, operand.shape[-1]))
     operand, w = (_cut(walker, a, product, c) for a in (operand, w))
@@ -136,7 +134,9 @@ def _rotated(walker: Walker, x: Value) -> Value:
     """Every 16 of the last axis times diag(signs) H16 / 4."""
     graph, (b, m, k) = walker.graph, x.shape
     blocks = graph.reshape(x, (b, m, k // BLOCK, BLOCK))
-    matrix = graph.constant(np.asarray(random_hadamard(np.eye(BLOCK, dtype=np.float32))), "hadamard")
+    matrix = graph.constant(
+        np.asarray(random_hadamard(np.eye(BLOCK, dtype=np.float32))), "hadamard"
+    )
     return graph.reshape(graph.emit("MatMul", [blocks, matrix], np.float32, blocks.shape), x.shape)
 
 
