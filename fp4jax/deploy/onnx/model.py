@@ -14,7 +14,7 @@ from fp4jax.deploy.onnx.dialects import Dialect
 from fp4jax.deploy.onnx.graph import BATCH, Graph, value_info
 from fp4jax.deploy.onnx.marking import mark
 from fp4jax.deploy.onnx.values import Value
-from fp4jax.deploy.onnx.walker import Walker
+from fp4jax.deploy.onnx.walker import LayerCall, Walker
 from fp4jax.extras import Extra
 from fp4jax.nnx.keys import dotted
 from fp4jax.nnx.packed_operations import PackedOp
@@ -26,6 +26,21 @@ with Extra("deploy"):
 
 # The oldest IR that knows float4 (opset 23), and that of opset 21.
 _IR_VERSION = 11
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Written:
+    """An ONNX model, and where its packed layers are.
+
+    Attributes:
+        model: of images to logits.
+        calls: of packed layers, in their order.
+        channels_first: whether images and logits are.
+    """
+
+    model: onnx.ModelProto
+    calls: tuple[LayerCall, ...]
+    channels_first: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +60,8 @@ def to_onnx(
     batch: int | None = None,
     channels_first: bool = False,
     metadata: Mapping[str, str] | None = None,
-) -> onnx.ModelProto:
-    """A packed model as an ONNX model.
+) -> Written:
+    """A packed model, or one without a recipe, as an ONNX model.
 
     Args:
         model: what :func:`fp4jax.nnx.pack` returned.
@@ -80,9 +95,13 @@ def to_onnx(
     walker = Walker(graph, dialect, known)
     (logits,) = walker.run(traced.jaxpr, traced.consts, [*variables, x])
     if channels_first:
-        logits = graph.transpose(logits, [0, len(logits.shape) - 1, *range(1, len(logits.shape) - 1)])
+        logits = graph.transpose(
+            logits, [0, len(logits.shape) - 1, *range(1, len(logits.shape) - 1)]
+        )
     graph.node("Identity", [graph.name_of(logits)], [(logits.dtype, logits.shape)])
-    return _model(graph, dialect, logits, dict(metadata or {}))
+    made = _model(graph, dialect, logits, dict(metadata or {}))
+    onnx.checker.check_model(made, full_check=True)
+    return Written(made, tuple(walker.calls), channels_first)
 
 
 def _input(graph: Graph, shape: tuple, channels_first: bool) -> Value:
@@ -107,8 +126,9 @@ def _layers(model: nnx.Module) -> dict[str, Known]:
     }
 
 
-def _static_amax(operation: Any) -> np.float32 | None:
-    return None
+def _static_amax(operation: PackedOp) -> np.float32 | None:
+    amax = operation.x_amax
+    return None if amax is None else np.float32(np.asarray(amax))
 
 
 def _named(state: Any) -> list[tuple[str, Any]]:

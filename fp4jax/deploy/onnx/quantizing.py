@@ -35,6 +35,8 @@ def quantized(x: Array, spec: TensorSpec, amax: Number | None) -> Quantized:
     blocks = x.reshape((b, m, k // BLOCK, BLOCK))
     largest = blocks.absolute().largest([-1])
     whole = largest.largest([1, 2]) if amax is None else amax
+    if amax is None and spec.clip != 1:
+        whole = whole * np.float32(spec.clip)
     if not isinstance(whole, Array):
         whole = Array(x.graph, Value.known(np.full((1, 1, 1, 1), whole, np.float32)))
     encode = (np.float32(spec.bound) / whole).minimum(FLT_MAX)

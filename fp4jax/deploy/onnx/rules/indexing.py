@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from jax.lax import GatherScatterMode
 
 from fp4jax.deploy.onnx.rules.shapes import sliced

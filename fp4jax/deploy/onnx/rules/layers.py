@@ -13,7 +13,7 @@ from fp4jax.deploy.onnx.graph import element_type
 from fp4jax.deploy.onnx.rules.convolutions import convolution, transposed_convolution
 from fp4jax.deploy.onnx.rules.shapes import padded, sliced
 from fp4jax.deploy.onnx.values import Value
-from fp4jax.deploy.onnx.walker import UnsupportedError, Walker, rule
+from fp4jax.deploy.onnx.walker import LayerCall, UnsupportedError, Walker, rule
 from fp4jax.deploy.onnx.weights import Matrix
 from fp4jax.packed.convolution import Convolution, TransposedConvolution
 from fp4jax.packed.dot import Dot
@@ -27,16 +27,18 @@ def _layer(walker: Walker, equation: Any, inputs: Sequence[Value]) -> list[Value
     graph.scope = f"{path}/" if path else ""
     if params["examples"] > 1:
         raise UnsupportedError(f"layer {path!r} runs under jax.vmap of the model's own")
+    name = graph.name_of(x)
     if not params["examples"]:
         x = graph.reshape(x, (1, *x.shape))
     x = _cast(walker, x, np.float32)
-    y = LOWERED[type(product)](walker, path, product, x)
+    y, kind = LOWERED[type(product)](walker, path, product, x)
     y = _cast(walker, graph.reshape(y, aval.shape), aval.dtype)
+    walker.calls.append(LayerCall(path, name, y.name, kind))
     graph.scope = ""
     return [y]
 
 
-def _dot(walker: Walker, path: str, product: Dot, x: Value) -> Value:
+def _dot(walker: Walker, path: str, product: Dot, x: Value) -> tuple[Value, str]:
     """(b, m, k) x (k, n); with batch dimensions (b, batch, m, k) x (batch, k, n)."""
     graph, b = walker.graph, x.shape[0]
     m, k = product.rows_and_k
@@ -50,12 +52,12 @@ def _dot(walker: Walker, path: str, product: Dot, x: Value) -> Value:
     if product.batch:
         x = graph.reshape(x, (b, groups, m, columns))
         w = graph.transpose(graph.reshape(w, (groups, n, columns)), [0, 2, 1])
-        return graph.emit("MatMul", [x, w], np.float32, (b, groups, m, n))
+        return graph.emit("MatMul", [x, w], np.float32, (b, groups, m, n)), "dot"
     w = graph.transpose(w, [1, 0])
-    return graph.emit("MatMul", [x, w], np.float32, (b, m, n))
+    return graph.emit("MatMul", [x, w], np.float32, (b, m, n)), "dot"
 
 
-def _convolution(walker: Walker, path: str, product: Convolution, x: Value) -> Value:
+def _convolution(walker: Walker, path: str, product: Convolution, x: Value) -> tuple[Value, str]:
     """Channels last as trained: quantized along a pixel's channels, then channels first."""
     if set(product.input_dilation) != {1}:
         raise UnsupportedError(f"layer {path!r} has zeros between the pixels of its input")
@@ -69,7 +71,7 @@ def _convolution(walker: Walker, path: str, product: Convolution, x: Value) -> V
         operand = _operand(walker, path, product, patches, "dot")
         w = graph.transpose(_matrix(walker, path, product, outputs), [1, 0])
         shape = (b, operand.shape[1], outputs)
-        return graph.emit("MatMul", [operand, w], np.float32, shape)
+        return graph.emit("MatMul", [operand, w], np.float32, shape), "dot"
     rows = graph.reshape(x, (b, n * math.prod(image) * groups, c))
     operand = _operand(walker, path, product, rows, "conv")
     w = _matrix(walker, path, product, outputs)
@@ -80,15 +82,15 @@ def _convolution(walker: Walker, path: str, product: Convolution, x: Value) -> V
     ends = list(zip(window.low, window.high, strict=True))
     w = _channels_first(walker, w)
     y = convolution(walker, pixels, w, window.stride, window.dilation, ends, groups)
-    return _channels_last(walker, y)
+    return _channels_last(walker, y), "conv"
 
 
-def _transposed(walker: Walker, path: str, product: TransposedConvolution, x: Value) -> Value:
+def _transposed(
+    walker: Walker, path: str, product: TransposedConvolution, x: Value
+) -> tuple[Value, str]:
     graph, window = walker.graph, product.window
     b, n, *grid, c = x.shape
-    operand = _operand(
-        walker, path, product, graph.reshape(x, (b, n * math.prod(grid), c)), "conv"
-    )
+    operand = _operand(walker, path, product, graph.reshape(x, (b, n * math.prod(grid), c)), "conv")
     w = _matrix(walker, path, product, product.outputs)
     w = graph.reshape(w, (*window.taps, product.outputs, operand.shape[-1]))
     operand, w = (_cut(walker, a, product, c) for a in (operand, w))
@@ -99,7 +101,7 @@ def _transposed(walker: Walker, path: str, product: TransposedConvolution, x: Va
     y = transposed_convolution(
         walker, pixels, w, window.stride, window.dilation, window.low, window.image
     )
-    return _channels_last(walker, y)
+    return _channels_last(walker, y), "conv"
 
 
 #: How each kind of product is written.
@@ -132,7 +134,9 @@ def _rotated(walker: Walker, x: Value) -> Value:
     """Every 16 of the last axis times diag(signs) H16 / 4."""
     graph, (b, m, k) = walker.graph, x.shape
     blocks = graph.reshape(x, (b, m, k // BLOCK, BLOCK))
-    matrix = graph.constant(np.asarray(random_hadamard(np.eye(BLOCK, dtype=np.float32))), "hadamard")
+    matrix = graph.constant(
+        np.asarray(random_hadamard(np.eye(BLOCK, dtype=np.float32))), "hadamard"
+    )
     return graph.reshape(graph.emit("MatMul", [blocks, matrix], np.float32, blocks.shape), x.shape)
 
 

@@ -39,9 +39,14 @@ def _broadcast(walker: Walker, equation: Any, inputs: Sequence[Value]) -> list[V
 @rule("concatenate")
 def _concatenate(walker: Walker, equation: Any, inputs: Sequence[Value]) -> list[Value]:
     shape, axis = equation.outvars[0].aval.shape, equation.params["dimension"]
-    if len(inputs) == 1:
-        return list(inputs)
-    return [walker.graph.emit("Concat", inputs, inputs[0].dtype, shape, axis=axis)]
+    parts = [x for x in inputs if not _is_zero(x.shape[axis])]
+    if len(parts) == 1:
+        return parts
+    return [walker.graph.emit("Concat", parts, inputs[0].dtype, shape, axis=axis)]
+
+
+def _is_zero(n: Any) -> bool:
+    return isinstance(n, int) and n == 0
 
 
 @rule("slice")
