@@ -53,6 +53,11 @@ def check(recipe: Recipe, batches: Sequence[Batch], metric: Any, loss: Any) -> N
         raise ValueError("a loss or a score needs targets; give batches (inputs, targets).")
     if not recipe.quantizes:
         raise ValueError(f"recipe {recipe.name!r} quantizes nothing; name another one.")
+    if any(spec is not None and spec.given for spec in recipe.operands):
+        raise ValueError(
+            f"recipe {recipe.name!r} takes its amax from the model's variables, which sensitivity "
+            "does not have: measure the recipe with amax='tensor', 'example' or 'row'."
+        )
     if loss is None and not any(role in FORWARD for role in roles_of(recipe)):
         raise ValueError(
             f"recipe {recipe.name!r} quantizes the backward pass alone, of which only gradients "

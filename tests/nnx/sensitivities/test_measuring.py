@@ -208,6 +208,13 @@ def test_a_recipe_of_the_backward_pass_needs_a_loss():
         fp4nnx.sensitivity(dense(), [X], backward)
 
 
+def test_a_static_amax_is_not_there():
+    spec = dataclasses.replace(get_recipe("full").fprop[0], amax="static")
+    static = dataclasses.replace(get_recipe("forward_only"), name="static", fprop=(spec, None))
+    with pytest.raises(ValueError, match="takes its amax from the model's variables"):
+        fp4nnx.sensitivity(dense(), [X], static)
+
+
 def test_nothing_that_runs():
     class Unused(nnx.Module):
         def __init__(self):
