@@ -1,12 +1,12 @@
-"""Take a trained model out of JAX: a file for another runtime, compared with the packed model first.
+"""Take a trained model out of JAX: a file for another runtime, compared with the packed model.
 
     python -m experiments.export runs/swin_4m_2d-rht-sr_... --to onnx-portable --out swin.onnx
     python -m experiments.export model.safetensors --to onnx-standard --out swin.onnx --batch 1
     python -m experiments.export runs/swin_4m_..._calibrated --to onnx-trt --out swin.onnx
 
-Takes the best epoch of a run, or what experiments.predict --save wrote. Prints for each layer how it
-was written, the size of the file, and its largest difference from the packed model; a file that
-differs by more than --bound is not written, nor is one written over another.
+Takes the best epoch of a run, or what experiments.predict --save wrote. Prints for each layer how
+it was written, the size of the file, and its largest difference from the packed model; a file that
+differs by more than --bound is not written, and none is written over another.
 Targets: onnx-portable (onnxruntime), onnx-standard (float4 operators), onnx-trt (TensorRT; of a run
 that was trained with --calibrate). For research only, no medical device.
 """

@@ -54,9 +54,7 @@ class Subject:
         return images * scales.reshape(-1, *(1,) * len(self.image))
 
 
-def read_subject(
-    path: str | Path, *, recipe: str | None = None, static: bool = False
-) -> Subject:
+def read_subject(path: str | Path, *, recipe: str | None = None, static: bool = False) -> Subject:
     """The best epoch of a run, packed by its recipe, or a packed file.
 
     Args:

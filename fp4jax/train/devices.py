@@ -47,7 +47,7 @@ class Devices:
     mesh: Mesh
 
     @classmethod
-    def of(cls, devices: Sequence[jax.Device] | None = None) -> "Devices":
+    def of(cls, devices: Sequence[Any] | None = None) -> "Devices":
         """Those of all processes, or the given ones."""
         found = jax.devices() if devices is None else devices
         found = sorted(found, key=lambda device: (device.process_index, device.id))

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +18,6 @@ import numpy as np
 from flax import nnx
 
 from fp4jax import models
-from fp4jax.data import phantom
 from fp4jax.train import (
     Devices,
     Hosts,
@@ -79,8 +79,6 @@ def slices(folder: Path) -> tuple[RunConfig, Any]:
 def volumes(folder: Path) -> tuple[RunConfig, Any]:
     """Patches of six phantom patients, drawn by each process for itself."""
     root = folder.parent / "nifti"
-    if not root.exists():
-        phantom.write_nifti(root, patients=6, slices=20, image_size=32)
     small = {"patch_size": (24, 24, 16), "steps": 4, "val_share": 0.2, "test_share": 0.4}
     config = RunConfig(
         Volumes(**small),  # pyright: ignore
@@ -142,9 +140,9 @@ def main(kind: str, out: str, rank: str, port: str, step: str = "") -> None:
                 squares = [np.square(item) for item in devices.own(items)]
                 assert devices.together(squares) == [item**2 for item in items]
             alone(kind, Path(out), devices)
-    except hosts.LostProcessError as error:
-        print(error, file=sys.stderr)
-        hosts.leave(error.exit_code)
+    except Exception as error:
+        traceback.print_exception(error)
+        hosts.leave(getattr(error, "exit_code", 1))
 
 
 if __name__ == "__main__":

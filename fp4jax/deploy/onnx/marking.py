@@ -40,7 +40,7 @@ fp4_layer = Primitive("fp4_layer")
 @fp4_layer.def_abstract_eval
 def _result(x: Any, *, path, product, shape, dtype, examples):
     del path, product
-    return jax.core.ShapedArray((*x.shape[:examples], *shape), jnp.dtype(dtype))
+    return x.update(shape=(*x.shape[:examples], *shape), dtype=jnp.dtype(dtype), weak_type=False)
 
 
 def _batch(args, dims, *, examples, **params):
@@ -57,7 +57,7 @@ _FUNCTION: ContextVar[Callable[..., Array] | None] = ContextVar("function", defa
 
 @contextlib.contextmanager
 def in_place_of_layers(function: Callable[..., Array]) -> Iterator[None]:
-    """Marked layers call ``function(path, product, x, packed w[, amax])``, to be looked at or replaced."""
+    """Marked layers call ``function(path, product, x, packed w[, amax])`` in this block."""
     token = _FUNCTION.set(function)
     try:
         yield

@@ -39,7 +39,7 @@ def quantized(x: Array, spec: TensorSpec, amax: Number | None) -> Quantized:
         whole = whole * np.float32(spec.clip)
     if not isinstance(whole, Array):
         whole = Array(x.graph, Value.known(np.full((1, 1, 1, 1), whole, np.float32)))
-    encode = (np.float32(spec.bound) / whole).minimum(FLT_MAX)
+    encode = (float(spec.bound) / whole).minimum(FLT_MAX)
     encode = Array(x.graph, Value.known(np.float32(1))).where(encode.equal(0.0), encode)
     if spec.scaling == "four_over_six":
         return Quantized(*_four_over_six(blocks, largest, encode, whole, spec), whole)

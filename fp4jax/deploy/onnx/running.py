@@ -1,6 +1,7 @@
 """Running ONNX models: by the reference evaluator, or by onnxruntime."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,12 +21,11 @@ def reference(
     """By ``onnx.reference``, which runs every dialect, slowly."""
     from onnx.reference import ReferenceEvaluator
 
-    return ReferenceEvaluator(_with_outputs(model, outputs)).run(None, {"images": images})
+    found: Any = ReferenceEvaluator(_with_outputs(model, outputs)).run(None, {"images": images})
+    return found
 
 
-def runtime(
-    model: onnx.ModelProto, images: np.ndarray, outputs: Sequence[str]
-) -> list[np.ndarray]:
+def runtime(model: onnx.ModelProto, images: np.ndarray, outputs: Sequence[str]) -> list[np.ndarray]:
     """By onnxruntime on the CPU, which has no 4-bit floats.
 
     Raises:
@@ -39,7 +39,8 @@ def runtime(
     session = onnxruntime.InferenceSession(
         _with_outputs(model, outputs).SerializeToString(), options, ["CPUExecutionProvider"]
     )
-    return session.run(list(outputs), {"images": images})
+    found: Any = session.run(list(outputs), {"images": images})
+    return found
 
 
 def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:

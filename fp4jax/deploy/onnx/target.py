@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -93,7 +94,9 @@ def _metadata(subject: Subject, name: str, options: Options) -> dict[str, str]:
     }
 
 
-def _rows(model: nnx.Module, products: dict[str, str], in_words: dict[str, str]):
+def _rows(
+    model: nnx.Module, products: Mapping[str, str], in_words: Mapping[str, str]
+) -> Iterator[LayerRow]:
     """What was written for each layer, in the model's order."""
     for layer in layers(model):
         kernel = layer.module.kernel

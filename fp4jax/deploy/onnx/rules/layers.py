@@ -148,7 +148,7 @@ def _matrix(walker: Walker, path: str, product: Product, rows: int) -> Value:
 
 
 def _is_matrix_product(product: Convolution) -> bool:
-    """Whether each pixel is in one patch: kernels of one pixel, and those as large as the stride."""
+    """Whether each pixel is in one patch: the kernel is as large as the stride, or one pixel."""
     window = product.window
     whole = tuple(g * s for g, s in zip(window.grid, window.stride, strict=True)) == window.image
     return (
