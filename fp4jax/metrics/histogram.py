@@ -269,7 +269,7 @@ def precision_sums(
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> np.floating:
-    """As np.dot, whose last bit depends on how many threads BLAS has, and so on the machine."""
+    """As np.dot, whose last bit depends on the number of BLAS threads, and so on the machine."""
     return (a * b).sum()
 
 
