@@ -35,6 +35,8 @@ class Args:
     source: Source = dataclasses.field(default_factory=Source)
     # by name or id; default: the run's own, for a baseline run full and 2d+rht+sr
     recipes: tuple[str, ...] = ()
+    # recipes of the products inside attention; default: the run's own
+    attentions: tuple[str, ...] = ()
     # new weights, those of the best epoch
     states: tuple[Literal["init", "best"], ...] = ("init", "best")
     # batches to measure on
@@ -66,6 +68,7 @@ def command(args: Args) -> None:
         args.folder,
         data,
         args.recipes,
+        attentions=args.attentions,
         states=args.states,
         batches=args.batches,
         draws=args.draws,

@@ -63,6 +63,8 @@ class Args:
     other: Other = dataclasses.field(default_factory=Other)
     # of the run's own data too, every patient that it has not seen
     all_patients: bool = False
+    # with the static scales that the runs were calibrated to; default: their own
+    static: bool = False
     # measure how long one image takes, too
     time: bool = False
 
@@ -88,11 +90,15 @@ def _evaluated(path: Path, args: Args) -> dict[str, Any]:
     packed = path.is_file()
     own = predict.describe(path).create_task() if packed else read_trained(path).config.data
     data = args.other.task(own, path).open(args.source)
-    evaluate = predict.evaluate_file if packed else evaluate_folder
-    scores = evaluate(path, data, all_patients=args.all_patients)
+    if packed and args.static:
+        raise ValueError(f"--static: for runs; the scales of {path} are in the file.")
+    if packed:
+        scores = predict.evaluate_file(path, data, all_patients=args.all_patients)
+    else:
+        scores = evaluate_folder(path, data, all_patients=args.all_patients, static=args.static)
     record = {"file" if packed else "folder": path.name, **scores}
     if args.time:
-        network = predict.from_file(path) if packed else predict.from_run(path)
+        network = predict.from_file(path) if packed else predict.from_run(path, static=args.static)
         record["latency_ms"] = dataclasses.asdict(predict.latency(network))
     return record
 

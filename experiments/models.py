@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from fp4jax import predict
 from fp4jax.files import expanded
@@ -9,7 +10,12 @@ from fp4jax.predict import Network
 
 
 def network_of(
-    models: Sequence[Path], *, recipe: str | None = None, folds: bool = False, mirror: bool = False
+    models: Sequence[Path],
+    *,
+    recipe: str | None = None,
+    folds: bool = False,
+    mirror: bool = False,
+    static: bool = False,
 ) -> Network:
     """The network that one or more models are.
 
@@ -18,6 +24,7 @@ def network_of(
         recipe: another recipe than the runs'.
         folds: in place of the one run that is named, all of its cross-validation.
         mirror: average over mirror images, too.
+        static: with the static scales that the runs were calibrated to.
 
     Raises:
         ValueError: no model, models that do not go together, or an option without effect.
@@ -30,9 +37,12 @@ def network_of(
     files = [str(path) for path in paths if not path.is_dir()]
     if recipe is not None and files:
         raise ValueError(f"--recipe: for runs, but {', '.join(files)} is no folder.")
+    if static and files:
+        raise ValueError(f"--static: for runs; the scales of {', '.join(files)} are in the file.")
+    options: dict[str, Any] = {"recipe": recipe, "static": static}
     network = predict.together(
         [
-            predict.from_run(path, recipe=recipe) if path.is_dir() else predict.from_file(path)
+            predict.from_run(path, **options) if path.is_dir() else predict.from_file(path)
             for path in paths
         ]
     )

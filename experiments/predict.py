@@ -50,6 +50,8 @@ class Args:
     rest: Literal["bfloat16", "float32"] | None = None
     # quantize a run with another recipe than its own
     recipe: str | None = None
+    # with the static scales that the run was calibrated to (train --calibrate)
+    static: bool = False
     # measure how long one image takes
     time: bool = False
     options: SliceOptions = dataclasses.field(default_factory=SliceOptions)
@@ -143,6 +145,7 @@ def _check(args: Args) -> None:
     files = [path for path in args.models if not path.expanduser().is_dir()]
     if files:
         of_runs = {"--save": args.save, "--recipe": args.recipe, "--rest": args.rest}
+        of_runs |= {"--static": args.static}
         _refuse({**of_runs, "--folds": args.folds}, f"for runs, but {files[0]} is no folder")
     elif args.rest and not args.save:
         raise ValueError("--rest says how --save stores a model; give --save, too.")
@@ -159,12 +162,18 @@ def _refuse(options: dict, why: str) -> None:
 
 def _network(args: Args) -> Network:
     if args.save is None:
-        network = network_of(args.models, recipe=args.recipe, folds=args.folds, mirror=args.mirror)
+        network = network_of(
+            args.models,
+            recipe=args.recipe,
+            folds=args.folds,
+            mirror=args.mirror,
+            static=args.static,
+        )
         if len(args.models) == 1 and not args.models[0].expanduser().is_dir():
             print(packed.size(predict.load_packed(args.models[0])))
         return network
     (run,), rest = args.models, args.rest or "bfloat16"
-    model, about = predict.packed_run(run, recipe=args.recipe, rest_dtype=rest)
+    model, about = predict.packed_run(run, recipe=args.recipe, rest_dtype=rest, static=args.static)
     network = predict.from_module(model, about)
     if args.save.exists() and not args.options.overwrite:
         # Of a command that was interrupted and is repeated.

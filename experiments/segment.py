@@ -67,6 +67,8 @@ class Args:
     folds: bool = False
     # average over the mirror images that the training saw
     mirror: bool = False
+    # with the static scales that the runs were calibrated to (train --calibrate)
+    static: bool = False
     files: Files = dataclasses.field(default_factory=Files)
     checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
     # what is segmented
@@ -105,7 +107,15 @@ def _network(args: Args) -> Network:
             raise ValueError(
                 f"{flags} cannot be changed: for a checkpoint, {args.models[0]} has settled it."
             )
-        return network_of(args.models, recipe=args.recipe, folds=args.folds, mirror=args.mirror)
+        return network_of(
+            args.models,
+            recipe=args.recipe,
+            folds=args.folds,
+            mirror=args.mirror,
+            static=args.static,
+        )
+    if args.static:
+        raise ValueError("--static: of runs that were calibrated; a checkpoint was not.")
     if args.folds:
         raise ValueError("--folds: of the runs of a cross-validation; name one of them.")
     data = {name: model.pop(name) for name in _OF_DATA if name in model}

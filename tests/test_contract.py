@@ -85,6 +85,8 @@ AMAX = {
         ),
         {"amax": {role: 5.0 + i for i, role in enumerate(ROLES)}},
     ),
+    # Beyond it x is clamped, and has no gradient.
+    "learned": (fp4.get_recipe("forward_only+lsq"), {"amax": {"fprop.x": 5.0}}),
 }
 
 

@@ -70,7 +70,7 @@ class RunResult:
 def read_run(path: Path) -> RunResult | None:
     """The run in that folder, None if it is not finished."""
     folder = RunFolder(path)
-    if folder.config() is None or folder.summary() is None:
+    if not (folder.finished and (path / "config.json").exists()):
         return None
     run = read_trained(path)
     summary: Any = run.summary

@@ -5,6 +5,7 @@ reciprocal, and LLVM contracts ``a * b - c`` to a fused multiply-add. Both chang
 with them codes. A division of two arrays of the same shape behind a barrier stays a division.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -58,7 +59,18 @@ def round_mantissa(
 
 def divide(x: Float[Array, "*shape"], divisor: float) -> Float[Array, "*shape"]:
     """``x / divisor`` with one rounding, for a constant divisor."""
-    return x / barrier(jnp.full_like(x, divisor))
+
+    @jax.custom_batching.custom_vmap
+    def divided(x: Array) -> Array:
+        return x / barrier(jnp.full_like(x, divisor))
+
+    # Of an array with one more axis. JAX's own rule would broadcast the divisor of a single lane
+    # behind the barrier, which XLA multiplies with.
+    @divided.def_vmap
+    def _(size: int, batched: list[bool], x: Array) -> tuple[Array, bool]:
+        return divide(x, divisor), True
+
+    return divided(x)
 
 
 def scale_by_power_of_two(

@@ -7,9 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from fp4jax.core import exact, formats, implementations, reference, sharding
+from fp4jax.core import exact, formats, hooks, implementations, reference, sharding
 from fp4jax.core.blocks import Axis, normalize_axes
 from fp4jax.core.qtensor import QTensor
 from fp4jax.core.scaling import MAGNITUDE_BITS
@@ -37,7 +38,8 @@ def quantize(
             product the tensor enters; a (row, column) pair for 16x16 tiles, default the last two.
         key: a ``jax.random`` key, needed if the spec rounds stochastically.
         amax: for ``spec.amax="static"``, A: one non-negative number, such as another array's
-            ``quantize(...).amax``. With ``spec.hadamard`` that of the rotated array.
+            ``quantize(...).amax``. With ``spec.hadamard`` that of the rotated array. For "learned"
+            too; there None and 0 mean x's own.
         axis_name: of one or several mapped axes (``jax.vmap``, ``jax.shard_map``) of whose parts x
             is one: amax is the largest of all (``lax.pmax``), as that of the whole array, and
             shards that hold one key round with bits of their own. For ``spec.amax="tensor"``.
@@ -124,7 +126,8 @@ def fake_quantize(
     """Quantizes and dequantizes, in x's dtype and shape; the gradient passes straight through.
 
     Equivalent to ``quantize(x, spec, axis, key).dequantize(x.dtype)``, with
-    ``d fake_quantize(x) / dx = 1``, beyond a static amax too. Under ``shard_map`` amax is that of
+    ``d fake_quantize(x) / dx = 1``, beyond a static amax too; with ``spec.clip`` and a learned amax
+    the gradients are those of :mod:`fp4jax.core.hooks`. Under ``shard_map`` amax is that of
     each shard, of all of them with ``axis_name``, and shards that hold one key draw bits of their
     own (with ``check_vma=False``, give ``axis_name``, or fold ``jax.lax.axis_index`` into the key).
     In float16, values that are rounded up beyond 65504 (which "stochastic_unbiased"
@@ -142,8 +145,15 @@ def fake_quantize(
     """
     array, axes = _checked(x, spec, axis, key)
     fused = _choose(implementation, array, spec, axes, "fake")
-    amax = _amax(array, spec, axes, amax, axis_name)
-    return _fake_quantize(array, spec, axes, fused, _seed(array, spec, key, axis_name), amax)
+    used = _amax(array, spec, axes, amax, axis_name)
+    seeds = _seed(array, spec, key, axis_name)
+    if spec.hooked and used is not None:
+
+        def fake(x: Array, used: Array) -> Array:
+            return _fake_quantize(x, spec, axes, fused, None, used)
+
+        array, used = hooks.hooked(spec, array, amax, used, fake)
+    return _fake_quantize(array, spec, axes, fused, seeds, used)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
@@ -181,6 +191,8 @@ def operand(
     """As :func:`fp4jax.core.reference.operand`, by whom "auto" chooses: operands of recipes."""
     if apart:
         return reference.operand(x, seed, amax, spec, axes, apart)
+    if amax is None and spec.clip != 1:
+        amax = tensor_amax(x, spec, axes)
     fused = _choose("auto", x, spec, axes, "operand")
     return implementations.of(fused).operand(x, seed, amax, _one_tensor(spec), axes)
 
@@ -188,11 +200,12 @@ def operand(
 def tensor_amax(
     x: Array, spec: TensorSpec, axes: tuple[int, ...], apart: tuple[int, ...] = ()
 ) -> Float[Array, "*parts"]:
-    """As :func:`fp4jax.core.reference.tensor_amax`, by whom "auto" chooses."""
+    """As :func:`fp4jax.core.reference.tensor_amax`, by whom "auto" chooses; times ``spec.clip``."""
     if apart:
         return reference.tensor_amax(x, spec, axes, apart)
     fused = _choose("auto", x, spec, axes, "operand")
-    return implementations.of(fused).tensor_amax(x, _one_tensor(spec), axes)
+    amax = implementations.of(fused).tensor_amax(x, _one_tensor(spec), axes)
+    return amax if spec.clip == 1 else amax * np.float32(spec.clip)
 
 
 def largest_of_shards(amax: Float[Array, "*parts"], axis_name: AxisName) -> Float[Array, "*parts"]:
@@ -219,7 +232,8 @@ def static_amax(amax: Any, what: str) -> Float[Array, ""]:
 
 def _one_tensor(spec: TensorSpec) -> TensorSpec:
     """As implementations know it: with a given amax the arithmetic is the tensor's."""
-    return dataclasses.replace(spec, amax="tensor") if spec.amax == "static" else spec
+    one = spec.given or spec.clip != 1
+    return dataclasses.replace(spec, amax="tensor", clip=1.0) if one else spec
 
 
 def _choose(
@@ -240,13 +254,17 @@ def _amax(
         )
     if spec.amax == "static":
         return static_amax(amax, "the spec")
+    if spec.amax == "learned":
+        own = tensor_amax(x, spec, axes)
+        return own if amax is None else hooks.known(static_amax(amax, "the spec"), own)
     if amax is not None:
         raise ValueError(
             f"amax is given, but TensorSpec.amax is {spec.amax!r}: use TensorSpec(amax='static')."
         )
-    if axis_name is None or not spec.has_tensor_scale:
+    if (axis_name is None and spec.clip == 1) or not spec.has_tensor_scale:
         return None
-    return largest_of_shards(tensor_amax(x, spec, axes), axis_name)
+    own = tensor_amax(x, spec, axes)
+    return own if axis_name is None else largest_of_shards(own, axis_name)
 
 
 def _checked(

@@ -12,7 +12,7 @@ from fp4jax.core.number_format import Format, get_format
 Rounding = Literal["nearest", "stochastic", "stochastic_unbiased"]
 Scaling = Literal["amax", "four_over_six"]
 FourOverSixError = Literal["mse", "mae"]
-Amax = Literal["tensor", "example", "row", "static"]
+Amax = Literal["tensor", "example", "row", "static", "learned"]
 
 
 def shown(value: object) -> str:
@@ -84,13 +84,21 @@ class TensorSpec:
 
             Formats without a tensor scale (mxfp4, mxfp8, int4) have ``"tensor"``, which says
             nothing there.
+
+            ``"learned"``: a given value that is a parameter, with the gradient of
+            :func:`fp4jax.core.hooks.learned` (LSQ); the tensor's own as long as none is given or it
+            is 0. For x of fprop, without hadamard, rounded to nearest.
+        clip: A is this share of the largest magnitude, what exceeds A is clamped to it and has no
+            gradient (:func:`fp4jax.core.hooks.clipped`). Above 0, at most 1; below 1 only with
+            ``amax="tensor"``, for x of fprop, without hadamard.
         format: a :class:`Format`, or a registered one's name: "nvfp4", "mxfp4", "mxfp8", "fp8",
             "int8", "int4".
 
     Raises:
         ValueError: a value that is not allowed; ``hadamard``, or an amax for each example or row,
             with tiles; ``"four_over_six"`` with stochastic rounding, or with another format than
-            E2M1 elements with two levels of scales.
+            E2M1 elements with two levels of scales; ``clip`` or a learned amax with what they
+            exclude.
 
     Example:
         >>> TensorSpec(block=(16, 16)).stochastic
@@ -111,6 +119,7 @@ class TensorSpec:
     four_over_six_error: FourOverSixError = "mse"
     four_over_six_bound: int = 256
     amax: Amax = "tensor"
+    clip: float = 1.0
     # Any, not Format: a name, or what JSON has, becomes one.
     format: Any = "nvfp4"
 
@@ -123,6 +132,7 @@ class TensorSpec:
         _check("four_over_six_bound", self.four_over_six_bound, (256, 448))
         _check("hadamard", self.hadamard, (False, True))
         _check("amax", self.amax, get_args(Amax))
+        self._check_hooks()
         if self.amax != "tensor" and not self.has_tensor_scale:
             raise ValueError(
                 f"TensorSpec.amax is {self.amax!r}, but {self.format.name} has no tensor scale, "
@@ -150,6 +160,43 @@ class TensorSpec:
                 f"TensorSpec.rounding is {self.rounding!r} with scaling='four_over_six': choosing "
                 "the candidate with the smaller error would bias the draw; use rounding='nearest'."
             )
+
+    def _check_hooks(self) -> None:
+        if not (isinstance(self.clip, int | float) and 0 < self.clip <= 1):
+            raise ValueError(
+                f"TensorSpec.clip is {shown(self.clip)}; give a share of amax, above 0 to 1."
+            )
+        object.__setattr__(self, "clip", float(self.clip))
+        if self.clip != 1 and not self.has_tensor_scale:
+            raise ValueError(
+                f"TensorSpec.clip is {self.clip}, but {self.format.name} has no tensor scale, only "
+                "those of blocks: leave it out."
+            )
+        if self.clip != 1 and self.amax != "tensor":
+            raise ValueError(
+                f"TensorSpec.clip is {self.clip} with amax={self.amax!r}; it is a share of the "
+                "tensor's own amax: use amax='tensor', or a smaller static amax."
+            )
+        if self.hooked and self.hadamard:
+            raise ValueError(
+                "TensorSpec.hadamard with clip or a learned amax: their gradients are not those "
+                "of the rotated tensor. Use hadamard=False, or amax='static'."
+            )
+        if self.amax == "learned" and self.rounding != "nearest":
+            raise ValueError(
+                f"TensorSpec.rounding is {self.rounding!r} with amax='learned', whose gradient is "
+                "that of rounding to nearest; use rounding='nearest'."
+            )
+
+    @property
+    def hooked(self) -> bool:
+        """True if the gradient is that of a hook, :mod:`fp4jax.core.hooks`."""
+        return self.amax == "learned" or self.clip != 1
+
+    @property
+    def given(self) -> bool:
+        """True if a tensor's amax comes from outside: static or learned."""
+        return self.amax in ("static", "learned")
 
     def _set_block(self) -> None:
         n, block = self.format.block, self.block

@@ -10,13 +10,21 @@ inside the train step. A trained model is packed to 4.5 bits per weight, and sav
     report(model, x)                              what really runs in FP4
     sensitivity(model, batches, recipe)           what each layer costs; keep_list(table, budget)
     refresh_keys(model, seed, step)               in the train step
+    calibrate(model, batches)                     a static amax of x for each layer
+    running_amax(model, 0.99); update_amax(model) the same, following the training
     packed = pack(model)                          codes and scales for float kernels
     save_packed(path, packed)                     a safetensors file
     load_packed(path, template)                   the packed model again
 """
 
 from fp4jax.nnx.account import LayerReport as LayerReport, Report as Report, report as report
+from fp4jax.nnx.amax_variables import (
+    CalibratedAmax as CalibratedAmax,
+    LearnedAmax as LearnedAmax,
+    OperandAmax as OperandAmax,
+)
 from fp4jax.nnx.applying import apply_recipe as apply_recipe, remove_recipe as remove_recipe
+from fp4jax.nnx.calibrating import calibrate as calibrate
 from fp4jax.nnx.keys import RoundingKey as RoundingKey, refresh_keys as refresh_keys
 from fp4jax.nnx.operations import (
     AttentionOp as AttentionOp,
@@ -28,11 +36,21 @@ from fp4jax.nnx.operations import (
 )
 from fp4jax.nnx.packed_files import load_packed as load_packed, save_packed as save_packed
 from fp4jax.nnx.packing import pack as pack
+from fp4jax.nnx.running import (
+    follows as follows,
+    running_amax as running_amax,
+    update_amax as update_amax,
+)
 from fp4jax.nnx.sensitivities import (
     SensitivityRow as SensitivityRow,
     SensitivityTable as SensitivityTable,
     keep_list as keep_list,
     sensitivity as sensitivity,
+)
+from fp4jax.nnx.static_x import (
+    expect_static as expect_static,
+    set_static_amaxes as set_static_amaxes,
+    static_amaxes as static_amaxes,
 )
 from fp4jax.nnx.traced import Product as Product
 from fp4jax.nnx.transposed import ConvTranspose as ConvTranspose

@@ -7,8 +7,10 @@ from typing import Any
 
 import jax
 from flax import nnx
+from jax.core import Tracer
 
 from fp4jax.nnx.attention_slots import attention_slots
+from fp4jax.nnx.operations import Op
 from fp4jax.nnx.slots import layers, without_slot
 from fp4jax.nnx.traced import Product, formats_of, products_of
 
@@ -28,6 +30,7 @@ class LayerReport:
         reason: why the layer can hold no recipe, or "".
         format: of x and w in its recipe's forward pass, "nvfp4" or "mxfp8 * mxfp4"; "" for none.
         products: those of its slot and of its own ``__call__``, if example inputs were given.
+        amax: the static or learned amax of its x, if it has one; of a stack of layers the largest.
     """
 
     path: str
@@ -37,6 +40,7 @@ class LayerReport:
     used: bool | None = None
     reason: str = ""
     products: tuple[Product, ...] = ()
+    amax: float | None = None
     format: str = ""
 
     @property
@@ -51,8 +55,10 @@ class LayerReport:
 
     @property
     def remark(self) -> str:
-        """Why the precision is high, if that is not for want of a recipe."""
-        return f"{self.recipe} not used" if self.recipe and self.used is False else self.reason
+        """Why the precision is high, if that is not for want of a recipe; the amax of x."""
+        if self.recipe and self.used is False:
+            return f"{self.recipe} not used"
+        return self.reason or ("" if self.amax is None else f"amax {self.amax:.3g}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,6 +173,14 @@ def _amounts(products: Sequence[Product]) -> tuple[str, str]:
     return f"{macs:,}", f"{size:,}"
 
 
+def _amax(operation: Op) -> float | None:
+    """The amax of x that an operation holds; None for none, or shapes only."""
+    value: Any = None if operation.amax is None else operation.amax.get_value()
+    # Neither those of nnx.eval_shape nor those of a trace have a value to show.
+    known = isinstance(value, jax.Array) and not isinstance(value, Tracer)
+    return float(value.max()) if known else None
+
+
 def report(model: nnx.Module, *example_inputs: Any) -> Report:
     """Which products of a model run in FP4, by which recipe; multiply-adds, bytes, parameters.
 
@@ -219,6 +233,7 @@ def report(model: nnx.Module, *example_inputs: Any) -> Report:
             used=layer.path in used if traced else None,
             products=tuple(by_path.get(layer.path, ())),
             reason=f"own {layer.slot.name}" if own else "",
+            amax=None if layer.operation is None else _amax(layer.operation),
             format="" if recipe is None else formats_of(recipe.fprop),
         )
     for path, module in without_slot(model):

@@ -2,15 +2,20 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 
+from fp4jax.core.spec import TensorSpec
 from fp4jax.core.typing import Array
+from fp4jax.nnx.amax_variables import LearnedAmax
 from fp4jax.nnx.keys import RoundingKey, RoundingSeeds, first_key
+from fp4jax.nnx.watches import FirstAmax
 from fp4jax.ops.attention_function import dot_product_attention
 from fp4jax.ops.attention_recipe import AttentionRecipe
 from fp4jax.ops.convolution.quantized import conv_general_dilated, conv_transpose
 from fp4jax.ops.dot import dot_general
 from fp4jax.ops.einsum import einsum
+from fp4jax.ops.recipe import Recipe
 from fp4jax.ops.role_keys import CallKeys
 
 
@@ -22,13 +27,22 @@ class Op(nnx.Module):
         path: of its layer, from which its first key is made; see
             :func:`fp4jax.nnx.refresh_keys`.
         stack: leading dimensions of a stack of layers; each has its own key.
+
+    Attributes:
+        amax: the variable with the amax of x, where the recipe has ``amax="static"`` or "learned".
+        watch: a module ``(x, spec, axes, amax) -> amax to use`` that sees x of every call as it is
+            quantized, or None.
     """
 
     def __init__(self, recipe: Any, path: str, stack: tuple[int, ...] = ()):
-        self.recipe = recipe
+        self.recipe, self.stack = recipe, tuple(stack)
         key, seeds = first_key(path, stack) if recipe.stochastic else (None, None)
         self.key = None if key is None else RoundingKey(key)
         self.seeds = None if seeds is None else RoundingSeeds(seeds)
+        x = self.spec_of_x
+        learns = x is not None and x.amax == "learned"
+        self.amax: nnx.Variable | None = LearnedAmax(jnp.zeros(stack)) if learns else None
+        self.watch: nnx.Module | None = FirstAmax(stack) if learns else None
 
     @staticmethod
     def operands(arguments: tuple[Any, ...]) -> tuple[Any, Any, tuple[Any, ...]]:
@@ -46,7 +60,32 @@ class Op(nnx.Module):
         keys = None
         if self.key is not None and self.seeds is not None:
             keys = CallKeys(self.key.get_value(), self.seeds.get_value())
-        return {"recipe": self.recipe, "key": keys}
+        options = {"recipe": self.recipe, "key": keys}
+        spec = self.spec_of_x
+        return options | ({"amax": self._amax()} if spec is not None and spec.given else {})
+
+    @property
+    def spec_of_x(self) -> TensorSpec | None:
+        """How x of fprop is quantized; None in high precision, and in attention, which has no x."""
+        return self.recipe.fprop[0] if isinstance(self.recipe, Recipe) else None
+
+    def _amax(self) -> dict[str, Any]:
+        """The amax of x, or a function of x that tells it.
+
+        Raises:
+            ValueError: there is none.
+        """
+        amax = None if self.amax is None else self.amax.get_value()
+        if self.watch is not None:
+            watch: Any = self.watch
+            return {"fprop.x": lambda x, spec, axes: watch(x, spec, axes, amax)}
+        if amax is None:
+            raise ValueError(
+                f"a layer has the recipe {self.recipe.name!r} with amax='static' for x, and no "
+                "amax: calibrate the model on some batches first, fp4jax.nnx.calibrate(model, "
+                "batches)."
+            )
+        return {"fprop.x": amax}
 
 
 class DotGeneral(Op):

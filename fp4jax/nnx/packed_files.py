@@ -4,6 +4,7 @@ Every variable of the model is an array of the file, named by its dotted path, i
 is stored in. :mod:`fp4jax.packed.file_format` describes the file.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from flax import nnx
 from flax.nnx.nn.linear import canonicalize_padding
 
 from fp4jax.nnx.applying import apply_recipe
+from fp4jax.nnx.attention_slots import attention_slots
 from fp4jax.nnx.keys import Model, dotted
 from fp4jax.nnx.packed_operations import PackedOp
 from fp4jax.nnx.packing import forward_part, pack_layer
 from fp4jax.nnx.slots import Layer, layers
+from fp4jax.ops.attention_recipe import AttentionRecipe
 from fp4jax.packed.file_format import LayerRecord, PackedModel, read_model, write_model
 from fp4jax.packed.kernel import PackedKernel
 from fp4jax.packed.layout import Layout
@@ -26,6 +29,8 @@ from fp4jax.packed.stored import StoredMatrix
 from fp4jax.version import __version__
 
 _REST = "rest_dtype"
+# Attention recipes by path.
+_ATTENTION = "attention"
 
 
 def save_packed(
@@ -55,6 +60,10 @@ def save_packed(
     if abstract := [name for name, value in arrays.items() if not hasattr(value, "__array__")]:
         raise ValueError(f"{abstract[0]} is a shape without values; pack a model that has weights.")
     own = {"fp4jax": __version__, _REST: next(iter(stored), "float32")}
+    within = {slot.path: slot.operation for slot in attention_slots(model)}
+    recipes = {path: op.recipe.to_json() for path, op in within.items() if op is not None}
+    if recipes:
+        own[_ATTENTION] = json.dumps(recipes)
     values = {name: np.asarray(value) for name, value in arrays.items()}
     return write_model(path, PackedModel(values, records, {**(metadata or {}), **own}))
 
@@ -105,8 +114,8 @@ def _record(layer: Layer) -> LayerRecord:
     module, operation = layer.module, layer.operation
     assert operation is not None
     recipe, kernel, stored = forward_part(operation.recipe), module.kernel, None
-    layout = Layout.of(module, layer.slot.name)
     if isinstance(kernel, PackedKernel):
+        layout = Layout.of(module, layer.slot.name)
         spec = recipe.fprop[1]
         assert spec is not None
         stored = StoredMatrix.of(layout, kernel, spec)
@@ -122,6 +131,8 @@ def _call(layer: Layer) -> dict[str, Any]:
     module = layer.module
     if layer.kind is nnx.Linear:
         return {}
+    if layer.kind is nnx.Einsum:
+        return {"einsum_str": module.einsum_str}
     if layer.kind is nnx.LinearGeneral:
         return {"axis": [*module.axis], "batch_axis": [*module.batch_axis]}
     space = len(module.kernel_size)
@@ -153,6 +164,11 @@ def _prepared(path: Path, template: Model, contents: PackedModel) -> Model:
             if name not in found:
                 raise ValueError(f"{path} has a layer {name!r}, which the model lacks.")
             pack_layer(found[name], record.recipe)
+        slots = {slot.path: slot for slot in attention_slots(model)}
+        for name, recipe in json.loads(contents.metadata.get(_ATTENTION, "{}")).items():
+            if name not in slots:
+                raise ValueError(f"{path} has quantized {name!r}, which the model lacks.")
+            slots[name].inject(AttentionRecipe.from_json(recipe))
         narrow(model, jnp.dtype(contents.metadata.get(_REST, "float32")))
     model.eval()
     return model

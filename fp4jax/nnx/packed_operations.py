@@ -3,8 +3,10 @@
 from typing import Any
 
 import numpy as np
+from flax import nnx
 
 from fp4jax.core.typing import Array
+from fp4jax.nnx.amax_variables import CalibratedAmax
 from fp4jax.nnx.operations import Op
 from fp4jax.ops.recipe import Recipe
 from fp4jax.packed.convolution import Convolution, TransposedConvolution
@@ -13,10 +15,21 @@ from fp4jax.packed.kernel import Weight
 
 
 class PackedOp(Op):
-    """An operation with a static recipe of which only the forward pass is left."""
+    """An operation with a static recipe of which only the forward pass is left.
 
-    def __init__(self, recipe: Recipe):
+    Args:
+        recipe: without a backward pass.
+        amax: of x, (*stack), where the recipe has ``amax="static"`` for it.
+    """
+
+    def __init__(self, recipe: Recipe, amax: Array | None = None):
         super().__init__(recipe, path="")
+        self.amax = nnx.data(None if amax is None else CalibratedAmax(amax))
+
+    @property
+    def x_amax(self) -> Array | None:
+        """The static amax of x, if there is one."""
+        return None if self.amax is None else self.amax.get_value()
 
     def plan(self, weight: Any, precision: Any, preferred: Any, out_sharding: Any) -> dict:
         """What every packed product takes; ValueError for what packed layers lack."""
@@ -50,7 +63,7 @@ class PackedDotGeneral(PackedOp):
         out_sharding: Any = None,
     ) -> Array:
         options = self.plan(rhs, precision, preferred_element_type, out_sharding)
-        return Dot.of(lhs, rhs, dimension_numbers, **options)(lhs, rhs.values)
+        return Dot.of(lhs, rhs, dimension_numbers, **options)(lhs, rhs.values, self.x_amax)
 
 
 class PackedConv(PackedOp):
@@ -70,7 +83,7 @@ class PackedConv(PackedOp):
     ) -> Array:
         options = self.plan(rhs, precision, preferred_element_type, out_sharding)
         arguments |= {"window_strides": window_strides, "padding": padding}
-        return Convolution.of(lhs, rhs, arguments, **options)(lhs, rhs.values)
+        return Convolution.of(lhs, rhs, arguments, **options)(lhs, rhs.values, self.x_amax)
 
 
 class PackedConvTranspose(PackedOp):
@@ -91,4 +104,6 @@ class PackedConvTranspose(PackedOp):
     ) -> Array:
         options = self.plan(rhs, precision, preferred_element_type, None)
         arguments |= {"strides": strides, "padding": padding}
-        return TransposedConvolution.of(lhs, rhs, arguments, **options)(lhs, rhs.values)
+        return TransposedConvolution.of(lhs, rhs, arguments, **options)(
+            lhs, rhs.values, self.x_amax
+        )

@@ -1,13 +1,18 @@
 """pack(model): quantized layers hold codes and scales instead of float kernels."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from fp4jax.core.number_format import NVFP4
-from fp4jax.core.typing import DTypeLike
+from fp4jax.core.typing import Array, DTypeLike
+from fp4jax.nnx.amax_variables import CalibratedAmax
 from fp4jax.nnx.announce import announce
+from fp4jax.nnx.attention_slots import attention_slots
 from fp4jax.nnx.keys import Model
 from fp4jax.nnx.operations import ConvGeneralDilated, ConvTransposeOp, DotGeneral, Op
 from fp4jax.nnx.packed_operations import (
@@ -17,6 +22,7 @@ from fp4jax.nnx.packed_operations import (
     PackedOp,
 )
 from fp4jax.nnx.slots import Layer, layers
+from fp4jax.ops.attention_recipe import AttentionRecipe
 from fp4jax.ops.recipe import Recipe
 from fp4jax.packed.kernel import PackedKernel, Promote
 from fp4jax.packed.layout import Layout
@@ -35,8 +41,10 @@ def pack(model: Model, *, rest_dtype: DTypeLike | None = None, verbose: bool = F
     """A trained model for inference, whose quantized layers really take 4.5 bits per weight.
 
     Layers whose recipe quantizes the weights of the forward pass hold their codes and block scales
-    in place of the float kernel; x is quantized as the recipe's ``fprop`` says, or not. All other
-    layers, and what is not a layer, stay as they are. A layer returns what it returned in
+    in place of the float kernel; x is quantized as the recipe's ``fprop`` says, or not, with the
+    static amax that it has (of :func:`fp4jax.nnx.calibrate`, or as it was trained). All other
+    layers, and what is not a layer, stay as they are; ``nnx.Einsum`` quantizes its float kernel in
+    every call, and attention q, k, v and P. A layer returns what it returned in
     evaluation mode, up to the order of float32 sums. (A last bit may, rarely, round an activation
     of a later layer to the next code.)
 
@@ -53,8 +61,8 @@ def pack(model: Model, *, rest_dtype: DTypeLike | None = None, verbose: bool = F
         weights are no ``nnx.Param``, and a gradient with respect to them is a ValueError.
 
     Raises:
-        ValueError: nothing to pack, a packed model, or a recipe whose forward pass rounds
-            stochastically or has an amax other than "tensor".
+        ValueError: nothing to pack, a packed model, a recipe whose forward pass rounds
+            stochastically, or one whose amax is neither "tensor" nor, of x, static and known.
 
     Example:
         >>> import jax.numpy as jnp
@@ -70,6 +78,9 @@ def pack(model: Model, *, rest_dtype: DTypeLike | None = None, verbose: bool = F
     model = nnx.clone(model)
     for layer, recipe in quantized_layers(model):
         pack_layer(layer, recipe)
+    for slot in attention_slots(model):
+        if slot.operation is not None:
+            slot.inject(forward_attention(slot.operation.recipe))
     if rest_dtype is not None:
         narrow(model, rest_dtype)
     model.eval()
@@ -85,14 +96,25 @@ def quantized_layers(model: nnx.Module) -> Iterator[tuple[Layer, Recipe]]:
 
 
 def forward_part(recipe: Recipe) -> Recipe:
-    """The recipe without its backward pass."""
-    return Recipe(name=recipe.name, fprop=recipe.fprop)
+    """The recipe without its backward pass, in which a learned amax is a static one."""
+    x, w = recipe.fprop
+    if x is not None and x.amax == "learned":
+        x = dataclasses.replace(x, amax="static")
+    return Recipe(name=recipe.name, fprop=(x, w))
+
+
+def forward_attention(recipe: AttentionRecipe) -> AttentionRecipe:
+    """An attention recipe without its backward pass."""
+    return AttentionRecipe(name=recipe.name, qk=forward_part(recipe.qk), pv=forward_part(recipe.pv))
 
 
 def pack_layer(layer: Layer, recipe: Recipe) -> None:
     """Packs one layer, in place; one whose weights are not quantized only loses its key."""
-    if recipe.fprop[1] is None:
-        layer.inject(layer.slot.op(recipe, path=""))
+    amax = _static_amax(layer, recipe)
+    if recipe.fprop[1] is None or layer.slot.op not in PACKED:
+        operation = layer.slot.op(recipe, path="")
+        operation.amax = nnx.data(None if amax is None else CalibratedAmax(amax))
+        layer.inject(operation)
         return
     module = layer.module
     layout, kernel = Layout.of(module, layer.slot.name), module.kernel.get_raw_value()
@@ -105,7 +127,17 @@ def pack_layer(layer: Layer, recipe: Recipe) -> None:
     if mask is not None:
         # Its zeros are among the codes.
         module.mask = None
-    layer.inject(PACKED[layer.slot.op](recipe))
+    layer.inject(PACKED[layer.slot.op](recipe, amax))
+
+
+def _static_amax(layer: Layer, recipe: Recipe) -> Array | None:
+    """The amax of a layer's x; of a template, whose layer has none, a place for it."""
+    x = recipe.fprop[0]
+    if x is None or x.amax != "static":
+        return None
+    held = None if layer.operation is None else layer.operation.amax
+    # A sign that a step of the optimizer may have left does not count.
+    return jnp.zeros(layer.stack) if held is None else jnp.abs(held.get_value())
 
 
 def _check(model: Any) -> None:
@@ -116,29 +148,54 @@ def _check(model: Any) -> None:
             f"{type(model).__name__} is packed already; pack the model that was trained."
         )
     found = list(quantized_layers(model))
-    for layer, recipe in found:
+    held: list[tuple[str, Recipe, Layer | None]] = [
+        (f"layer {layer.path!r}", recipe, layer) for layer, recipe in found
+    ]
+    for slot in attention_slots(model):
+        if slot.operation is not None:
+            own = forward_attention(slot.operation.recipe)
+            held += [(repr(slot.path), product, None) for product in (own.qk, own.pv)]
+    for what, recipe, _ in held:
         if recipe.stochastic:
             raise ValueError(
-                f"layer {layer.path!r} has the recipe {recipe.name!r}, whose forward pass rounds "
+                f"{what} has the recipe {recipe.name!r}, whose forward pass rounds "
                 "stochastically: a packed model has no random keys. Apply a recipe with "
                 "rounding='nearest' in fprop first, for example dataclasses.replace(recipe, fprop="
                 "get_recipe('full').fprop)."
             )
-    for layer, recipe in found:
-        for spec in recipe.fprop:
+    for what, recipe, layer in held:
+        for i, spec in enumerate(recipe.fprop):
             if spec is not None and spec.format != NVFP4:
                 raise ValueError(
-                    f"layer {layer.path!r} has the recipe {recipe.name!r} in "
+                    f"{what} has the recipe {recipe.name!r} in "
                     f"{spec.format.name}; packed layers and files are nvfp4's: apply a recipe "
                     "whose fprop is in nvfp4, fp4jax.with_format(recipe, 'nvfp4')."
                 )
-            if spec is not None and spec.amax != "tensor":
+            if layer is not None and i == 0 and spec is not None and spec.amax == "static":
+                _check_amax(layer)
+            elif spec is not None and spec.amax != "tensor":
                 raise ValueError(
-                    f"layer {layer.path!r} has the recipe {recipe.name!r} with amax={spec.amax!r}; "
+                    f"{what} has the recipe {recipe.name!r} with amax={spec.amax!r}; "
                     "packed layers have one tensor scale, that of the operand: apply a recipe "
                     "whose fprop has amax='tensor' first."
                 )
-    if not any(recipe.fprop[1] is not None for _, recipe in found):
+    _check_weights(model, found)
+
+
+def _check_amax(layer: Layer) -> None:
+    """ValueError if the amax of a layer's x is not known."""
+    held = None if layer.operation is None else layer.operation.amax
+    value = None if held is None else held.get_value()
+    shapes = isinstance(value, jax.ShapeDtypeStruct)
+    if value is None or not (shapes or bool((value != 0).all())):
+        raise ValueError(
+            f"layer {layer.path!r} has amax='static' for x, and no amax: calibrate the model on "
+            "some batches first, fp4jax.nnx.calibrate(model, batches)."
+        )
+
+
+def _check_weights(model: nnx.Module, found: list[tuple[Layer, Recipe]]) -> None:
+    if not any(r.fprop[1] is not None and layer.slot.op in PACKED for layer, r in found):
         raise ValueError(
             f"no layer of {type(model).__name__} has quantized weights in its forward pass; "
             "apply a recipe first: fp4jax.nnx.apply_recipe(model, '2d+rht+sr')."

@@ -3,12 +3,12 @@
 import math
 from typing import Any
 
-import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn.linear import canonicalize_padding
 from jax import lax
 
 from fp4jax.core.typing import Array
+from fp4jax.ops.convolution.circular import wrapped
 
 
 class ConvTranspose(nnx.ConvTranspose):
@@ -49,19 +49,7 @@ class ConvTranspose(nnx.ConvTranspose):
             preferred_element_type=self.preferred_element_type,
         )
         if circular:
-            for axis, stride in enumerate(strides, start=1):
-                y = _wrap(y, axis, x.shape[axis] * stride, self.transpose_kernel)
+            y = wrapped(y, x.shape, strides, self.transpose_kernel)
         if bias is not None:
             y = y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
         return y.reshape(*batch, *y.shape[1:])
-
-
-def _wrap(y: Array, axis: int, period: int, odd_on_the_right: bool) -> Array:
-    """Adds up what lies a whole number of periods apart, centred as Flax centres it."""
-    missing = -(y.shape[axis] - period) % (2 * period)
-    low = missing // 2 if odd_on_the_right else -(-missing // 2)
-    config = [(0, 0, 0)] * y.ndim
-    config[axis] = (low, missing - low, 0)
-    padded = lax.pad(y, jnp.zeros((), y.dtype), config)
-    shape = padded.shape
-    return padded.reshape(*shape[:axis], -1, period, *shape[axis + 1 :]).sum(axis)

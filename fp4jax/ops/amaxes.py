@@ -46,8 +46,8 @@ class Amaxes:
         axes: tuple[int, ...],
     ) -> Float[Array, ""] | None:
         """That of an operand; None where it is the array's own."""
-        if spec.amax == "static":
-            return self.given[role]
+        if spec.given:
+            return self.given.get(role)
         if spec.amax != "tensor" or self.axis_name is None or not spec.has_tensor_scale:
             return None
         return self.of_shards(quantizer.tensor_amax(x, spec, axes), spec)
@@ -64,6 +64,8 @@ def amaxes(
 ) -> Amaxes | None:
     """What a call of ``name`` was given; None where every operand has an amax of its own.
 
+    Those of fprop.x may be functions of the operand, which :func:`fp4jax.ops.hooks.settled` calls.
+
     Raises:
         ValueError: roles of the recipe with ``amax="static"`` that have none, others that have
             one, or values that are not scalars; switches of other roles, or that are not scalars.
@@ -78,11 +80,12 @@ def amaxes(
         ...
         ValueError: recipe 'static' needs amax of fprop.w: pass dot_general(amax={"fprop.w": ...}).
     """
-    static = [
-        role
+    specs = {
+        role: spec
         for role, spec in zip(ROLES, recipe.operands, strict=True)
-        if spec is not None and spec.amax == "static"
-    ]
+        if spec is not None and spec.given
+    }
+    static = [role for role, spec in specs.items() if spec.amax == "static"]
     given = {} if amax is None else amax
     if not isinstance(given, Mapping):
         raise ValueError(
@@ -94,15 +97,19 @@ def amaxes(
             f"recipe {recipe.name!r} needs amax of {', '.join(missing)}: pass "
             f"{name}(amax={{{example}}})."
         )
-    if unused := [role for role in given if role not in static]:
+    if unused := [role for role in given if role not in specs]:
         raise ValueError(
             f"amax is given for {', '.join(map(str, unused))}, which recipe {recipe.name!r} does "
             "not quantize with TensorSpec(amax='static')."
         )
-    if not static and axis_name is None and switches is None:
+    if not specs and axis_name is None and switches is None:
         return None
-    values = {role: quantizer.static_amax(given[role], role) for role in static}
+    values = {r: _value(given[r], r) for r in specs if given.get(r) is not None}
     return Amaxes(values, axis_name, _switches(switches))
+
+
+def _value(amax: Any, role: str) -> Any:
+    return amax if callable(amax) else quantizer.static_amax(amax, role)
 
 
 def has_switches(amaxes: Amaxes | None) -> bool:

@@ -21,6 +21,7 @@ from fp4jax.core.typing import Array, ArrayLike, DTypeLike, Shaped
 from fp4jax.ops import gemm
 from fp4jax.ops.amaxes import Amaxes, amaxes, has_switches
 from fp4jax.ops.gemm import BlockAxes, Operand
+from fp4jax.ops.hooks import settled
 from fp4jax.ops.recipe import Recipe, get_recipe
 from fp4jax.ops.role_keys import RoleKeys, role_keys
 
@@ -65,7 +66,9 @@ def dot_general(
             layer. The six operands draw independent bits from it.
         amax: one number for each operand whose spec has ``amax="static"``, by its role ("fprop.x",
             "fprop.w", "dgrad.g", "dgrad.w", "wgrad.x", "wgrad.g"); of the rotated operand, if it
-            is one. Its gradient is None.
+            is one. It has no gradient, unless it is learned (``amax="learned"``, which takes the
+            tensor's own where none is given). That of "fprop.x" may be a function
+            ``(x, spec, axes) -> number`` of the operand as it is quantized.
         switches: bools by role, arrays too: an operand whose switch is off enters in high
             precision, in the same compiled program; an operand without one is quantized.
         axis_name: of one or several mapped axes (``jax.vmap``, ``jax.shard_map``): operands with
@@ -117,6 +120,7 @@ def dot_general(
     lhs, rhs = sharding.varying_together(lhs, rhs, *jax.tree.leaves(keys))
     out = jax.eval_shape(product, lhs, rhs)
     plan = DotPlan.make(lhs.shape, rhs.shape, dimension_numbers, recipe, precision, out)
+    lhs, given = settled(plan, lhs, given)
     return _jitted(plan, lhs, rhs, keys, given)
 
 
@@ -224,6 +228,14 @@ class DotPlan:
         """Of g in dgrad."""
         return G_DGRAD._replace(examples=self.g_examples)
 
+    def fprop_x(self, lhs: Array) -> tuple[Array, BlockAxes]:
+        """x of fprop as it is quantized."""
+        return self.x(lhs), self.x_fprop
+
+    def lhs(self, x: Array) -> Array:
+        """Undoes :meth:`x`."""
+        return _unflatten(x, self.lhs_shape, self.lhs_order)
+
     def place(self, lhs_axis: int, rhs_axis: int):
         """Where the scales of both operands of :meth:`product` belong in its result."""
         b = len(self.batch)
@@ -285,7 +297,7 @@ def _backward(plan: DotPlan, saved, g):
         g, w = (plan.g(g), plan.g_dgrad), (w, W_DGRAD)
         g, w = gemm.pair(recipe, "dgrad", g, w, keys, amaxes)
         dx = plan.contract(g, w, 1, 1, lhs.dtype)
-        return _unflatten(dx, plan.lhs_shape, plan.lhs_order)
+        return plan.lhs(dx)
 
     @jax.named_scope(plan.recipe.scope("wgrad"))
     def wgrad(g, lhs, keys, amaxes):

@@ -105,9 +105,13 @@ def switched(
     if spec.hadamard:
         x = hadamard.random_hadamard(x, _spec_axes(spec, axes, x.ndim)[0])
     values, scale = quantized
-    return Switched(
-        jnp.where(on, values, x.astype(values.dtype)), jnp.where(on, scale, jnp.ones_like(scale))
-    )
+    scale = None if scale is None else jnp.where(on, scale, jnp.ones_like(scale))
+    return Switched(jnp.where(on, values, x.astype(values.dtype)), scale)
+
+
+def amax_of(x: Array, spec: TensorSpec, axes: BlockAxes) -> Float[Array, ""]:
+    """The tensor amax that an operand has of its own."""
+    return quantizer.tensor_amax(x, spec, _spec_axes(spec, axes, x.ndim))
 
 
 def apart_of(spec: TensorSpec, axes: BlockAxes, ndim: int) -> tuple[int, ...]:
@@ -296,6 +300,8 @@ def contract(
         # A float32 cotangent may meet bfloat16 operands; convolutions want one dtype.
         same = a.values.dtype == b.values.dtype
         dtype = a.values.dtype if same else jnp.dtype(jnp.float32)
+        # Operands of formats with float32 block scales are wider than the result may be.
+        same = same and dtype.itemsize <= jnp.dtype(out_dtype).itemsize
         y = product(
             a.values.astype(dtype),
             b.values.astype(dtype),

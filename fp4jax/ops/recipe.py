@@ -88,6 +88,11 @@ class Recipe:
                 raise ValueError(
                     f"{role} has amax='example', but {why}: use 'tensor', 'row' or 'static'."
                 )
+            if spec is not None and spec.hooked and role != "fprop.x":
+                raise ValueError(
+                    f"{role} has a clip or a learned amax, whose gradient is made from that of x: "
+                    "they are for fprop.x. Use amax='tensor' or 'static', and clip=1."
+                )
         if self.residuals not in get_args(Residuals):
             raise ValueError(
                 f"Recipe.residuals is {self.residuals!r}; allowed: 'original', 'quantized'."
@@ -151,7 +156,7 @@ class Recipe:
             >>> get_recipe("forward_only").to_json()["fprop"][0]["rounding"]
             'nearest'
         """
-        products = {name: list(map(_spec_record, getattr(self, name))) for name in _PRODUCTS}
+        products = {name: list(map(spec_record, getattr(self, name))) for name in _PRODUCTS}
         return {"name": self.name, **products, "residuals": self.residuals}
 
     @classmethod
@@ -177,16 +182,16 @@ class Recipe:
         return cls(**values)
 
 
-def _spec_record(spec: TensorSpec | None) -> dict[str, Any] | None:
+def spec_record(spec: TensorSpec | None) -> dict[str, Any] | None:
+    """A spec as JSON holds it."""
     if spec is None:
         return None
     block = None if spec.block is None else list(spec.block)
     record = {**dataclasses.asdict(spec), "block": block, "format": format_record(spec.format)}
-    # Not in the records of earlier versions, whose runs keep their ids.
-    if spec.amax == "tensor":
-        del record["amax"]
-    if spec.format == NVFP4:
-        del record["format"]
+    for name in ("amax", "clip", "format"):
+        if getattr(spec, name) == getattr(_R, name):
+            # Not in the records of earlier versions, whose runs keep their ids.
+            del record[name]
     return record
 
 
@@ -212,6 +217,8 @@ _SR_UNBIASED = TensorSpec(rounding="stochastic_unbiased")
 _RHT = TensorSpec(hadamard=True)
 _RHT_SR = TensorSpec(hadamard=True, rounding="stochastic")
 _RHT_SR_UNBIASED = TensorSpec(hadamard=True, rounding="stochastic_unbiased")
+_LEARNED = TensorSpec(amax="learned")
+_CLIP = TensorSpec(clip=0.9)
 _4O6 = TensorSpec(scaling="four_over_six")
 _4O6_TILE = TensorSpec(scaling="four_over_six", block=(16, 16))
 
@@ -256,6 +263,11 @@ _FURTHER = (
         dgrad=(_SR_UNBIASED, _TILE),
         wgrad=(_RHT, _RHT_SR_UNBIASED),
     ),
+    # Recipe 2 with an amax of x that is a parameter of the layer, learned by LSQ's gradient (arXiv
+    # 1902.08153).
+    Recipe(name="forward_only+lsq", fprop=(_LEARNED, _R)),
+    # Recipe 2 with x clipped at 0.9 of its largest magnitude.
+    Recipe(name="forward_only+clip", fprop=(_CLIP, _R)),
 )
 
 _RECIPES: Registry[Recipe] = Registry("recipe")

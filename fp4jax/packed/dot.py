@@ -54,8 +54,8 @@ class Dot(Product):
     def prepare(self, x: Array) -> Array:
         return x.transpose(self.order).reshape(*self.batch, *self.rows_and_k)
 
-    def quantize(self, x: Array) -> Operand | QTensor:
-        return quantized_rows(x, self.spec)
+    def quantize(self, x: Array, amax: Array | None) -> Operand | QTensor:
+        return quantized_rows(x, self.spec, amax)
 
     def multiply(self, x: Any, w: QTensor, *, plain: bool = False) -> Array:
         if plain:

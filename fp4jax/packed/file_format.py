@@ -6,6 +6,8 @@ the dot), with the axes that its record names,
     L.kernel.codes         uint8  (*stack, *leading, rows, columns / 2)
     L.kernel.block_scales  E4M3   (*stack, *leading, rows, columns / 16); for 16x16 tiles rows / 16
     L.kernel.amax          float32 (*stack)
+    L.SLOT.amax            float32 (*stack), the static amax of x if the recipe has one; SLOT is
+                           dot_general, conv_general_dilated or conv_transpose
 
 Two codes to a byte, the even column in the low bits. A code is a sign (8) and a magnitude: 0, 0.5,
 1, 1.5, 2, 3, 4, 6. value = code x block scale x amax / bound, in float32 ((scale x amax) x
@@ -46,7 +48,7 @@ from typing import Any
 import numpy as np
 
 from fp4jax.core.spec import TensorSpec
-from fp4jax.ops.recipe import Recipe
+from fp4jax.ops.recipe import Recipe, spec_record
 from fp4jax.packed import tensors
 from fp4jax.packed.stored import StoredMatrix
 
@@ -121,7 +123,7 @@ def read_model(path: str | Path) -> PackedModel:
 
     Example:
         >>> import tempfile
-        >>> from fp4jax.ops.recipe import Recipe
+        >>> from fp4jax.ops.recipe import Recipe, spec_record
         >>> model = PackedModel({"bias": np.ones(3)}, {"": LayerRecord(Recipe(name="none"))})
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     same = read_model(write_model(f"{folder}/m.safetensors", model))
@@ -172,8 +174,7 @@ def _record(recipes: list[Recipe], layer: dict[str, Any]) -> LayerRecord:
 
 
 def _recipe_to_json(recipe: Recipe) -> dict[str, Any]:
-    specs = [None if spec is None else dataclasses.asdict(spec) for spec in recipe.fprop]
-    return {"name": recipe.name, "fprop": specs}
+    return {"name": recipe.name, "fprop": [spec_record(spec) for spec in recipe.fprop]}
 
 
 def _recipe_from_json(record: dict[str, Any]) -> Recipe:

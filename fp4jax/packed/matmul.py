@@ -38,12 +38,16 @@ def kernel_operand(w: QTensor) -> Operand:
     return Operand(rows(w), w.tensor_scale)
 
 
-def quantized(x: Array, spec: TensorSpec | None, axes: BlockAxes = X_AXES) -> Operand:
+def quantized(
+    x: Array, spec: TensorSpec | None, axes: BlockAxes = X_AXES, amax: Array | None = None
+) -> Operand:
     """x as the forward pass quantizes it, or as it is."""
-    return gemm.operand(x, spec, axes, None)
+    return gemm.operand(x, spec, axes, None, amax)
 
 
-def quantized_rows(x: Shaped[Array, "*batch m k"], spec: TensorSpec | None) -> Operand | QTensor:
+def quantized_rows(
+    x: Shaped[Array, "*batch m k"], spec: TensorSpec | None, amax: Array | None = None
+) -> Operand | QTensor:
     """x as a left operand of :func:`matmul`: packed where FP4 units multiply it, else its values.
 
     Elsewhere packing would only be undone again.
@@ -51,8 +55,8 @@ def quantized_rows(x: Shaped[Array, "*batch m k"], spec: TensorSpec | None) -> O
     capability = backend.compute_capability()
     has_fp4 = capability is not None and capability >= (10, 0)
     if has_fp4 and spec is not None and spec.block[0] == 1 and x.ndim == 2:
-        return quantize(x, spec, axis=-1)
-    return quantized(x, spec)
+        return quantize(x, spec, axis=-1, amax=amax)
+    return quantized(x, spec, amax=amax)
 
 
 def matmul(x: Operand | QTensor, w: QTensor, out_dtype: DTypeLike) -> Shaped[Array, "*batch m n"]:

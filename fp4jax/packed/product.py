@@ -36,33 +36,39 @@ class Product:
     def prepare(self, x: Array) -> Array:
         raise NotImplementedError
 
-    def quantize(self, x: Array) -> Any:
-        """What :meth:`multiply` takes."""
-        return quantized(x, self.spec, self.axes)
+    def quantize(self, x: Array, amax: Array | None) -> Any:
+        """What :meth:`multiply` takes; with a static amax that of x."""
+        return quantized(x, self.spec, self.axes, amax)
 
     def multiply(self, x: Any, w: QTensor, *, plain: bool = False) -> Array:
         raise NotImplementedError
 
-    def __call__(self, x: Array, w: QTensor) -> Array:
-        """The product; its gradient with respect to x passes straight through the rounding."""
-        return _jitted(self, x, w)
+    def __call__(self, x: Array, w: QTensor, amax: Array | None = None) -> Array:
+        """The product; its gradient with respect to x passes straight through the rounding.
+
+        Args:
+            x: the activations.
+            w: the packed kernel.
+            amax: of x, for a spec with a static one.
+        """
+        return _jitted(self, x, w, amax)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _product(plan: Product, x: Array, w: QTensor) -> Array:
+def _product(plan: Product, x: Array, w: QTensor, amax: Array | None) -> Array:
     with jax.named_scope("fp4_packed"):
-        return plan.multiply(plan.quantize(plan.prepare(x)), _opaque(w))
+        return plan.multiply(plan.quantize(plan.prepare(x), amax), _opaque(w))
 
 
-def _jvp(plan: Product, primals: tuple[Array, QTensor], tangents: tuple[Any, QTensor]):
-    (x, w), (dx, dw) = primals, tangents
+def _jvp(plan: Product, primals: tuple[Array, QTensor, Any], tangents: tuple[Any, QTensor, Any]):
+    (x, w, amax), (dx, dw, _) = primals, tangents
     if not all(isinstance(t, SymbolicZero) for t in (dw.block_scales, dw.amax)):
         raise ValueError(
             "packed weights cannot be trained, but a gradient with respect to them was asked for. "
             "Train the model that fp4jax.nnx.pack was given, then pack it again; differentiate a "
             "packed model with respect to its inputs or its nnx.Param variables only."
         )
-    y = _product(plan, x, w)
+    y = _product(plan, x, w, amax)
     if isinstance(dx, SymbolicZero):
         return y, jnp.zeros_like(y)
     dx = plan.prepare(dx).astype(jnp.float32)

@@ -127,6 +127,8 @@ def about_run(run: Trained, config: RunConfig | None = None) -> About:
         threshold=run.threshold,
         run=run.folder.path.resolve().name,
     )
+    if run.static:
+        about = dataclasses.replace(about, recipe=f"{about.recipe}+static")
     if run.split is None:
         return about
     return dataclasses.replace(

@@ -127,17 +127,18 @@ def from_module(module: nnx.Module, about: About) -> Network:
     return Network(about, task, (functools.partial(Alone(forward).each, state),), state, config)
 
 
-def from_run(path: str | Path, *, recipe: str | None = None) -> Network:
+def from_run(path: str | Path, *, recipe: str | None = None, static: bool = False) -> Network:
     """The best epoch of a run, or the best so far of one that is not finished, which is said.
 
     Args:
         path: the run's folder.
         recipe: another recipe than the run's: quantization after training, or none (baseline).
+        static: with the static scales that the run was calibrated to, and their threshold.
 
     Raises:
-        ValueError: no run, or no parameters yet.
+        ValueError: no run, no parameters yet, or static scales of a run without.
     """
-    run = read_trained(Path(path).expanduser())
+    run = read_trained(Path(path).expanduser(), static=static)
     model = run.model(recipe)
     return from_model(model, about_run(run, model.config))
 

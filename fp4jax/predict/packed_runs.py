@@ -1,7 +1,6 @@
 """The best epoch of a run as a packed model."""
 
 from pathlib import Path
-from typing import Any
 
 from flax import nnx
 
@@ -9,11 +8,14 @@ from fp4jax import nnx as fp4nnx
 from fp4jax.core.typing import DTypeLike
 from fp4jax.predict.about import About, about_run
 from fp4jax.train import read_trained
-from fp4jax.train.program import build
 
 
 def packed_run(
-    path: str | Path, *, recipe: str | None = None, rest_dtype: DTypeLike | None = None
+    path: str | Path,
+    *,
+    recipe: str | None = None,
+    rest_dtype: DTypeLike | None = None,
+    static: bool = False,
 ) -> tuple[nnx.Module, About]:
     """The model of a run's best epoch, packed, and what it is; of slices or of volumes.
 
@@ -21,11 +23,12 @@ def packed_run(
         path: the run's folder; of an unfinished run the best epoch so far is taken, which is said.
         recipe: another recipe than the run's: post-training quantization of a baseline run.
         rest_dtype: of the parameters that are not quantized, see :func:`fp4jax.nnx.pack`.
+        static: with the static scales that the run was calibrated to.
 
     Raises:
         ValueError: no run, no parameters, or a recipe that quantizes no weights.
     """
-    model, about = run_model(path, recipe=recipe)
+    model, about = run_model(path, recipe=recipe, static=static)
     try:
         return fp4nnx.pack(model, rest_dtype=rest_dtype, verbose=False), about
     except ValueError as error:
@@ -34,15 +37,10 @@ def packed_run(
         ) from error
 
 
-def run_model(path: str | Path, *, recipe: str | None = None) -> tuple[nnx.Module, About]:
+def run_model(
+    path: str | Path, *, recipe: str | None = None, static: bool = False
+) -> tuple[nnx.Module, About]:
     """The model of a run's best epoch with its recipe, in evaluation mode, and what it is."""
-    run = read_trained(Path(path).expanduser())
+    run = read_trained(Path(path).expanduser(), static=static)
     trained = run.model(recipe)
-    config, sizes = trained.config, (len(run.channels), len(run.regions))
-    abstract = nnx.eval_shape(lambda: build(config, *sizes, 0))
-    graph, _, _, rest = nnx.split(abstract, nnx.Param, nnx.BatchStat, ...)
-    model: Any = nnx.merge(graph, trained.params, trained.stats, rest)
-    # Stochastic operations want some key, though the forward pass rounds to nearest.
-    fp4nnx.refresh_keys(model, 0, 0)
-    model.eval()
-    return model, about_run(run, config)
+    return trained.network(), about_run(run, trained.config)

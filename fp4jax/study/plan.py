@@ -5,7 +5,9 @@ import itertools
 import json
 from typing import Any, Literal
 
-from fp4jax.train.config import RunConfig, Training, attention_of
+from fp4jax.ops.rules import recipe_or_rules
+from fp4jax.train.config import RunConfig, Training, attention_of, drop_later
+from fp4jax.train.scale_options import unused
 
 _PER_ARCH = ("optimizer", "learning_rate", "weight_decay", "model_options")
 # Play no part in a run that is not distilled, and must not tell equal runs apart.
@@ -91,7 +93,7 @@ class Study(Training):
         groups = []
         for arch, scale, kind in itertools.product(self.archs, self.scales, kinds):
             method, recipe, attention = kind
-            constants = self._constants(arch, method)
+            constants = self._constants(arch, method, recipe, attention)
             quantized: dict[str, Any] = {"recipe": recipe, "attention": attention, "method": method}
             one = RunConfig(arch=arch, scale=scale, **quantized, **constants)
             runs = [dataclasses.replace(one, split=split, seed=seed) for split, seed in replicates]
@@ -107,17 +109,21 @@ class Study(Training):
         """All of it as JSON holds it."""
         record = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         record["data"] = {"kind": self.data.kind, **dataclasses.asdict(self.data)}  # pyright: ignore
+        drop_later(record)
         record["weights"] = None if self.weights is None else str(self.weights)
         for name in ("recipes", "attentions"):
             record[name] = [r if isinstance(r, str) else r.to_json() for r in getattr(self, name)]
         return json.loads(json.dumps(record))
 
-    def _constants(self, arch: str, method: str) -> dict[str, Any]:
+    def _constants(self, arch: str, method: str, recipe: Any, attention: Any) -> dict[str, Any]:
         """What its runs are trained with; what the study itself says goes first."""
         shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(Training)}
         if method != "qad":
             for name in _OF_DISTILLATION:
                 del shared[name]
+        # What has no effect on a run of the study must not tell it apart, nor refuse it.
+        for name in unused(recipe_or_rules(recipe), attention_of(attention), method):
+            del shared[name]
         own = self.per_arch.get(arch, {})
         shared["model_options"] = {**own.get("model_options", {}), **self.model_options}
         missing = {name: value for name, value in own.items() if shared[name] is None}

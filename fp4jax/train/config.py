@@ -14,6 +14,7 @@ from fp4jax.files import expanded
 from fp4jax.ops.attention_recipe import AttentionRecipe, get_attention_recipe
 from fp4jax.ops.recipe import Recipe
 from fp4jax.ops.rules import Rules, name_or_value, recipe_or_rules
+from fp4jax.train import scale_options
 from fp4jax.train.optimizer import DEFAULTS, optimizer as checked_optimizer
 from fp4jax.train.slices import Slices
 from fp4jax.train.task import Data, Task
@@ -24,13 +25,9 @@ MONAI = "monai"
 _SWAPPED = "_swapped"
 _OF_TASK = ("batch_size", "loss", "schedule", "early_stopping")
 _OF_STUDENT = (
-    "recipe",
-    "attention",
-    "method",
-    "distill_weight",
-    "distill_ratio",
-    "temperature",
-    "divergence",
+    *("recipe", "attention", "method"),
+    *("distill_weight", "distill_ratio", "temperature", "divergence"),
+    *scale_options.OF_SCALES,
 )
 
 
@@ -94,6 +91,17 @@ class Training:
     temperature: float = 2.0
     # kl, or the reference's cross-entropy of the same gradient
     divergence: Literal["kl", "cross_entropy_ref"] = "kl"
+    # after the training, score the best epoch with static scales too: max, percentile (99.99) or
+    # mse of x on training examples, not augmented (runs that quantize no x have none)
+    calibrate: Literal["max", "percentile", "mse"] | None = None
+    # batches of the first epoch's order that are calibrated on
+    calibration_batches: int = 8
+    # train with static scales of x that follow the steps: the decay of an average of their amaxes,
+    # below 1, or the number of steps of which the largest counts
+    running_amax: float | None = None
+    # the first steps, in high precision; then the recipe
+    warm_start_steps: int = 0
+
     # modules that were imported for what they register
     plugins: tuple[str, ...] = ()
 
@@ -103,16 +111,21 @@ class Training:
                 object.__setattr__(self, name, getattr(self.data.defaults, name))
         object.__setattr__(self, "weights", expanded(self.weights))
         losses.get_loss(self.loss or "")
-        for name in ("epochs", "batch_size", "folds", "validate_every"):
+        for name in ("epochs", "batch_size", "folds", "validate_every", "calibration_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        for name in ("patience", "warmup_epochs", "distill_weight", "split_seed"):
+        for name in (
+            *("patience", "warmup_epochs", "distill_weight", "split_seed", "warm_start_steps"),
+        ):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative.")
         for name in ("learning_rate", "clip", "temperature"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} is {value}; it must be positive.")
+        if self.running_amax is not None:
+            object.__setattr__(self, "running_amax", float(self.running_amax))
+        scale_options.check(self)
         # Raises for an unknown name or a number out of its range.
         checked_optimizer(self.optimizer or "adamw", self.weight_decay or 0.0, clip=self.clip)
         if self.distill_ratio is not None and not 0 <= self.distill_ratio < 1:
@@ -175,6 +188,10 @@ class RunConfig(Training):
             raise ValueError(f"{self.arch} has no scale {self.scale!r}; its scales are: {allowed}.")
         if self.method != "qat" and not recipe.quantizes and self.attention is None:
             raise ValueError(f"method {self.method} compares with baseline; name another recipe.")
+        if self.calibrate is None:
+            # Plays no part, and must not tell equal runs apart.
+            object.__setattr__(self, "calibration_batches", LATER["calibration_batches"])
+        scale_options.check_run(self, recipe, LATER)
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed is {self.seed}; it must lie in 0 .. 2**32 - 1.")
         if self.fold is None and self.split != "holdout":
@@ -234,6 +251,7 @@ class RunConfig(Training):
         """All of it as JSON holds it; :func:`fp4jax.train.from_json` is the inverse."""
         record = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         record["data"] = {"kind": self.data.kind, **dataclasses.asdict(self.data)}  # pyright: ignore
+        drop_later(record)
         record["weights"] = None if self.weights is None else str(self.weights)
         if isinstance(self.recipe, Recipe | Rules):
             record["recipe"] = self.recipe.to_json()
@@ -260,6 +278,21 @@ class RunConfig(Training):
             "split_sha256": hashlib.sha256(parts.encode()).hexdigest(),
             "numerics": NUMERICS,
         }
+
+
+#: Fields that earlier versions' runs do not have, and their defaults.
+LATER = {
+    field.name: field.default
+    for field in dataclasses.fields(Training)
+    if field.name in scale_options.OF_SCALES
+}
+
+
+def drop_later(record: dict[str, Any]) -> None:
+    """Takes :data:`LATER` out of a record while they are at their defaults: ids stay the same."""
+    for name, default in LATER.items():
+        if record[name] == default:
+            del record[name]
 
 
 def attention_of(given: Any) -> str | AttentionRecipe | None:

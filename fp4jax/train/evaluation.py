@@ -111,7 +111,7 @@ def not_seen(
 
 
 def evaluate_folder(
-    path: Path, data: Data | Cohort, *, all_patients: bool = False
+    path: Path, data: Data | Cohort, *, all_patients: bool = False, static: bool = False
 ) -> dict[str, Any]:
     """The metrics of a run's best epoch on the patients of some data that it has not seen.
 
@@ -121,9 +121,11 @@ def evaluate_folder(
         path: the run's folder; an unfinished run is taken as it is, and says so.
         data: for slices a cohort with images of the run's size, or opened data.
         all_patients: of the run's own data too, every patient that it has not seen.
+        static: with the static scales that the run was calibrated to, and their threshold.
 
     Raises:
-        ValueError: no run, data that do not fit, or nothing left to score.
+        ValueError: no run, data that do not fit, static scales of a run without, or nothing left
+            to score.
 
     Example:
         >>> import tempfile
@@ -138,7 +140,7 @@ def evaluate_folder(
         ...     scores["auprc"] == folder.summary()["test"]["auprc"]
         True
     """
-    run = read_trained(path)
+    run = read_trained(path, static=static)
     data = bound(run.config, data)
     check_names(run, data)
     chosen = unseen(run, data, every=all_patients)
@@ -148,6 +150,7 @@ def evaluate_folder(
     return {
         "threshold": run.threshold,
         "run": run.state,
+        **({"scales": "static"} if static else {}),
         "patients": len(chosen.patients),
         "scored": str(chosen),
         "left_out": {reason: list(patients) for reason, patients in chosen.left_out.items()},

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from fp4jax.data import Cohort, Split
+from fp4jax.train import static_scales
 from fp4jax.train.best import write_best
 from fp4jax.train.config import RunConfig, id_of
 from fp4jax.train.devices import Devices
@@ -74,13 +75,20 @@ def summarize(
     about: dict[str, Any],
     devices: Devices | None = None,
 ) -> None:
-    """Evaluates parameters, keeps them, and writes ``summary.json``; all processes together."""
+    """Evaluates parameters, keeps them, and writes ``summary.json``; all processes together.
+
+    If the run asks for it, also with static scales: ``static`` in the summary has their scores,
+    ``static/`` what scoring leaves, and ``amax.json`` the scales.
+    """
     config, folder = member.config.resolved(), member.folder
     if devices is None or devices.first:
         write_best(folder.path, best)
     names = (data.channels, data.regions)
     model = Model(program, *best, *names, devices=divided(data, devices))
     scores = by_one(data, devices, lambda: data.evaluate(model, member.split, folder.path))
+    static = {}
+    if config.calibrate is not None:
+        static = by_one(data, devices, lambda: _static_scores(member, model, data))
     record = config.to_json()
     folder.write_summary(
         {
@@ -93,8 +101,20 @@ def summarize(
             **about,
             "device": jax.devices()[0].device_kind,
             **scores,
+            **static,
         }
     )
     if devices is not None:
         # All go on when all is written.
         devices.said(None)
+
+
+def _static_scores(member: Member, model: Model, data: Data) -> dict[str, Any]:
+    """``static``: the scores of the model with the static scales that it is calibrated to."""
+    folder = member.folder.path
+    calibrated = static_scales.calibrated(model, data, member.split.train)
+    if model.writes:
+        static_scales.write_amaxes(folder, calibrated)
+        (folder / static_scales.FOLDER).mkdir(exist_ok=True)
+    scores = data.evaluate(calibrated, member.split, folder / static_scales.FOLDER)
+    return {"static": {"method": model.config.calibrate, **scores}}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
+from flax import nnx
 
 from fp4jax.core.typing import Float, Shaped
 from fp4jax.inference import Segmentation, segment_volume
@@ -44,6 +45,10 @@ class Model:
     def config(self) -> RunConfig:
         """Of the run."""
         return self.program.config
+
+    def network(self) -> nnx.Module:
+        """The NNX model, in evaluation mode; a new one for each call."""
+        return self.program.network(self.params, self.stats)
 
     def logits(self, images: Shaped[np.ndarray, "n ..."]) -> Float[np.ndarray, "n ..."]:
         """Logits (n, *space, k) of images as stored; no bit depends on what else is among them."""

@@ -20,7 +20,7 @@ from fp4jax.train.lane import DivergedError
 from fp4jax.train.listeners import Listeners
 from fp4jax.train.lock import BusyError
 from fp4jax.train.member import Member, bound, member_of, summarize, teacher_of
-from fp4jax.train.program import key_of, program_of
+from fp4jax.train.program import fitted, key_of, program_of
 from fp4jax.train.signals import Termination
 from fp4jax.train.task import Data
 
@@ -185,10 +185,12 @@ def _train_group(
 
 def _quantize_after(member: Member, teacher: Member, data: Data, options: Options) -> None:
     """The weights of a trained baseline with the recipe's forward pass, and no further step."""
-    devices = options.devices
-    program = program_of(member.config, len(data.channels), len(data.regions), devices=devices)
+    sizes, devices = (len(data.channels), len(data.regions)), options.devices
+    own = program_of(teacher.config, *sizes).abstract()
+    params, stats = read_best(teacher.folder.path, (own.params, own.stats))
+    program = program_of(member.config, *sizes, devices=devices)
     like = program.abstract()
-    best = read_best(teacher.folder.path, (like.params, like.stats))
+    best = fitted(like.params, params), fitted(like.stats, stats)
     trained: Any = teacher.folder.summary()
     same = {key: trained[key] for key in ("best_epoch", "epochs_run")}
     about = {"ended": "not trained", "train_seconds": 0.0, "lanes": 1}

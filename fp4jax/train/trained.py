@@ -9,12 +9,13 @@ from fp4jax.data import Split
 from fp4jax.files import read_json
 from fp4jax.ops.recipe import Recipe
 from fp4jax.train.best import read_best
-from fp4jax.train.config import RunConfig
+from fp4jax.train.config import LATER, RunConfig
 from fp4jax.train.folder import RunFolder
 from fp4jax.train.model import Model
 from fp4jax.train.patients import read_examples
-from fp4jax.train.program import program_of
+from fp4jax.train.program import fitted, program_of
 from fp4jax.train.records import from_json, is_earlier
+from fp4jax.train.static_scales import read_amaxes, with_amaxes
 from fp4jax.train.volumes import Volumes
 
 _LOG = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ class Trained:
         contents: a digest of each patient's data, by which it is known under another name.
         digest: of the data it was trained on.
         summary: of a finished run.
+        static: taken with the static scales that it was calibrated to.
     """
 
     folder: RunFolder
@@ -42,11 +44,14 @@ class Trained:
     contents: dict[str, str]
     digest: str
     summary: dict[str, Any] | None
+    static: bool = False
 
     @property
     def threshold(self) -> float:
         """Chosen on the validation patients; 0.5 before the run has ended."""
-        return 0.5 if self.summary is None else float(self.summary["threshold"])
+        if self.summary is None:
+            return 0.5
+        return float((self.summary["static"] if self.static else self.summary)["threshold"])
 
     @property
     def state(self) -> str:
@@ -57,26 +62,37 @@ class Trained:
         """The network of the best epoch so far, with another recipe than the run's if one is given.
 
         Raises:
-            ValueError: no checkpoint has been written yet.
+            ValueError: no checkpoint has been written yet, or another recipe with static scales.
         """
-        config = self.config
-        if recipe is not None:
-            config = dataclasses.replace(config, recipe=recipe, method="qat")
-        program = program_of(config, len(self.channels), len(self.regions))
+        if recipe is not None and self.static:
+            raise ValueError(
+                f"the static scales of {self.folder.path} are those of its own recipe; leave out "
+                "the other one, or the static scales."
+            )
+        sizes = len(self.channels), len(self.regions)
+        program = program_of(self.config, *sizes)
         like = program.abstract()
         params, stats = read_best(self.folder.path, (like.params, like.stats))
-        return Model(program, params, stats, self.channels, self.regions)
+        if recipe is not None:
+            plain: dict[str, Any] = dict(LATER)
+            config = dataclasses.replace(self.config, recipe=recipe, method="qat", **plain)
+            program = program_of(config, *sizes)
+            like = program.abstract()
+            params, stats = fitted(like.params, params), fitted(like.stats, stats)
+        model = Model(program, params, stats, self.channels, self.regions)
+        return with_amaxes(model, read_amaxes(self.folder.path)) if self.static else model
 
 
-def read_trained(path: Path, *, finished: bool = False) -> Trained:
+def read_trained(path: Path, *, finished: bool = False, static: bool = False) -> Trained:
     """The run in a folder.
 
     Args:
         path: of the folder.
         finished: refuse a run that has not ended.
+        static: with the static scales that it was calibrated to.
 
     Raises:
-        ValueError: no run, or one that has no parameters yet.
+        ValueError: no run, one that has no parameters yet, or static scales of one without.
     """
     folder = RunFolder(path)
     record, summary = folder.config(), folder.summary()
@@ -88,6 +104,11 @@ def read_trained(path: Path, *, finished: bool = False) -> Trained:
             raise ValueError(f"{path} holds no finished run ({state}); repeat its command first.")
         _LOG.warning("%s: %s; its best epoch so far is taken.", path.name, state)
     config = from_json(record)
+    if static and "static" not in (summary or {}):
+        raise ValueError(
+            f"{path} has no static scales; train it with --calibrate max (percentile, mse), or use "
+            "its own."
+        )
     split = folder.split()
     if is_earlier(record):
         _LOG.warning("%s is of an earlier version, which kept no split; it is read as it is.", path)
@@ -101,6 +122,7 @@ def read_trained(path: Path, *, finished: bool = False) -> Trained:
         contents=dict((split or {}).get("contents", {})),
         digest=record["digest"],
         summary=_earlier_summary(summary) if is_earlier(record) else summary,
+        static=static,
     )
 
 

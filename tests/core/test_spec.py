@@ -18,7 +18,7 @@ from tests.samples import SPECS, spec_id
         ("scaling", "max", "'amax', 'four_over_six'"),
         ("four_over_six_error", "rmse", "'mse', 'mae'"),
         ("four_over_six_bound", 255, "256, 448"),
-        ("amax", "rows", "'tensor', 'example', 'row', 'static'"),
+        ("amax", "rows", "'tensor', 'example', 'row', 'static', 'learned'"),
     ],
 )
 @pytest.mark.usefixtures("unchecked_types")

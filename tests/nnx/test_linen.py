@@ -9,7 +9,15 @@ import pytest
 from flax import errors, linen
 
 import fp4jax as fp4
-from fp4jax.linen import ConvGeneralDilated, DotGeneral
+from fp4jax.linen import (
+    Attention,
+    ConvGeneralDilated,
+    ConvTranspose,
+    ConvTransposeOp,
+    DotGeneral,
+    Einsum,
+    EinsumOp,
+)
 from tests.checks import assert_same_sums, relative_error
 from tests.samples import assert_same_bits, sample
 
@@ -147,3 +155,52 @@ def test_static_amax():
     assert_same_bits(dot.apply({}, x, w, dims), expected)
     with pytest.raises(ValueError, match=r"needs amax of fprop\.x"):
         DotGeneral(recipe=recipe).apply({}, x, w, dims)
+
+
+def einsum(recipe=None) -> linen.Einsum:
+    op = None if recipe is None else functools.partial(EinsumOp, recipe=recipe)
+    return Einsum((20, 3, 6), "...i,ihd->...hd", einsum_cls=op)
+
+
+def transposed(recipe=None, **options) -> linen.ConvTranspose:
+    op = None if recipe is None else functools.partial(ConvTransposeOp, recipe=recipe)
+    return ConvTranspose(18, (3, 2), (2, 1), conv_transpose_cls=op, **options)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "shape"),
+    [
+        (einsum, linen.Einsum((20, 3, 6), "...i,ihd->...hd"), (2, 5, 20)),
+        (transposed, linen.ConvTranspose(18, (3, 2), (2, 1)), (2, 5, 6, 20)),
+        (
+            functools.partial(transposed, padding="CIRCULAR", transpose_kernel=True),
+            linen.ConvTranspose(18, (3, 2), (2, 1), padding="CIRCULAR", transpose_kernel=True),
+            (5, 6, 20),
+        ),
+    ],
+    ids=["einsum", "transposed", "circular"],
+)
+def test_layers_with_slots_of_their_own(ours, theirs, shape):
+    """Linen's parameters and result; under a recipe the one of fp4jax's function."""
+    x = jnp.asarray(sample("normal", shape))
+    expected, variables = theirs.init_with_output(jax.random.key(0), x)
+    again = ours().init(jax.random.key(0), x)
+    jax.tree.map(assert_same_bits, again, variables)
+    assert relative_error(ours().apply(variables, x), expected) < TOLERANCE
+    assert relative_error(ours("baseline").apply(variables, x), expected) < TOLERANCE
+    assert 0.01 < relative_error(ours("full").apply(variables, x), expected) < 0.5
+
+
+def test_attention():
+    x = jnp.asarray(sample("normal", (2, 5, 16)))
+    plain = linen.MultiHeadDotProductAttention(num_heads=2)
+    expected, variables = plain.init_with_output(jax.random.key(0), x)
+    exact = fp4.AttentionRecipe(name="exact")
+    attend = lambda recipe: plain.clone(attention_fn=Attention(recipe=recipe))  # noqa: E731
+    mask = jnp.arange(5)[None, None, None] < 4
+    assert relative_error(attend(exact).apply(variables, x), expected) < TOLERANCE
+    masked = plain.apply(variables, x, mask=mask)
+    assert relative_error(attend(exact).apply(variables, x, mask=mask), masked) < TOLERANCE
+    assert 0.001 < relative_error(attend("attention_qat").apply(variables, x), expected) < 0.5
+    with pytest.raises(errors.InvalidRngError, match='needs PRNG for "rounding"'):
+        attend("attention_sr").apply(variables, x)

@@ -118,14 +118,13 @@ def test_layers_that_do_not_use_their_recipe():
     model = apply(Branches(nnx.Rngs(0)), "full")
     before = nnx.state(model)
     held = {layer.path: layer.precision for layer in report(model).layers}
-    assert held == dict.fromkeys(held, "full") | {"einsum": "high precision"}
+    assert held == dict.fromkeys(held, "full")
     for inputs in ((jnp.ones((2, 4)),), (jax.ShapeDtypeStruct((2, 4), jnp.float32), False)):
         traced = report(model, *inputs)
-        assert [layer.path for layer in traced.quantized] == ["delegates", "used"]
-        assert traced.summary.startswith("full: 2 of 6 layers quantized, 25.")
+        assert [layer.path for layer in traced.quantized] == ["delegates", "einsum", "used"]
+        assert traced.summary.startswith("full: 3 of 6 layers quantized, 38.")
         assert traced.summary.endswith(
-            "high precision: bypass (full not used), direct (full not used), einsum (no slot), "
-            "idle (full not used)"
+            "high precision: bypass (full not used), direct (full not used), idle (full not used)"
         )
     assert str(report(nnx.eval_shape(lambda: model), *inputs)) == str(traced)
     jax.tree.map(assert_same_bits, nnx.state(model), before)
@@ -178,11 +177,12 @@ def test_products(recipe):
     result = report(model, jax.ShapeDtypeStruct((2, 5, 32), jnp.float32))
     in_fp4 = recipe in ("full", "2d+rht+sr")
     rows = [(p.path, p.kind, p.multiply_adds, p.fp4) for p in result.products]
+    einsum = ("einsum_op", 20 * 8 * 4, in_fp4)
     assert rows == [
         ("linear", "dot_general", 10 * 32 * 16, in_fp4),
         ("depthwise", "conv_general_dilated", 10 * 3 * 16, in_fp4),
         ("up", "conv_transpose", 10 * 16 * 16, in_fp4),
-        ("einsum", "dot_general", 20 * 8 * 4, False),
+        ("einsum", *einsum),
         ("", "dot_general", 20 * 4 * 4, False),
         ("", "dot_general", 20 * 10 * 4, False),
         ("", "dot_general", 20 * 10 * 4, True),

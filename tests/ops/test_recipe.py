@@ -14,7 +14,7 @@ PAPER = [
 ]  # fmt: skip
 FURTHER = [
     "forward_only+rht_literal", "forward_only+2d+rht", "forward_only+4o6", "2d+rht+sr+4o6",
-    "sr_unbiased", "2d+rht+sr_unbiased",
+    "sr_unbiased", "2d+rht+sr_unbiased", "forward_only+lsq", "forward_only+clip",
 ]  # fmt: skip
 
 SPECS = {
@@ -27,6 +27,8 @@ SPECS = {
     "RHT+SR": TensorSpec(hadamard=True, rounding="stochastic"),
     "RHT+USR": TensorSpec(hadamard=True, rounding="stochastic_unbiased"),
     "4/6": TensorSpec(scaling="four_over_six"),
+    "LSQ": TensorSpec(amax="learned"),
+    "CLIP": TensorSpec(clip=0.9),
     "2D4/6": TensorSpec(scaling="four_over_six", block=(16, 16)),
 }
 # name             fprop x, w   dgrad g, w    wgrad x, g     residuals
@@ -45,6 +47,8 @@ forward_only+4o6   4/6  4/6     -    -        -    -         original
 2d+rht+sr+4o6      4/6  2D4/6   SR   2D4/6    RHT  RHT+SR    original
 sr_unbiased        R    R       USR  R        R    USR       original
 2d+rht+sr_unbiased R    2D      USR  2D       RHT  RHT+USR   original
+forward_only+lsq   LSQ  R       -    -        -    -         original
+forward_only+clip  CLIP R       -    -        -    -         original
 """
 ROWS = [line.split() for line in TABLE.strip().splitlines()]
 

@@ -65,7 +65,9 @@ def test_records_of_nvfp4_are_those_of_earlier_versions():
 def test_a_run_has_a_format_by_name():
     run, nvfp4 = (RunConfig(recipe=name) for name in ("mxfp4_full", "full"))
     assert (run.recipe, run.recipe_name) == ("mxfp4_full", "mxfp4_full")
-    assert id_of(run, {}) != id_of(nvfp4, {})
+    ids = [id_of(run, {"config": run.to_json()}) for run in (run, nvfp4)]
+    assert "mxfp4_full" in ids[0]
+    assert ids[0] != ids[1]
     with pytest.raises(ValueError, match="FORMAT_NAME, such as mxfp4_full, is one in another"):
         RunConfig(recipe="mxfp5_full")
 

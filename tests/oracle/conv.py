@@ -22,7 +22,7 @@ Source: design.md 4, numerics.md 2 "Convolution".
 
 import math
 
-from .gemm import Bits, View, contract, enter, operands, residual
+from .gemm import Bits, View, contract, enter, operands, residual, through
 from .patches import Window, extract, scatter
 
 
@@ -83,7 +83,11 @@ def conv(
     dP = contract("mgo,tcgo->mtgc", dg.map(lambda v: v.reshape(m, groups, o_in)), dw_taps)
     return {
         "y": y.reshape(g.shape),
-        "dx": scatter(dP.reshape(*positions, taps, groups, c), windows).reshape(x.shape),
+        "dx": through(
+            scatter(dP.reshape(*positions, taps, groups, c), windows).reshape(x.shape),
+            x,
+            recipe.fprop[0],
+        ),
         "dw": contract("mtgc,mgo->tcgo", wx, wg).reshape(w.shape),
         "operands": operands(fx, fw, dg, dw, wx, wg),
     }
@@ -131,7 +135,7 @@ def conv_transpose(
     dx = contract("mto,tco->mc", dg_patches, dw.map(lambda v: v.reshape(taps, c, o_in)))
     return {
         "y": scatter(dQ.reshape(*positions, taps, o), windows),
-        "dx": dx.reshape(x.shape),
+        "dx": through(dx.reshape(x.shape), x, recipe.fprop[0]),
         "dw": contract("mc,mto->tco", wx, wg).reshape(w.shape),
         "operands": operands(fx, fw, dg, dw, wx, wg),
     }

@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from .gemm import Bits, View, contract, enter, operands, residual
+from .gemm import Bits, View, contract, enter, operands, residual, through
 
 
 def dot_general(x, w, g, dimension_numbers, recipe, bits: Bits | None = None) -> dict:
@@ -42,8 +42,10 @@ def dot_general(x, w, g, dimension_numbers, recipe, bits: Bits | None = None) ->
 
     return {
         "y": contract("bmk,bkn->bmn", fx, fw).reshape(y_shape),
-        "dx": _unflatten(
-            contract("bmn,bkn->bmk", dg, dw), x.shape, (*x_batch, *x_free, *x_contract)
+        "dx": through(
+            _unflatten(contract("bmn,bkn->bmk", dg, dw), x.shape, (*x_batch, *x_free, *x_contract)),
+            x,
+            recipe.fprop[0],
         ),
         "dw": _unflatten(
             contract("bmk,bmn->bkn", wx, wg), w.shape, (*w_batch, *w_contract, *w_free)

@@ -93,6 +93,14 @@ def residual(operand: Operand, array: np.ndarray, recipe) -> np.ndarray:
     return operand.quantized.restore()
 
 
+def through(dx: np.ndarray, x: np.ndarray, spec) -> np.ndarray:
+    """The gradient of x: dx, or with a clip 0 where |x| exceeds clip * max|x|."""
+    if spec is None or spec.clip == 1:
+        return dx
+    magnitude = np.abs(x.astype(np.float32))
+    return np.where(magnitude <= magnitude.max() * np.float32(spec.clip), dx, 0)
+
+
 def operands(*six: Operand) -> dict[str, Quantized | None]:
     """What entered the three GEMMs, by role."""
     roles = ("fprop.x", "fprop.w", "dgrad.g", "dgrad.w", "wgrad.x", "wgrad.g")

@@ -83,11 +83,16 @@ class Quantized:
 
 
 def quantize(
-    x: np.ndarray, spec, axis: int | tuple[int, int], bits: np.ndarray | None = None
+    x: np.ndarray,
+    spec,
+    axis: int | tuple[int, int],
+    bits: np.ndarray | None = None,
+    amax: float | None = None,
 ) -> Quantized:
     """Quantize x (float32 or bfloat16, any rank) as spec says.
 
     axis: an int for 1x16 blocks; a pair (rows, columns) for 16x16 tiles.
+    amax: A where it is given; else spec.clip * max|x|.
     bits: for stochastic specs only, integers in [0, 2^8) or [0, 2^24), of the padded array's shape.
     """
     axes = _axes(x, spec, axis)
@@ -96,7 +101,8 @@ def quantize(
         if spec.hadamard:
             padded = rotate(padded, axes[0])
         values = padded.astype(F32)
-        amax = F32(np.abs(values).max(initial=F32(0)))
+        own = F32(np.abs(values).max(initial=F32(0))) * F32(spec.clip)
+        amax = own if amax is None else F32(amax)
         bound = _bound(spec)
         if spec.scaling == "four_over_six":
             scales_u8, codes = _four_over_six(values, axes, amax, spec)

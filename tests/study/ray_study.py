@@ -122,6 +122,8 @@ def main(out: Path, kind: str = "fabricated", where: str = "cluster") -> None:
     ray = sys.modules.get("ray")
     seen["ray_is_left"] = ray is not None and ray.is_initialized()
     prepare()
+    if kind == "short":
+        execute(study, data, out.parent / "local", train=train)
     outcome = execute(study, data, out, saving=blobs.OFTEN.saving, train=train)
     seen |= {"finished": len(outcome.folders), "trained": outcome.trained}
     print(json.dumps(seen | {"failures": outcome.failures}), flush=True)

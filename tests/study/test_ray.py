@@ -10,8 +10,6 @@ import pytest
 
 from benchmarks.fabricated_training import read_journal
 from fp4jax.analysis.report import report_folder
-from fp4jax.study import execute
-from tests.study import ray_study
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,8 +36,6 @@ def test_a_local_ray_is_started_and_ended(tmp_path):
     told = start(tmp_path / "ray", "short", "ray")
     expected = {"finished": 3, "trained": 0, "failures": []}
     assert told == expected | {"driver_has_devices": False, "ray_is_left": False}
-    study, data, train = ray_study.short()
-    execute(study, data, tmp_path / "local", train=train)
     assert summaries(tmp_path / "ray") == summaries(tmp_path / "local")
     journal = read_journal(tmp_path / "ray")
     assert len(journal) == 3

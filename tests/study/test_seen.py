@@ -132,20 +132,3 @@ def test_the_command_watches_once_without_a_terminal(out, run, tmp_path):
     code, _, error = run("demo", "--watch", "--out", tmp_path)
     assert code == 2
     assert error.endswith("yet; start it, or set --out, the folder that it is in.\n")
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--address", "auto"], "give --engine ray with it"),
-        (["--worker", "--engine", "ray"], "leave --engine out"),
-        (["--gpu", "0", "--engine", "ray"], "Ray chooses"),
-        (["--engine", "absent"], "no engine 'absent'; known names: local, ray"),
-        (["--engine", "ray", "--gpus-per-run", "1.5"], "--gpus-per-run is 1.5"),
-    ],
-)
-def test_options_that_do_not_go_together(options, message, run, tmp_path):
-    code, _, error = run("demo", "--out", tmp_path, *options)
-    assert code == 2
-    assert message in error
-    assert len(error.splitlines()) == 1

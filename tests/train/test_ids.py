@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fp4jax import Recipe, TensorSpec
 from fp4jax.data import Split
 from fp4jax.study import Study
 from fp4jax.train import (
@@ -21,6 +22,7 @@ from fp4jax.train.member import member_of
 from tests import blobs
 
 COHORT = blobs.cohort()
+STATIC = Recipe(name="static", fprop=(TensorSpec(amax="static"), TensorSpec()))
 
 
 def id_of(run: RunConfig, cohort=COHORT, split=None) -> str:
@@ -49,6 +51,44 @@ def test_folds_have_one_name():
 )
 def test_options_count(changes):
     assert id_of(blobs.config(**changes)) != id_of(blobs.config())
+
+
+def test_options_of_scales_count_once_they_are_given():
+    """Runs of earlier versions, whose records do not have them, keep their ids."""
+    known = id_of(blobs.config())
+    record = blobs.config().to_json()
+    asked = {"calibrate": "max", "running_amax": 0.9, "warm_start_steps": 3}
+    assert not record.keys() & {*asked, "calibration_batches"}
+    # Plays no part while nothing is calibrated.
+    assert id_of(blobs.config(calibration_batches=3)) == known
+    ids = {id_of(run) for run in (blobs.config(**{k: v}) for k, v in asked.items())}
+    assert len({known, *ids}) == 4
+    run = blobs.config(calibrate="mse", calibration_batches=3)
+    assert from_json(run.to_json()) == run
+    assert run.teacher() == blobs.config().teacher()
+    study = Study(recipes=("0", "1"), methods=("qat", "ptq"), warm_start_steps=3)
+    assert [run.warm_start_steps for run in study.runs()] == [0, 3, 0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"running_amax": -1.0}, "running_amax is -1.0; give the decay of an average"),
+        ({"running_amax": 0.9, "calibrate": "max"}, "whose scales are static already; leave one"),
+        ({"calibrate": "best"}, "calibrate is 'best'; allowed: max, percentile, mse"),
+        ({"calibrate": "max", "recipe": "baseline"}, "the recipe gives no x a tensor scale"),
+        ({"calibrate": "max", "recipe": "forward_only+lsq"}, "amaxes are learned, and static"),
+        ({"calibration_batches": 0}, "calibration_batches is 0; it must be at least 1"),
+        ({"warm_start_steps": -1}, "warm_start_steps is -1; it must not be negative"),
+        ({"warm_start_steps": 2, "method": "ptq"}, "but the method ptq takes no step; leave"),
+        ({"calibrate": "max", "recipe": "mxfp4_full"}, "the recipe gives no x a tensor scale"),
+        ({"recipe": {".*": STATIC.to_json()}}, "has amax='static' for x, which a training does"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked_types")
+def test_scales_that_do_not_fit_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        blobs.config(**changes)
 
 
 def test_data_split_and_numerics_count(monkeypatch):

@@ -1,7 +1,9 @@
 """The attention that a recipe's q, k and v projections lead to: entropy and distinct levels.
 
-Softmax and the products inside attention are never quantized; what a recipe can do is make the
-tokens' queries and keys coincide, so that a row of the softmax takes few values ("discretized").
+A recipe of layers leaves the softmax and the products inside attention alone; what it can do is
+make the tokens' queries and keys coincide, so that a row of the softmax takes few values
+("discretized"). Where the products are quantized too, see
+:mod:`fp4jax.analysis.diagnosis.probabilities`.
 """
 
 import dataclasses
@@ -19,7 +21,7 @@ from fp4jax.models.transformer import Attention
 # Logits closer than this share of the spread of the row in high precision are one level.
 RESOLUTION = 2.0**-14
 # What is added between tokens that must not attend to each other lies far below this.
-_MASKED = -50.0
+MASKED = -50.0
 
 
 @jax.tree_util.register_dataclass
@@ -67,7 +69,7 @@ def from_projections(
 ) -> AttentionSums:
     """:func:`attention_sums` of two results of the qkv projection, masked as in the layer."""
     z, z_quantized = (logits(qkv, heads, bias) for qkv in (exact, quantized))
-    free = None if bias is None else jnp.broadcast_to(bias > _MASKED, z.shape)
+    free = None if bias is None else jnp.broadcast_to(bias > MASKED, z.shape)
     return attention_sums(z, z_quantized, free)
 
 

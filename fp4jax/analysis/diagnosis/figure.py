@@ -71,8 +71,21 @@ _PANELS = (
         (_Line("quantized q, k, v", "level_share", "attention", "o-"),),
         _Line("high precision", "level_share", "attention", "-"),
     ),
+    _Panel(
+        "quantized P: distinct values / n",
+        (
+            _Line("distinct values / n", "level_share", "probabilities", "o-"),
+            _Line("zeros", "zeros", "probabilities", "^:"),
+        ),
+    ),
+    _Panel(
+        "quantized P: entropy / log n",
+        (_Line("of the row of P", "entropy", "probabilities", "o-"),),
+        _Line("high precision", "entropy", "attention", "-"),
+    ),
 )
-_ATTENTION = {panel.title for panel in _PANELS if panel.lines[0].of == "attention"}
+_OF_ATTENTION = ("attention", "probabilities")
+_ATTENTION = {panel.title for panel in _PANELS if panel.lines[0].of in _OF_ATTENTION}
 
 
 def draw(rows: Sequence[Row], path: Path, title: str = "") -> None:

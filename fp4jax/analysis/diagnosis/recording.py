@@ -40,7 +40,7 @@ class Call:
         op: Any = self.op(get_recipe(recipe), "")
         if op.key is not None:
             op.key.set_value(key)
-        return op(x, w, *self.arguments, **dict(self.options))
+        return op(*self.op.arguments(x, w, self.arguments), **dict(self.options))
 
 
 class _Recorder(fp4nnx.Op):
@@ -50,9 +50,10 @@ class _Recorder(fp4nnx.Op):
         super().__init__(get_recipe("baseline"), "")
         self.op, self.note = op, note
 
-    def __call__(self, x: Array, w: Array, *arguments: Any, **options: Any) -> Array:
+    def __call__(self, *given: Any, **options: Any) -> Array:
+        x, w, further = self.op.operands(given)
         items = tuple((name, _frozen(value)) for name, value in options.items())
-        return self.note(Call(self.op, _frozen(arguments), items), x, w)
+        return self.note(Call(self.op, _frozen(further), items), x, w)
 
 
 def record(
@@ -105,7 +106,9 @@ def _inject(model: nnx.Module, probes, calls, seen, results) -> None:
     """Replaces every operation that quantizes."""
     modules = dict(nnx.iter_modules(model))
     for path, op in modules.items():
-        if isinstance(op, fp4nnx.Op) and op.recipe.quantizes:
+        if isinstance(op, fp4nnx.AttentionOp) or not isinstance(op, fp4nnx.Op):
+            continue
+        if op.recipe.quantizes:
             name = ".".join(map(str, path[:-1])) or "(model)"
 
             def note(call: Call, x: Array, w: Array, name: str = name) -> Array:

@@ -13,6 +13,7 @@ from fp4jax.analysis.diagnosis.subject import of_run
 from fp4jax.analysis.diagnosis.table import Row, diagnose
 from fp4jax.data import Cohort
 from fp4jax.files import replacing
+from fp4jax.ops.attention_recipe import AttentionRecipe, get_attention_recipe
 from fp4jax.ops.recipe import Recipe, get_recipe
 from fp4jax.ops.rules import Rules
 from fp4jax.train import Data, RunConfig, Trained, read_trained
@@ -31,10 +32,21 @@ def recipes_for(config: RunConfig, asked: Sequence[str | int | Recipe] = ()) -> 
     """Those asked for, or the run's own (all of its rules'); for a baseline ``DEFAULT_RECIPES``."""
     own: Sequence[Any] = (config.recipe,)
     if isinstance(config.recipe, Rules):
-        own = [recipe for _, recipe in config.recipe.rules if recipe is not None]
+        own = [recipe for _, recipe in config.recipe.rules if isinstance(recipe, Recipe)]
+        own = own or DEFAULT_RECIPES
     elif config.recipe == "baseline":
         own = DEFAULT_RECIPES
     return list(dict.fromkeys(get_recipe(recipe) for recipe in (*asked,) or own))
+
+
+def attentions_for(
+    config: RunConfig, asked: Sequence[str | AttentionRecipe] = ()
+) -> list[AttentionRecipe]:
+    """Those asked for, or the run's own, or none."""
+    own = [] if config.attention is None else [config.attention]
+    if isinstance(config.recipe, Rules):
+        own += [recipe for _, recipe in config.recipe.rules if isinstance(recipe, AttentionRecipe)]
+    return list(dict.fromkeys(get_attention_recipe(recipe) for recipe in (*asked,) or own))
 
 
 def diagnose_run(
@@ -42,6 +54,7 @@ def diagnose_run(
     data: Data | Cohort,
     recipes: Sequence[str | int | Recipe] = (),
     *,
+    attentions: Sequence[str | AttentionRecipe] = (),
     states: Sequence[str] = STATES,
     batches: int = 2,
     draws: int = 8,
@@ -54,6 +67,7 @@ def diagnose_run(
             that its network takes, all patients. For slices a cohort will do.
         recipes: default the run's own, for a baseline run ``DEFAULT_RECIPES``. The tensors are the
             run's, whatever the recipe.
+        attentions: recipes of the products inside attention; default the run's own, if it has one.
         states: init: new parameters; best: those of the best epoch.
         batches: of the run's batch size, not augmented, of an epoch that training never reached.
         draws: rounding keys for each batch, for stochastic recipes.
@@ -76,6 +90,7 @@ def diagnose_run(
         found,
         batches_of(config, data, chosen.patients, batches),
         draws,
+        attentions_for(config, attentions),
     )
     write(path / "diagnosis.csv", [{"run": path.name, **row} for row in rows])
     method = "" if config.method == "qat" else f"{config.method} "

@@ -10,7 +10,7 @@ from fp4jax import nnx as fp4nnx
 from fp4jax.core.typing import Array
 from fp4jax.ops.recipe import Recipe, get_recipe
 from fp4jax.train.config import RunConfig
-from fp4jax.train.program import build, program_of
+from fp4jax.train.program import build, fitted, program_of, split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +36,11 @@ class Subject:
         for _, module in nnx.iter_modules(model):
             if isinstance(module, nnx.BatchNorm):
                 module.use_running_average = False
-        graph, _, _, rest = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+        graph, like, like_stats, rest = split(model)
 
         def bind(params: Any, stats: Any, key: Any = 0, step: Any = 0) -> Any:
+            # Those of a run may be of another recipe.
+            params, stats = fitted(like, params), fitted(like_stats, stats)
             bound = nnx.merge(graph, params, stats, rest, copy=True)
             return fp4nnx.refresh_keys(bound, key, step)
 

@@ -16,9 +16,11 @@ from fp4jax.analysis.diagnosis.gradients import (
     minibatch_noise,
 )
 from fp4jax.analysis.diagnosis.operands import operand_sums
+from fp4jax.analysis.diagnosis.probabilities import quantized_attention
 from fp4jax.analysis.diagnosis.products import product_sums
 from fp4jax.analysis.diagnosis.recording import Call, Tensors, record
 from fp4jax.analysis.diagnosis.subject import Subject
+from fp4jax.ops.attention_recipe import AttentionRecipe
 from fp4jax.ops.recipe import Recipe, get_recipe
 
 COLUMNS = ("state", "recipe", "layer", "quantity", "of", "value")
@@ -35,6 +37,7 @@ def diagnose(
     recipes: Sequence[str | int | Recipe],
     batches: Sequence[Any],
     draws: int = 8,
+    attention_recipes: Sequence[AttentionRecipe] = (),
 ) -> list[Row]:
     """All quantities of a model's quantized layers, for each state and recipe.
 
@@ -51,6 +54,9 @@ def diagnose(
     entropy              attention                   of rows, in units of log n
     levels, level_share  attention                   distinct logits of a row; divided by n
     shift                attention                   total variation to high precision
+    entropy, shift       probabilities               the same of P as P v takes it
+    levels, level_share  probabilities               distinct values of a row of P; divided by n
+    zeros, mass          probabilities               share of P that is 0; sum of a row, 1 if exact
     noise_to_signal      gradient                    of the whole backward pass; = bias + variance
     bias, variance       gradient                    over rounding keys
     backward_...         gradient                    the same three for the backward pass alone
@@ -68,6 +74,8 @@ def diagnose(
         recipes: each quantizes the layers that its ``build`` applies it to.
         batches: what the subject's loss takes; at least two for the minibatch noise.
         draws: rounding keys for each batch, for stochastic recipes.
+        attention_recipes: of the products inside attention, for rows of "attention" (the logits of
+            quantized q and k) and "probabilities"; the projections are in high precision there.
 
     Returns:
         Rows with the keys ``COLUMNS``.
@@ -93,6 +101,8 @@ def diagnose(
         if len(batches) > 1:
             noise = minibatch_noise(exact, list(calls))
             add(REFERENCE, {(n, "gradient"): {"minibatch": v} for n, v in noise.items()})
+        for recipe in attention_recipes:
+            add(recipe.name, _products_of_attention(calls, recipe, tensors, model))
         for recipe in found:
             if not recipe.quantizes:
                 continue
@@ -169,6 +179,25 @@ def _attention(calls: dict[str, Call], recipe: Recipe, tensors: Sequence[Any], m
                 {path: from_projections(exact, quantized, heads=layer.heads, bias=bias_of(layer))}
             )
         result[path, "attention"] = _sum(sums)[path].quantities()
+    return result
+
+
+def _products_of_attention(
+    calls: dict[str, Call], recipe: AttentionRecipe, tensors: Sequence[Any], model: Any
+):
+    """Quantities of the logits and of P where the products of attention are quantized."""
+    result = {}
+    for path, layer in attentions(model, calls).items():
+        name, bias = f"{path}.qkv", layer.qkv.bias
+        offset = None if bias is None else bias[...]
+        sums = []
+        for i, batch in enumerate(tensors):
+            key = _key(path, i)
+            qkv = _projection(calls[name], get_recipe(REFERENCE), batch[name], key, offset)
+            options = {"heads": layer.heads, "bias": bias_of(layer), "recipe": recipe}
+            sums.append(quantized_attention(qkv, key, **options))
+        for of, total in _sum(sums).items():
+            result[path, of] = total.quantities()
     return result
 
 

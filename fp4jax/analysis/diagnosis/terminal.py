@@ -32,7 +32,8 @@ def print_worst(rows: Sequence[Row]) -> None:
 def _lines(rows: Sequence[Row], recipe: str) -> Iterable[tuple[str, ...]]:
     """(of, quantity, three layers, all) for what was measured."""
     wanted = [(product, "relative_error") for product in PRODUCTS]
-    wanted += [("attention", "shift"), ("gradient", "noise_to_signal")]
+    wanted += [("attention", "shift"), ("probabilities", "shift")]
+    wanted += [("gradient", "noise_to_signal")]
     wanted += [("gradient", "backward_noise_to_signal")]
     if recipe == REFERENCE:
         wanted = [("gradient", "minibatch")]

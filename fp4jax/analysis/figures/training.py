@@ -7,6 +7,7 @@ import numpy as np
 
 from fp4jax.analysis.figures import panels
 from fp4jax.analysis.figures.style import look, ordered_labels, title
+from fp4jax.extras import Extra
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,6 +88,9 @@ def _panels(known: set[str]) -> list[tuple[str, str, bool]]:
 
 
 def _lines(axis, histories: list[list[dict]], key: str, label: str, place: int) -> None:
+    with Extra("study"):
+        from matplotlib.collections import LineCollection
+
     epochs = max(record["epoch"] for history in histories for record in history)
     values = np.full((len(histories), epochs), np.nan)
     for row, history in zip(values, histories, strict=True):
@@ -95,9 +99,10 @@ def _lines(axis, histories: list[list[dict]], key: str, label: str, place: int) 
             row[record["epoch"] - 1] = np.nan if value is None else value
     x = np.arange(1, epochs + 1)
     if len(values) > 1:
-        for row in values:
-            own = np.isfinite(row)  # epochs without a validation are passed over
-            axis.plot(x[own], row[own], **look(label).curve(), linewidth=0.6, alpha=0.35)
+        # Epochs without a validation are passed over. One artist: there may be a thousand lines.
+        known = (np.isfinite(row) for row in values)
+        own = [np.stack([x[k], row[k]], -1) for k, row in zip(known, values, strict=True)]
+        axis.add_collection(LineCollection(own, **look(label).curve(), linewidth=0.6, alpha=0.35))
     count = np.isfinite(values).sum(0)
     mean = np.nansum(values, 0) / np.maximum(count, 1)
     own = count > 0

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fp4jax.analysis import stats
-from fp4jax.analysis.by_patient import patient_scores, patient_table
+from fp4jax.analysis.by_patient import patient_table
 from fp4jax.analysis.figures.rows import defined, where
 from fp4jax.analysis.figures.style import BASELINE
+from fp4jax.analysis.report.draws import Draws
 from fp4jax.analysis.report.headline import groups, summaries
 from fp4jax.analysis.results import regions, table
 from fp4jax.extras import Extra
@@ -102,29 +103,22 @@ def patient_bootstrap(
         arch, scale, label, n (runs), patients (tested, each once), auprc, ci_low, ci_high; then
         pairs (runs with a baseline of the same split and seed), loss, loss_low and loss_high.
     """
-    rows = []
-    found = {(r.config.arch, r.config.scale, r.label): {} for r in results}
-    for run in results:
-        scores = patient_scores(run)
-        if scores is not None:
-            key = run.config.arch, run.config.scale, run.label
-            found[key][run.config.split, run.config.seed] = scores
+    rows, draws = [], Draws(results, resamples)
     for arch, scale, label in groups(runs):
-        own = found[arch, scale, label]
-        if not own:
+        key, baseline = (arch, scale, label), (arch, scale, BASELINE)
+        parts = draws.parts(key)
+        if not parts:
             continue
-        names = {"arch": arch, "scale": scale, "label": label, "n": len(own)}
-        patients = {patient for scores in own.values() for patient in scores}
-        of_own = stats.patient_bootstrap(list(own.values()), resamples)
+        names = {"arch": arch, "scale": scale, "label": label, "n": len(parts)}
+        patients = {patient for scores in draws.scores(key).values() for patient in scores}
+        of_own = draws.of(key, parts).interval()
         row: dict[str, Any] = names | {"patients": len(patients)}
         row |= dict(zip(("auprc", "ci_low", "ci_high"), of_own, strict=True))
-        reference = found.get((arch, scale, BASELINE), {})
-        both = sorted(own.keys() & reference.keys()) if label != BASELINE else []
+        others = () if label == BASELINE else draws.parts(baseline)
+        both = tuple(part for part in parts if part in others)
         row |= {"pairs": len(both)}
         if both:
-            loss = stats.patient_bootstrap_difference(
-                [reference[key] for key in both], [own[key] for key in both], resamples
-            )
+            loss = draws.of(baseline, both).minus(draws.of(key, both))
             row |= dict(zip(("loss", "loss_low", "loss_high"), loss, strict=True))
         rows.append(row)
     columns = ["loss", "loss_low", "loss_high"]

@@ -16,6 +16,7 @@ from fp4jax import nnx as fp4nnx
 from fp4jax.analysis.diagnosis.run import batches_of, patients_of
 from fp4jax.analysis.sensitivity.figure import draw
 from fp4jax.data import Cohort
+from fp4jax.extras import Extra
 from fp4jax.metrics.labels import region_logits
 from fp4jax.metrics.ranking import average_precision
 from fp4jax.ops.recipe import Recipe, get_recipe
@@ -133,8 +134,9 @@ def _bar(description: str) -> Iterator[Callable[[int, int], None] | None]:
     if not sys.stderr.isatty():
         yield None
         return
-    from rich.console import Console
-    from rich.progress import Progress
+    with Extra("study"):
+        from rich.console import Console
+        from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(description, total=None)

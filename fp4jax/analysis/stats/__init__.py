@@ -24,6 +24,7 @@ from fp4jax.analysis.stats.paired import compare as compare
 from fp4jax.analysis.stats.patient_tests import compare_patients as compare_patients
 from fp4jax.analysis.stats.patients import (
     Interval as Interval,
+    Resampled as Resampled,
     patient_bootstrap as patient_bootstrap,
     patient_bootstrap_difference as patient_bootstrap_difference,
 )

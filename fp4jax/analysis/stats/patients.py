@@ -70,9 +70,7 @@ def patient_bootstrap(
         >>> print([round(x, 2) for x in found])
         [0.58, 0.41, 1.0]
     """
-    runs = _matrices(scores)
-    check_resamples(resamples)
-    return _interval(_estimate(runs, _estimates(runs)), *_draws(runs, [runs], resamples, seed))
+    return Resampled(scores, resamples, seed).interval()
 
 
 def patient_bootstrap_difference(
@@ -93,16 +91,53 @@ def patient_bootstrap_difference(
     Raises:
         ValueError: as :func:`patient_bootstrap`, or if the runs or their patients differ.
     """
-    both = _matrices(a), _matrices(b)
-    check_resamples(resamples)
-    patients = [[run.patients for run in runs] for runs in both]
-    if patients[0] != patients[1]:
-        raise ValueError(
-            f"{len(a)} and {len(b)} runs do not test the same patients one by one; give both "
-            "labels' runs in the same order of (split, seed)."
-        )
-    estimate = _estimate(both[0], _estimates(both[0]) - _estimates(both[1]))
-    return _interval(estimate, *_draws(both[0], both, resamples, seed))
+    return Resampled(a, resamples, seed).minus(Resampled(b, resamples, seed))
+
+
+class Resampled:
+    """The draws of a label, for its own interval and for differences to several other labels.
+
+    Args:
+        scores: as for :func:`patient_bootstrap`.
+        resamples: number of draws.
+        seed: of the draws.
+
+    Raises:
+        ValueError: as :func:`patient_bootstrap`.
+    """
+
+    def __init__(
+        self, scores: Sequence[dict[str, Histogram]], resamples: int = 2000, seed: int = 0
+    ):
+        runs = _matrices(scores)
+        check_resamples(resamples)
+        self._drawn = resamples, seed
+        self._patients = [run.patients for run in runs]
+        self._estimates = np.array([run.auprc(np.ones(len(run.patients))) for run in runs])
+        self._often, self._values = _draws(runs, resamples, seed)
+
+    def interval(self) -> Interval:
+        """Of the mean AUPRC."""
+        return self._of(self._estimates, self._values)
+
+    def minus(self, other: "Resampled") -> Interval:
+        """Of the mean difference of this label to another one.
+
+        Raises:
+            ValueError: the runs or their patients differ, or the draws.
+        """
+        if self._patients != other._patients or self._drawn != other._drawn:
+            raise ValueError(
+                f"{len(self._patients)} and {len(other._patients)} runs do not test the same "
+                "patients one by one; give both labels' runs in the same order of (split, seed)."
+            )
+        return self._of(self._estimates - other._estimates, self._values - other._values)
+
+    def _of(self, estimates: np.ndarray, values: np.ndarray) -> Interval:
+        """Means over the seeds of each split, then over splits."""
+        splits = _splits(self._patients)
+        estimate = float(np.mean([estimates[places].mean() for places in splits]))
+        return _interval(estimate, self._often, values)
 
 
 class _Run(NamedTuple):
@@ -115,7 +150,9 @@ class _Run(NamedTuple):
 
     def auprc(self, weights: np.ndarray) -> np.ndarray:
         """Of each row of weights (..., patients): how often each patient counts."""
-        n, c, B, A = np.split(weights @ self.counts, 4, axis=-1)
+        drawn = weights @ self.counts
+        k = drawn.shape[-1] // 4
+        n, c, B, A = (drawn[..., i * k : (i + 1) * k] for i in range(4))
         total = c.sum(-1)
         found = precision_sums(n, c, B, A)[0].sum(-1)
         return np.divide(found, total, out=np.full_like(total, np.nan), where=total > 0)
@@ -147,26 +184,17 @@ def _matrices(scores: Sequence[dict[str, Histogram]]) -> list[_Run]:
     return runs
 
 
-def _estimates(runs: Sequence[_Run]) -> np.ndarray:
-    return np.array([run.auprc(np.ones(len(run.patients))) for run in runs])
-
-
-def _splits(runs: Sequence[_Run]) -> list[np.ndarray]:
+def _splits(patients: Sequence[tuple[str, ...]]) -> list[np.ndarray]:
     """Places of the runs that tested the same patients."""
     found: dict[tuple[str, ...], list[int]] = {}
-    for place, run in enumerate(runs):
-        found.setdefault(run.patients, []).append(place)
+    for place, own in enumerate(patients):
+        found.setdefault(own, []).append(place)
     return [np.array(places) for places in found.values()]
-
-
-def _estimate(runs: Sequence[_Run], values: np.ndarray) -> float:
-    """The mean over the seeds of each split, then over splits."""
-    return float(np.mean([values[places].mean() for places in _splits(runs)]))
 
 
 def _often(generator: np.random.Generator, runs: Sequence[_Run], resamples: int) -> np.ndarray:
     """The weight of each run (resamples, runs): splits are drawn, and for each its seeds."""
-    splits = _splits(runs)
+    splits = _splits([run.patients for run in runs])
     weights = np.zeros((resamples, len(runs)))
     for places, own in zip(
         splits, drawn_seeds(generator, list(map(len, splits)), resamples), strict=True
@@ -175,19 +203,15 @@ def _often(generator: np.random.Generator, runs: Sequence[_Run], resamples: int)
     return weights
 
 
-def _draws(
-    runs: Sequence[_Run], labels: Sequence[Sequence[_Run]], resamples: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The weight of each run (resamples, runs), and its AUPRC or difference of two labels'."""
+def _draws(runs: Sequence[_Run], resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The weight of each run (resamples, runs), and its AUPRC; NaN where that is not defined."""
     generator = np.random.default_rng(seed)
     often = _often(generator, runs, resamples)
     weights = _patients_drawn(generator, runs, resamples)
     values = np.full(often.shape, np.nan)
     for place, run in enumerate(runs):
         for rows in _chunks(np.flatnonzero(often[:, place]), run.counts.shape[-1]):
-            times = weights[run.patients][rows]
-            found = [label[place].auprc(times) for label in labels]
-            values[rows, place] = found[0] - found[1] if len(found) > 1 else found[0]
+            values[rows, place] = run.auprc(weights[run.patients][rows])
     return often, values
 
 

@@ -5,6 +5,7 @@ program, whose argument says which operands are quantized: compiling a program f
 take hours where this takes a minute.
 
     measuring   sensitivity(model, batches, recipe): the loop over layers and operands
+    checks      what may be wrong with what it is given
     program     the compiled pass, with a switch for each operand of each layer
     measures    KL divergence of outputs, error of gradients
     table       the result, as text, CSV, JSON and rules

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from fp4jax.extras import Extra
 from fp4jax.nnx.sensitivities.table import SensitivityTable, exactly
 
 
@@ -70,7 +71,8 @@ def _knapsack(values: list[float], weights: list[int], capacity: int) -> list[in
     """Positions of the most valuable set whose weights sum to ``capacity`` at most."""
     if sum(weights) <= capacity:
         return list(range(len(values)))
-    from scipy.optimize import Bounds, LinearConstraint, milp
+    with Extra("study"):
+        from scipy.optimize import Bounds, LinearConstraint, milp
 
     # In units of the largest: the solver's tolerances are absolute.
     value = np.asarray(values) / max(values)

@@ -1,16 +1,16 @@
 """sensitivity(model, batches, recipe): each layer, and each of its operands, quantized alone."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from fp4jax.core.spec import shown
 from fp4jax.nnx.applying import apply_recipe, remove_recipe
 from fp4jax.nnx.keys import check_model
+from fp4jax.nnx.sensitivities.checks import FORWARD, Batch, batch_of, check, check_pass, roles_of
 from fp4jax.nnx.sensitivities.measures import compiled_distances, relative_error
 from fp4jax.nnx.sensitivities.program import Pass, Program
 from fp4jax.nnx.sensitivities.table import ALL, EVERYTHING, SensitivityRow, SensitivityTable
@@ -20,8 +20,6 @@ from fp4jax.ops.recipe import ROLES, Recipe, get_recipe
 
 #: Of the outputs and targets of all batches; larger is better.
 Score = Callable[[np.ndarray, np.ndarray], float]
-_FORWARD = ("fprop.x", "fprop.w")
-_METRICS = ("kl", "loss", "gradient")
 
 
 def sensitivity(
@@ -52,11 +50,11 @@ def sensitivity(
             takes several, a tuple of arrays. Batches of one shape share a compilation. amax spans
             the batch, as the recipe says.
         recipe: a Recipe, its name, or the paper's id.
-        metric: what :func:`keep_list` weighs by. "kl": divergence of the outputs' probabilities.
-            "loss": its change. "gradient": relative error of the gradient of all parameters. Or a
-            score, a function (outputs, targets) -> float of NumPy arrays that hold all batches,
-            larger is better, such as an AUPRC: how much it falls. All that can be measured is in
-            the table, whichever is chosen.
+        metric: what :func:`fp4jax.nnx.keep_list` weighs by. "kl": divergence of the outputs'
+            probabilities. "loss": its change. "gradient": relative error of the gradient of all
+            parameters. Or a score, a function (outputs, targets) -> float of NumPy arrays that hold
+            all batches, larger is better, such as an AUPRC: how much it falls. All that can be
+            measured is in the table, whichever is chosen.
         loss: of (outputs, targets), a scalar.
         activation: what makes probabilities of outputs (..., k): "sigmoid" of each, "softmax" of
             all k.
@@ -65,7 +63,7 @@ def sensitivity(
         progress: is told how many passes are done, and of how many.
 
     Returns:
-        The table; print it, ``write`` it, or hand it to :func:`keep_list`.
+        The table; print it, ``write`` it, or hand it to :func:`fp4jax.nnx.keep_list`.
 
     Raises:
         ValueError: no batches; outputs, loss or score of the float model that are not finite; a
@@ -85,9 +83,9 @@ def sensitivity(
         ('layers\\\\.2$',)
     """
     recipe = get_recipe(recipe)
-    given = [_batch(batch) for batch in batches]
+    given = [batch_of(batch) for batch in batches]
     score = metric if callable(metric) else None
-    _check(recipe, given, metric, loss)
+    check(recipe, given, metric, loss)
     copy = _quantized(model, recipe, keep)
     products = products_of(copy, given[0].inputs)
     amounts: dict[str, int] = {}
@@ -102,7 +100,7 @@ def sensitivity(
     paths = tuple(amounts)
     measured = _Measured(Program(copy, paths, loss), len(paths), given, activation, score)
     kept = [layer.path or "(model)" for layer in layers(copy) if layer.path not in amounts]
-    roles = [role for role in _roles(recipe) if loss is not None or role in _FORWARD]
+    roles = [role for role in roles_of(recipe) if loss is not None or role in FORWARD]
     wanted = [(path, operand) for path in paths for operand in (ALL, *roles)]
     rows = []
     for done, (path, operand) in enumerate([*wanted, (EVERYTHING, ALL)]):
@@ -124,11 +122,6 @@ def sensitivity(
     )
 
 
-class _Batch(NamedTuple):
-    inputs: tuple[Any, ...]
-    targets: Any
-
-
 class _Measured:
     """The program's distances to its own pass in high precision, on all batches."""
 
@@ -136,7 +129,7 @@ class _Measured:
         self,
         program: Program,
         layers: int,
-        batches: Sequence[_Batch],
+        batches: Sequence[Batch],
         activation: str,
         score: Score | None,
     ):
@@ -145,7 +138,7 @@ class _Measured:
         self._targets = [batch.targets for batch in batches]
         self._exact = self._passes(np.zeros((layers, len(ROLES)), bool))
         for i, one in enumerate(self._exact):
-            _check_pass(one, i)
+            check_pass(one, i)
         self.reference: dict[str, float] = {}
         if self._exact[0].loss is not None:
             self.reference["loss"] = float(np.mean([np.asarray(p.loss) for p in self._exact]))
@@ -170,7 +163,7 @@ class _Measured:
             error, cosine = relative_error([batch["gradient"] for batch in found])
             values |= {"gradient": error, "cosine": cosine}
         if self._score is not None:
-            forward = on[:, [ROLES.index(role) for role in _FORWARD]].any()
+            forward = on[:, [ROLES.index(role) for role in FORWARD]].any()
             values["score"] = self.reference["score"] - self._scored(passes) if forward else 0.0
         return values
 
@@ -195,64 +188,3 @@ def _quantized(model: nnx.Module, recipe: Recipe, keep: str | Sequence[str]) -> 
     copy = nnx.merge(*nnx.split(model))
     remove_recipe(copy)
     return apply_recipe(copy, recipe, keep)
-
-
-def _roles(recipe: Recipe) -> list[str]:
-    """The operands that the recipe quantizes."""
-    return [role for role, spec in zip(ROLES, recipe.operands, strict=True) if spec is not None]
-
-
-def _batch(batch: Any) -> _Batch:
-    inputs, targets = (
-        batch if isinstance(batch, tuple | list) and len(batch) == 2 else (batch, None)
-    )
-    inputs = inputs if isinstance(inputs, tuple | list) else (inputs,)
-    return _Batch(
-        tuple(map(jnp.asarray, inputs)), None if targets is None else jnp.asarray(targets)
-    )
-
-
-def _check(recipe: Recipe, batches: Sequence[_Batch], metric: Any, loss: Any) -> None:
-    if not batches:
-        raise ValueError("there are no batches; give at least one, (inputs, targets) or inputs.")
-    if not callable(metric) and metric not in _METRICS:
-        raise ValueError(
-            f"metric is {shown(metric)}; allowed: {', '.join(_METRICS)}, or a function (outputs, "
-            "targets) -> float, larger is better."
-        )
-    if metric in ("loss", "gradient") and loss is None:
-        raise ValueError(
-            f"metric {metric!r} needs a loss: pass loss=, a function (outputs, targets) -> scalar."
-        )
-    if (callable(metric) or loss is not None) and any(b.targets is None for b in batches):
-        raise ValueError("a loss or a score needs targets; give batches (inputs, targets).")
-    if not recipe.quantizes:
-        raise ValueError(f"recipe {recipe.name!r} quantizes nothing; name another one.")
-    if loss is None and not any(role in _FORWARD for role in _roles(recipe)):
-        raise ValueError(
-            f"recipe {recipe.name!r} quantizes the backward pass alone, of which only gradients "
-            "tell: pass loss=."
-        )
-
-
-def _check_pass(one: Pass, batch: int) -> None:
-    """ValueError unless what the float model computes is finite, and an array."""
-    if not hasattr(one.outputs, "dtype") or not one.outputs.ndim:
-        raise ValueError(
-            f"the model returns {type(one.outputs).__name__}; sensitivity takes models that return "
-            "one array of logits (..., k): wrap yours so that it does."
-        )
-    bad = [
-        name
-        for name, value in (
-            ("outputs", one.outputs),
-            ("loss", one.loss),
-            ("gradient", one.gradient),
-        )
-        if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(value))
-    ]
-    if bad:
-        raise ValueError(
-            f"{' and '.join(bad)} of the model in high precision on batch {batch} are not finite; "
-            "look for NaN and Inf in the batch and in the parameters."
-        )

@@ -33,6 +33,13 @@ class SensitivityRow:
         gradient: |g_q - g| / |g| of the gradient of all parameters; None without a loss.
         cosine: of both gradients; None without a loss.
         score: how much the score falls; None without one.
+
+    Raises:
+        ValueError: another operand.
+
+    Example:
+        >>> SensitivityRow("stem", "fprop.x", multiply_adds=1000, kl=0.25).kl
+        0.25
     """
 
     layer: str
@@ -61,6 +68,19 @@ class SensitivityTable:
         reference: loss and score of the float model, where they were measured.
         multiply_adds: of the whole model's forward pass, products without a layer included.
         kept: paths of the layers that were not to be quantized.
+
+    Example:
+        >>> rows = SensitivityRow("stem", "all", 90, 0.5), SensitivityRow("head", "all", 10, 0.25)
+        >>> together = SensitivityRow(EVERYTHING, "all", 100, 0.75)
+        >>> table = SensitivityTable(rows, together, get_recipe("full"), "kl", {}, 100)
+        >>> print(table)
+        layer         multiply-adds    kl
+        stem             90 (90.0%)   0.5
+        head             10 (10.0%)  0.25
+        (all layers)   100 (100.0%)  0.75
+        each layer alone under full
+        >>> table.rules(("head$",)).of("head") is None
+        True
     """
 
     rows: tuple[SensitivityRow, ...]

@@ -42,6 +42,15 @@ class Plan:
             return windows.scatter, windows.gather
         return windows.gather, windows.scatter
 
+    def fprop_x(self, lhs: Array) -> tuple[Array, BlockAxes]:
+        """x of fprop as it is quantized."""
+        split = self.geometry.split(self.geometry.x(lhs))
+        return split, data_axes(split)
+
+    def lhs(self, x: Array) -> Array:
+        """Undoes what :meth:`fprop_x` did."""
+        return self.geometry.lhs(merge_groups(x))
+
     def multiply(self, product: Callable[..., Array], data: Array, w: Array, **options) -> Array:
         """``product`` (gather or scatter) of split data and kernel values."""
         geometry, merged = self.geometry, merge_groups(data)

@@ -28,6 +28,7 @@ from fp4jax.ops.amaxes import Amaxes, amaxes, has_switches
 from fp4jax.ops.convolution.geometry import channels_last, resolve
 from fp4jax.ops.convolution.plan import KERNEL_IN, KERNEL_OUT, Plan, data_axes
 from fp4jax.ops.convolution.weight_gradient import kernel_gradient
+from fp4jax.ops.hooks import settled
 from fp4jax.ops.recipe import Recipe, get_recipe
 from fp4jax.ops.role_keys import RoleKeys, role_keys
 
@@ -195,6 +196,7 @@ def _convolve(
     plan = Plan(
         recipe, resolved.geometry, resolved.precision, jnp.dtype(resolved.out.dtype), out_sharding
     )
+    lhs, given = settled(plan, lhs, given)
     return (_quantized if recipe.quantizes else _unquantized)(plan, lhs, rhs, keys, given)
 
 
@@ -205,8 +207,7 @@ def _fprop(plan: Plan, lhs: Array, rhs: Array, keys: RoleKeys | None, amaxes: Am
 
     @jax.named_scope(plan.recipe.scope("fprop"))
     def fprop(lhs, rhs, keys, amaxes):
-        split = geometry.split(geometry.x(lhs))
-        x, w = (split, data_axes(split)), (geometry.w(rhs), KERNEL_IN)
+        x, w = plan.fprop_x(lhs), (geometry.w(rhs), KERNEL_IN)
         x, w = gemm.pair(plan.recipe, "fprop", x, w, keys, amaxes)
         y = plan.contract(x, w, plan.products[0], plan.out_dtype, by_inputs=False)
         return geometry.out(y), w if shares_w else None

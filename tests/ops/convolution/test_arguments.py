@@ -26,7 +26,8 @@ def test_signature_is_that_of_lax(name):
     for parameter in common:
         assert ours[parameter].default == theirs[parameter].default
         assert ours[parameter].kind == theirs[parameter].kind
-    assert {"recipe", "key"} <= set(added) <= {"out_sharding", "recipe", "key", "amax", "axis_name"}
+    allowed = {"out_sharding", "recipe", "key", "amax", "axis_name", "switches"}
+    assert {"recipe", "key"} <= set(added) <= allowed
     assert all(ours[parameter].kind == inspect.Parameter.KEYWORD_ONLY for parameter in added)
 
 

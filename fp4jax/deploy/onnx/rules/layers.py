@@ -1,0 +1,196 @@
+"""Packed layers: their marked calls as 4-bit operands and a product of the dialect."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fp4jax.core.blocks import BLOCK
+from fp4jax.core.hadamard import random_hadamard
+from fp4jax.deploy.onnx.arithmetic import Array
+from fp4jax.deploy.onnx.graph import element_type
+from fp4jax.deploy.onnx.rules.convolutions import convolution, transposed_convolution
+from fp4jax.deploy.onnx.rules.shapes import padded, sliced
+from fp4jax.deploy.onnx.values import Value
+from fp4jax.deploy.onnx.walker import LayerCall, UnsupportedError, Walker, rule
+from fp4jax.deploy.onnx.weights import Matrix
+from fp4jax.packed.convolution import Convolution, TransposedConvolution
+from fp4jax.packed.dot import Dot
+from fp4jax.packed.product import Product
+
+
+@rule("fp4_layer", constants=True)
+def _layer(walker: Walker, equation: Any, inputs: Sequence[Value]) -> list[Value]:
+    params, aval, graph = equation.params, equation.outvars[0].aval, walker.graph
+    (x,), path, product = inputs, params["path"], params["product"]
+    graph.scope = f"{path}/" if path else ""
+    if params["examples"] > 1:
+        raise UnsupportedError(f"layer {path!r} runs under jax.vmap of the model's own")
+    name = graph.name_of(x)
+    if not params["examples"]:
+        x = graph.reshape(x, (1, *x.shape))
+    x = _cast(walker, x, np.float32)
+    y, kind = LOWERED[type(product)](walker, path, product, x)
+    y = _cast(walker, graph.reshape(y, aval.shape), aval.dtype)
+    walker.calls.append(LayerCall(path, name, y.name, kind))
+    graph.scope = ""
+    return [y]
+
+
+def _dot(walker: Walker, path: str, product: Dot, x: Value) -> tuple[Value, str]:
+    """(b, m, k) x (k, n); with batch dimensions (b, batch, m, k) x (batch, k, n)."""
+    graph, b = walker.graph, x.shape[0]
+    m, k = product.rows_and_k
+    x = graph.transpose(x, [0, *(a + 1 for a in product.order)])
+    groups = math.prod(product.batch)
+    x = graph.reshape(x, (b, groups * m, k))
+    x = _operand(walker, path, product, x, "dot")
+    n = math.prod(product.shape) // max(1, groups * m)
+    w = _matrix(walker, path, product, n)
+    columns = x.shape[-1]
+    if product.batch:
+        x = graph.reshape(x, (b, groups, m, columns))
+        w = graph.transpose(graph.reshape(w, (groups, n, columns)), [0, 2, 1])
+        return graph.emit("MatMul", [x, w], np.float32, (b, groups, m, n)), "dot"
+    w = graph.transpose(w, [1, 0])
+    return graph.emit("MatMul", [x, w], np.float32, (b, m, n)), "dot"
+
+
+def _convolution(walker: Walker, path: str, product: Convolution, x: Value) -> tuple[Value, str]:
+    """Channels last as trained: quantized along a pixel's channels, then channels first."""
+    if set(product.input_dilation) != {1}:
+        raise UnsupportedError(f"layer {path!r} has zeros between the pixels of its input")
+    graph, window = walker.graph, product.window
+    b, n, *image, _ = x.shape
+    groups, c = window.groups, product.channels
+    outputs = walker.layers[path].kernel_shape[-1] // product.window.groups
+    taps = window.taps
+    if _is_matrix_product(product):
+        patches = _patches(walker, x, product)
+        operand = _operand(walker, path, product, patches, "dot")
+        w = graph.transpose(_matrix(walker, path, product, outputs), [1, 0])
+        shape = (b, operand.shape[1], outputs)
+        return graph.emit("MatMul", [operand, w], np.float32, shape), "dot"
+    rows = graph.reshape(x, (b, n * math.prod(image) * groups, c))
+    operand = _operand(walker, path, product, rows, "conv")
+    w = _matrix(walker, path, product, outputs)
+    w = graph.reshape(w, (groups * outputs, *taps, operand.shape[-1]))
+    operand, w = (_cut(walker, a, product, c) for a in (operand, w))
+    channels = groups * operand.shape[-1]
+    pixels = _channels_first(walker, graph.reshape(operand, (b * n, *image, channels)))
+    ends = list(zip(window.low, window.high, strict=True))
+    w = _channels_first(walker, w)
+    y = convolution(walker, pixels, w, window.stride, window.dilation, ends, groups)
+    return _channels_last(walker, y), "conv"
+
+
+def _transposed(
+    walker: Walker, path: str, product: TransposedConvolution, x: Value
+) -> tuple[Value, str]:
+    graph, window = walker.graph, product.window
+    b, n, *grid, c = x.shape
+    operand = _operand(walker, path, product, graph.reshape(x, (b, n * math.prod(grid), c)), "conv")
+    w = _matrix(walker, path, product, product.outputs)
+    w = graph.reshape(w, (*window.taps, product.outputs, operand.shape[-1]))
+    operand, w = (_cut(walker, a, product, c) for a in (operand, w))
+    pixels = _channels_first(walker, graph.reshape(operand, (b * n, *grid, operand.shape[-1])))
+    last = len(w.shape) - 1
+    # (*taps, o, i) -> (i, o, *taps)
+    w = graph.transpose(w, [last, last - 1, *range(last - 1)])
+    y = transposed_convolution(
+        walker, pixels, w, window.stride, window.dilation, window.low, window.image
+    )
+    return _channels_last(walker, y), "conv"
+
+
+#: How each kind of product is written.
+LOWERED: dict[type[Product], Any] = {
+    Dot: _dot,
+    Convolution: _convolution,
+    TransposedConvolution: _transposed,
+}
+
+
+def _operand(walker: Walker, path: str, product: Product, x: Value, kind: str) -> Value:
+    """x (b, m, k), k padded to whole blocks, rotated and quantized as the recipe says."""
+    (*_, k), spec = x.shape, product.spec
+    x = padded(walker, x, [(0, 0), (0, 0), (0, -k % BLOCK)])
+    if product.hadamard:
+        x = _rotated(walker, x)
+    if spec is None:
+        return x
+    amax = walker.layers[path].amax
+    if walker.dialect.static and amax is None and kind == "dot":
+        raise UnsupportedError(
+            f"layer {path!r} has no calibrated amax of its activations, which "
+            f"{walker.dialect.name} needs: calibrate the run first (--calibrate max)"
+        )
+    y = walker.dialect.activation(Array(walker.graph, x), spec, amax, product=kind)
+    return y.value
+
+
+def _rotated(walker: Walker, x: Value) -> Value:
+    """Every 16 of the last axis times diag(signs) H16 / 4."""
+    graph, (b, m, k) = walker.graph, x.shape
+    blocks = graph.reshape(x, (b, m, k // BLOCK, BLOCK))
+    matrix = graph.constant(
+        np.asarray(random_hadamard(np.eye(BLOCK, dtype=np.float32))), "hadamard"
+    )
+    return graph.reshape(graph.emit("MatMul", [blocks, matrix], np.float32, blocks.shape), x.shape)
+
+
+def _matrix(walker: Walker, path: str, product: Product, rows: int) -> Value:
+    """The weights, dequantized by the dialect's operators: (rows, columns)."""
+    known = walker.layers[path]
+    matrix = Matrix.of(known.weight, product, rows)
+    return walker.dialect.weight(walker.graph, path or "kernel", matrix)
+
+
+def _is_matrix_product(product: Convolution) -> bool:
+    """Whether each pixel is in one patch: the kernel is as large as the stride, or one pixel."""
+    window = product.window
+    whole = tuple(g * s for g, s in zip(window.grid, window.stride, strict=True)) == window.image
+    return (
+        window.groups == 1
+        and window.taps == window.stride
+        and set(window.dilation) == {1}
+        and not any(window.low)
+        and whole
+    )
+
+
+def _patches(walker: Walker, x: Value, product: Convolution) -> Value:
+    """(b, n, *image, c) -> (b, patches, taps c'), c' = c padded to whole blocks."""
+    graph, window = walker.graph, product.window
+    b, n, *_, c = x.shape
+    d = window.ndim
+    split = [s for g, t in zip(window.grid, window.taps, strict=True) for s in (g, t)]
+    x = graph.reshape(x, (b * n, *split, c))
+    order = [0, *range(1, 2 * d, 2), *range(2, 2 * d + 1, 2), 2 * d + 1]
+    x = padded(walker, graph.transpose(x, order), [(0, 0)] * (2 * d + 1) + [(0, -c % BLOCK)])
+    columns = window.number_of_taps * x.shape[-1]
+    return graph.reshape(x, (b, n * math.prod(window.grid), columns))
+
+
+def _cut(walker: Walker, x: Value, product: Product, channels: int) -> Value:
+    """Without the channels that filled up blocks, where they are zeros: not if rotated."""
+    if product.hadamard or x.shape[-1] == channels:
+        return x
+    rank = len(x.shape)
+    return sliced(walker, x, [0] * rank, [*x.shape[:-1], channels], [1] * rank)
+
+
+def _channels_first(walker: Walker, x: Value) -> Value:
+    rank = len(x.shape)
+    return walker.graph.transpose(x, [0, rank - 1, *range(1, rank - 1)])
+
+
+def _channels_last(walker: Walker, x: Value) -> Value:
+    return walker.graph.transpose(x, [0, *range(2, len(x.shape)), 1])
+
+
+def _cast(walker: Walker, x: Value, dtype: Any) -> Value:
+    if x.dtype == np.dtype(dtype):
+        return x
+    return walker.graph.emit("Cast", [x], dtype, x.shape, to=element_type(dtype))

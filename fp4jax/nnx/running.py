@@ -1,0 +1,98 @@
+"""Static scales that follow the training: running_amax(model, ...), update_amax(model)."""
+
+import math
+
+import jax.numpy as jnp
+from flax import nnx
+
+from fp4jax.core.spec import shown
+from fp4jax.nnx.keys import Model, check_model
+from fp4jax.nnx.operations import Op
+from fp4jax.nnx.static_x import quantizing_x, set_static
+from fp4jax.nnx.watches import AmaxWatch, AverageAmax, DelayedAmax
+
+
+def running_amax(model: Model, memory: int | float) -> Model:
+    """Gives x of every quantized layer a static amax that follows the steps of a training.
+
+    In a step x is quantized by the amax of earlier steps, as TransformerEngine's delayed scaling
+    does, and by its own in the first one. With ``seen`` the largest amax of a step,
+
+        memory = d < 1    amax = d amax + (1 - d) seen
+        memory = n >= 1   amax = the largest seen in the last n steps
+
+    What exceeds it is clamped to it; the gradient passes straight through. In evaluation mode
+    (``model.eval()``) the last value is used and nothing is noted. Works wherever the running
+    statistics of ``nnx.BatchNorm`` do: also in ``nnx.scan``, ``nnx.vmap`` and ``nnx.remat``.
+
+    Args:
+        model: with a recipe applied; changed in place. Layers whose x is not quantized, or whose
+            amax is learned, stay as they are.
+        memory: the decay of an average, above 0 and below 1, or a whole number of steps.
+
+    Returns:
+        The model. Call :func:`update_amax` after each step.
+
+    Raises:
+        ValueError: another memory, or no layer that quantizes x.
+
+    Example:
+        >>> from fp4jax.nnx import apply_recipe
+        >>> layer = apply_recipe(nnx.Linear(16, 4, rngs=nnx.Rngs(0)), "full")
+        >>> layer = running_amax(layer, 0.75)
+        >>> for size in (4.0, 8.0):
+        ...     y = layer(jnp.full((2, 16), size))
+        ...     layer = update_amax(layer)
+        >>> float(layer.dot_general.amax[...])
+        5.0
+    """
+    check_memory("memory", memory)
+    found = [(op, spec) for _, op, spec in quantizing_x(model) if spec.amax != "learned"]
+    if not found:
+        raise ValueError(
+            f"no layer of {type(model).__name__} quantizes x by an amax of its own; apply a recipe "
+            "first: fp4jax.nnx.apply_recipe(model, 'full')."
+        )
+    for op, _ in found:
+        one = AverageAmax(memory, op.stack) if memory < 1 else DelayedAmax(int(memory), op.stack)
+        set_static(op, jnp.zeros(op.stack), one)
+    return model
+
+
+def update_amax(model: Model) -> Model:
+    """Ends a step: running and learned amaxes take in what the step's forward pass saw.
+
+    Call it in the train step, after the forward pass and, if amaxes are learned, after the
+    optimizer's update. Works on traced values.
+
+    Args:
+        model: changed in place; one without such amaxes stays as it is.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: for anything but an NNX model.
+    """
+    check_model(model)
+    for _, op in nnx.iter_modules(model):
+        if isinstance(op, Op) and isinstance(op.watch, AmaxWatch) and op.amax is not None:
+            op.amax.set_value(op.watch.advance(op.amax.get_value()))
+    return model
+
+
+def follows(model: nnx.Module) -> bool:
+    """Whether :func:`update_amax` has something to do."""
+    return any(
+        isinstance(op, Op) and isinstance(op.watch, AmaxWatch) for _, op in nnx.iter_modules(model)
+    )
+
+
+def check_memory(name: str, memory: int | float) -> None:
+    """ValueError for anything but a decay or a number of steps."""
+    number = isinstance(memory, int | float) and not isinstance(memory, bool)
+    if not number or not math.isfinite(memory) or memory <= 0 or (memory > 1 and memory % 1):
+        raise ValueError(
+            f"{name} is {shown(memory)}; give the decay of an average, above 0 and below 1, or a "
+            "whole number of steps."
+        )
