@@ -63,7 +63,9 @@ def test_a_known_kernel_is_written_as_it_is_multiplied():
     w = _normal(3, 3, 2, 4)
     layout = ("NHWC", "HWIO", "NHWC")
     model = written(
-        lambda x: lax.conv_general_dilated(x, jnp.asarray(w), (1, 1), "SAME", dimension_numbers=layout),
+        lambda x: lax.conv_general_dilated(
+            x, jnp.asarray(w), (1, 1), "SAME", dimension_numbers=layout
+        ),
         _normal(1, 4, 4, 2),
     )
     kernel = next(t for t in model.graph.initializer if len(t.dims) == 4)
