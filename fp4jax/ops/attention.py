@@ -139,7 +139,7 @@ def attention(
     plan = Plan(recipe, float(d**-0.5 if scale is None else scale), precision, axis_name)
     arrays = _varying_together(q, k, v, bias, mask, factors, others=jax.tree.leaves(keys))
     of_products = _by_product(amax)
-    function = _jitted if recipe.quantizes else _high_precision
+    function: Any = _jitted if recipe.quantizes else _high_precision
     o = jnp.moveaxis(function(plan, *arrays, keys, of_products), -4, -3)
     return o.reshape(*batch, m, h, v.shape[-1])
 

@@ -144,6 +144,8 @@ def affected(recipe) -> tuple[bool, bool, bool]:
     if recipe.residuals == "quantized":
         quantizes[1] |= recipe.fprop[1] is not None
         quantizes[2] |= recipe.fprop[0] is not None
+    # What is clipped has no gradient.
+    quantizes[1] |= recipe.fprop[0] is not None and recipe.fprop[0].clip != 1
     return tuple(quantizes)
 
 
