@@ -8,6 +8,7 @@ from fp4jax.models.registry import (
     options as options,
     parse_options as parse_options,
     register as register,
+    resolved_options as resolved_options,
     scales as scales,
     spatial_dims as spatial_dims,
 )
