@@ -18,10 +18,10 @@ NETWORKS = {
     "swin": ("swin", 64, {"dim": 32, "depth": 2, "heads": 2, "window": 2}),
     "unet2d": ("unet", 16, {"channels": (16, 32), "strides": (2,), "spatial_dims": 2}),
     "unet3d": ("unet", 8, {"channels": (16, 32), "strides": (2,), "spatial_dims": 3}),
-    "basic_unet2d": ("basic_unet", 16, {"features": (16,) * 6, "spatial_dims": 2}),
-    "basic_unet3d": ("basic_unet", 16, {"features": (16,) * 6, "spatial_dims": 3}),
-    "swin_unetr2d": ("swin_unetr", 32, {"feature_size": 12, "spatial_dims": 2}),
-    "swin_unetr3d": ("swin_unetr", 32, {"feature_size": 12, "spatial_dims": 3}),
+    "basic_unet2d": ("basic_unet", (32, 16), {"features": (16,) * 6, "spatial_dims": 2}),
+    "basic_unet3d": ("basic_unet", (32, 16, 16), {"features": (16,) * 6, "spatial_dims": 3}),
+    "swin_unetr2d": ("swin_unetr", (64, 32), {"feature_size": 12, "spatial_dims": 2}),
+    "swin_unetr3d": ("swin_unetr", (64, 32, 32), {"feature_size": 12, "spatial_dims": 3}),
 }
 
 
