@@ -58,7 +58,9 @@ def dequantized(q: Quantized, spec: TensorSpec, shape: tuple) -> Array:
 def _candidate(blocks: Array, scale: Array, encode: Array, in_steps: bool) -> tuple[Array, Array]:
     """Code values and E4M3 scales, given the latter before they are rounded."""
     rounded = scale.minimum(E4M3_MAX).rounded_to_e4m3(in_steps=in_steps)
-    decode = rounded * (1.0 / encode)
+    # The minimum changes nothing, but onnxruntime would make one division of 1 / a * b, which is
+    # rounded once instead of twice.
+    decode = rounded * (1.0 / encode).minimum(FLT_MAX)
     return to_e2m1(blocks * (1.0 / decode).minimum(FLT_MAX)), rounded
 
 

@@ -147,3 +147,15 @@ def test_products_that_are_quantized_but_not_packed_are_refused():
     model = packed(Two(), {"a": "full", "b": only_x})
     with pytest.raises(ValueError, match=r"layer 'b' has the recipe 'only_x' and is not packed"):
         to_onnx(model, (3, 16), DIALECTS["onnx-portable"])
+
+
+def test_onnxruntime_divides_as_often_as_the_quantizer():
+    # It makes 1 / a * b one division where it may, after which one of these is another code.
+    x = np.zeros((1, 2, 16), np.float32)
+    x[0, 0, 0] = 7.419673442840576
+    x[0, 1, :6] = 0.334758788, -0.0135043226, 0.80874455, -0.00106862548, 0.472497642, 0.0993706286
+    model = packed(nnx.Linear(16, 16, rngs=nnx.Rngs(0)), "forward_only")
+    written = to_onnx(model, (2, 16), DIALECTS["onnx-portable"], batch=1)
+    (found,) = running.runtime(written.model, x, ["logits"])
+    expected = alone(model, x)
+    assert np.abs(found - expected).max() <= 1e-6 * np.abs(expected).max()
