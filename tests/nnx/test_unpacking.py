@@ -33,6 +33,7 @@ def test_outputs_where_activations_are_not_quantized():
     np.testing.assert_allclose(plain(x), packed(x), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_stacks():
     make = functools.partial(nnx.Linear, 16, 8)
     stack = nnx.vmap(lambda rngs: make(rngs=rngs))(nnx.Rngs(0).split(3))

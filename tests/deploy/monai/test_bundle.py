@@ -18,36 +18,16 @@ from fp4jax.deploy.monai.torch_file import write_state_dict
 from tests.deploy.subjects import about_of, full_disk, subject
 
 #: Of MONAI's specification and of the schema of its tests.
-REQUIRED = [
-    "version",
-    "monai_version",
-    "pytorch_version",
-    "numpy_version",
-    "required_packages_version",
-    "task",
-    "description",
-    "authors",
-    "copyright",
-    "network_data_format",
-    "schema",
-    "optional_packages_version",
-    "authorship",
-    "dataset_dir",
-    "image_classes",
-    "label_classes",
-    "pred_classes",
-    "eval_metrics",
-]
-OF_A_TENSOR = [
-    "type",
-    "format",
-    "num_channels",
-    "spatial_shape",
-    "dtype",
-    "value_range",
-    "is_patch_data",
-    "channel_def",
-]
+REQUIRED = (
+    *("version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version"),
+    *("task", "description", "authors", "copyright", "network_data_format", "schema"),
+    *("optional_packages_version", "authorship", "dataset_dir", "image_classes", "label_classes"),
+    *("pred_classes", "eval_metrics"),
+)
+OF_A_TENSOR = (
+    *("type", "format", "num_channels", "spatial_shape", "dtype", "value_range"),
+    *("is_patch_data", "channel_def"),
+)
 
 
 class Reader(pickle.Unpickler):

@@ -67,7 +67,7 @@ def test_a_full_disk_leaves_nothing(tmp_path):
 
 @pytest.mark.slow
 def test_an_artifact_that_differs_is_not_written(tmp_path):
-    with pytest.raises(ValueError, match="of the largest logit, more than 1.0e-30"):
+    with pytest.raises(ValueError, match=r"of the largest logit, more than 1\.0e-30"):
         # No two programs agree so well on images of any size.
         deploy.export(subject("vit", "full"), "stablehlo", tmp_path / "o", Options(bound=1e-30))
     assert not list(tmp_path.iterdir())
