@@ -74,6 +74,20 @@ class LayerRecord:
     call: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     stored: StoredMatrix | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "recipe": _recipe_to_json(self.recipe),
+            "kernel_shape": self.kernel_shape,
+            "call": dict(self.call),
+            "stored": None if self.stored is None else self.stored.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "LayerRecord":
+        """The inverse of :meth:`to_json`; what else is in ``record`` is left out."""
+        return _record([_recipe_from_json(record["recipe"])], {**record, "recipe": 0})
+
 
 @dataclasses.dataclass(frozen=True)
 class PackedModel:
@@ -95,13 +109,7 @@ def write_model(path: str | Path, model: PackedModel) -> Path:
         raise ValueError(f"metadata has {taken[0]!r}, which the format uses; take another name.")
     recipes = list(dict.fromkeys(record.recipe for record in model.layers.values()))
     layers = {
-        name: {
-            "kind": record.kind,
-            "recipe": recipes.index(record.recipe),
-            "kernel_shape": record.kernel_shape,
-            "call": dict(record.call),
-            "stored": None if record.stored is None else record.stored.to_json(),
-        }
+        name: {**record.to_json(), "recipe": recipes.index(record.recipe)}
         for name, record in model.layers.items()
     }
     own = {

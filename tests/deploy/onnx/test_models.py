@@ -14,7 +14,7 @@ from tests.deploy.onnx.packed_layers import network
 
 NETWORKS = {
     "cnn": ("cnn", 16, {"stages": 2, "channels": 16}),
-    "vit": ("vit", 32, {"dim": 32, "depth": 2, "heads": 2}),
+    "vit": ("vit", 32, {"dim": 32, "depth": 2, "heads": 2, "hidden": 64}),
     "swin": ("swin", 64, {"dim": 32, "depth": 2, "heads": 2, "window": 2}),
     "unet2d": ("unet", 16, {"channels": (16, 32), "strides": (2,), "spatial_dims": 2}),
     "unet3d": ("unet", 8, {"channels": (16, 32), "strides": (2,), "spatial_dims": 3}),
