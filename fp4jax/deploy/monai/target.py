@@ -12,7 +12,7 @@ from fp4jax.deploy.account import Account
 from fp4jax.deploy.card.target import card_text
 from fp4jax.deploy.layer_rows import float_bytes, layer_rows
 from fp4jax.deploy.monai.configs import INTENDED_USE, inference, metadata
-from fp4jax.deploy.monai.network import network_def
+from fp4jax.deploy.monai.network import buffers, network_def
 from fp4jax.deploy.monai.torch_file import write_state_dict
 from fp4jax.deploy.onnx import target as onnx
 from fp4jax.deploy.subject import Subject
@@ -46,6 +46,7 @@ def write(subject: Subject, path: Path, options: Options) -> Account:
     """
     network_def(subject.about, subject.model)
     weights = grid_weights(subject.model)
+    weights |= buffers(subject.about, weights)
     scores = {score.name: score.value for score in subject.scores}
     said = ""
     with replacing_folder(path, keep_existing=True) as temporary:
@@ -83,10 +84,7 @@ def grid_weights(model: nnx.Module) -> dict[str, np.ndarray]:
         ['bias', 'weight']
     """
     plain = unpack(model) if is_packed(model) else model
-    weights = {n: a.astype(np.float32) for n, a in models.to_torch(plain).items()}
-    norms = [name for name in weights if name.endswith(".running_mean")]
-    counters = {n.replace("running_mean", "num_batches_tracked"): np.int64(0) for n in norms}
-    return weights | {name: np.asarray(value) for name, value in counters.items()}
+    return {name: array.astype(np.float32) for name, array in models.to_torch(plain).items()}
 
 
 def _compare(path: Path, weights: dict[str, np.ndarray]) -> None:
