@@ -57,9 +57,7 @@ _NVFP4 = ("nvfp4",)
 
 def _as_trained(source: str) -> Rule:
     """Layers that are kept in high precision."""
-    return Rule(
-        mode=mode.FLOAT, why="not quantized", sources=(source,), operands=("none",)
-    )
+    return Rule(mode=mode.FLOAT, why="not quantized", sources=(source,), operands=("none",))
 
 
 def _gemms(sources: tuple[str, ...], *, static: bool) -> tuple[Rule, ...]:

@@ -6,7 +6,12 @@ from typing import Literal, get_args
 Units = Literal["FP4", "FP8", "16 bits", "float32"]
 Operands = Literal["recipe", "weights", "fp8", "none"]
 
-_OPERANDS = {"recipe": "FP4 values", "weights": "FP4 weights", "fp8": "FP8 values", "none": ""}
+_OPERANDS = {
+    "recipe": " with FP4 values",
+    "weights": " with FP4 weights",
+    "fp8": " with FP8 values",
+    "none": "",
+}
 #: What goes without saying: the operands of these units.
 _USUAL = {("FP4", "recipe"), ("FP8", "recipe"), ("FP8", "fp8")}
 
@@ -28,7 +33,7 @@ class Mode:
 
     Example:
         >>> print(Mode("FP4", "recipe"), "|", Mode("16 bits", "weights"), "|", Mode("float32"))
-        FP4 | 16 bits, FP4 weights | float32
+        FP4 | 16 bits with FP4 weights | float32
     """
 
     units: Units
@@ -49,10 +54,8 @@ class Mode:
             )
 
     def __str__(self) -> str:
-        said = _OPERANDS[self.operands]
-        if not said or (self.units, self.operands) in _USUAL:
-            return self.units
-        return f"{self.units}, {said}"
+        usual = (self.units, self.operands) in _USUAL
+        return self.units if usual else self.units + _OPERANDS[self.operands]
 
 
 FP4 = Mode("FP4", "recipe")

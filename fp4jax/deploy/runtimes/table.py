@@ -1,4 +1,4 @@
-"""target_table: what a runtime executes for each layer of a model, and for how many multiply-adds."""
+"""target_table: what a runtime executes for each layer of a model, and the multiply-adds."""
 
 import csv
 import dataclasses
@@ -139,7 +139,10 @@ class TargetTable:
         writer.writeheader()
         for row in self.rows:
             record = {name: getattr(row, name) for name in names}
-            record["shape"], record["sources"] = "x".join(map(str, row.shape)), " ".join(row.sources)
+            record["shape"], record["sources"] = (
+                "x".join(map(str, row.shape)),
+                " ".join(row.sources),
+            )
             writer.writerow({"target": self.runtime.name, **record})
         return text.getvalue()
 
@@ -174,7 +177,7 @@ def target_table(
         >>> from fp4jax.nnx import apply_recipe
         >>> model = apply_recipe(nnx.Conv(16, 4, (3, 3), rngs=nnx.Rngs(0)), "2d+rht+sr")
         >>> print(target_table(model, "tensorrt", jnp.ones((1, 8, 8, 16)), calibrated=True).summary)
-        tensorrt: of 36,864 multiply-adds 100.0% 16 bits, FP4 weights
+        tensorrt: of 36,864 multiply-adds 100.0% 16 bits with FP4 weights
     """
     runtime = get_runtime(target)
     found = cases_of(model, *example_inputs, calibrated=calibrated, fp8=fp8)
