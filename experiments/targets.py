@@ -88,7 +88,7 @@ def _described(args: Args) -> Any:
     config = args.run.config()
     if args.network is None:
         return config
-    if config != type(args.run)(data=type(args.run.data)()).config():
+    if config != RunOptions(data=type(args.run.data)()).config():
         raise ValueError(
             f"options of a run are given, but {args.network} has its own; start from them with "
             f"--config {args.network}/config.json, or leave the options out."
@@ -136,4 +136,6 @@ def _of_rules(found: Planned) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    main(command, by_task(Args), __doc__, config=from_config(Args))
+    # The data's is --data-target here.
+    taken = ("target",)
+    main(command, by_task(Args, taken=taken), __doc__, config=from_config(Args, taken))
