@@ -59,6 +59,10 @@ def planned(what: str | Path | RunConfig) -> Planned:
         name = f"{what.arch} {what.scale} {what.recipe_name}"
         return _of_config(name, what, *what.data.assumed())
     path = Path(what).expanduser()
+    if not path.exists():
+        raise ValueError(
+            f"there is no {path}; name a run's folder, a packed file, or give the options of a run."
+        )
     if not path.is_dir():
         about = describe(path)
         return Planned(path.name, load_packed(path, about), _example(image_shape(about)))
