@@ -109,7 +109,7 @@ def _check_rules(args: Args) -> None:
 
 def _write(args: Args, tables: Sequence[TargetTable]) -> None:
     if args.json is not None:
-        write_json(args.json, [table.to_json() for table in tables])
+        write_json(args.json, {"tables": [table.to_json() for table in tables]})
         print(args.json)
     if args.csv is not None:
         texts = [table.to_csv() for table in tables]
