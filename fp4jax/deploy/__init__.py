@@ -7,7 +7,15 @@ And what a target really runs, before any training: ``target_table(model, "tenso
 """
 
 from fp4jax.deploy.account import Account as Account, LayerRow as LayerRow
+from fp4jax.deploy.card import target as _card
+from fp4jax.deploy.checkpoints import target as _checkpoints
+from fp4jax.deploy.checkpoints.reading import (
+    ReadMatrix as ReadMatrix,
+    read_checkpoint as read_checkpoint,
+    read_matrices as read_matrices,
+)
 from fp4jax.deploy.exporting import export as export
+from fp4jax.deploy.monai import target as _monai
 from fp4jax.deploy.onnx import target as _onnx
 from fp4jax.deploy.runtimes import known as _known
 from fp4jax.deploy.runtimes.choosing import recipe_for as recipe_for
@@ -27,6 +35,8 @@ from fp4jax.deploy.runtimes.table import (
     TargetTable as TargetTable,
     target_table as target_table,
 )
+from fp4jax.deploy.scores import Score as Score
+from fp4jax.deploy.stablehlo import target as _stablehlo
 from fp4jax.deploy.subject import Subject as Subject, read_subject as read_subject
 from fp4jax.deploy.targets import (
     Options as Options,
@@ -35,5 +45,6 @@ from fp4jax.deploy.targets import (
     target_names as target_names,
 )
 
-_onnx.register()
+for _target in (_onnx, _checkpoints, _stablehlo, _monai, _card):
+    _target.register()
 _known.register()

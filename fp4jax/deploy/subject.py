@@ -7,6 +7,7 @@ import numpy as np
 from flax import nnx
 
 from fp4jax.core.typing import Float
+from fp4jax.deploy.scores import Score, scores_of
 from fp4jax.nnx.packed_files import is_packed
 from fp4jax.nnx.packing import quantized_layers
 from fp4jax.predict.about import About
@@ -21,10 +22,12 @@ class Subject:
     Attributes:
         model: the module.
         about: how to make it, and how its images and scores are meant.
+        scores: of its test patients; empty if they are not known.
     """
 
     model: nnx.Module
     about: About
+    scores: tuple[Score, ...] = ()
 
     def __post_init__(self) -> None:
         quantized = any(recipe.quantizes for _, recipe in quantized_layers(self.model))
@@ -83,6 +86,8 @@ def read_subject(path: str | Path, *, recipe: str | None = None, static: bool = 
         about = describe(path)
         return Subject(load_packed(path, about), about)
     model, about = run_model(path, recipe=recipe, static=static)
+    # The scores are of the run's own recipe and of dynamic scales.
+    scores = scores_of(path) if recipe is None and not static else ()
     if not any(recipe.quantizes for _, recipe in quantized_layers(model)):
-        return Subject(model, about)
-    return Subject(*packed_run(path, recipe=recipe, static=static))
+        return Subject(model, about, scores)
+    return Subject(*packed_run(path, recipe=recipe, static=static), scores)

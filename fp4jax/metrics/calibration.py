@@ -50,7 +50,7 @@ class Calibration:
             self._shift = float(logit.mean(dtype=np.float64))
         deviation = logit.astype(np.float64) - self._shift
         entropy = -(p * np.log(p + np.float32(1e-10)) + q * np.log(q + np.float32(1e-10)))
-        self._sums += deviation.sum(), np.dot(deviation, deviation), entropy.sum(dtype=np.float64)
+        self._sums += deviation.sum(), np.square(deviation).sum(), entropy.sum(dtype=np.float64)
 
     def report(self) -> dict[str, float]:
         """``ece``, ``logit_mean``, ``logit_std`` (population), ``prob_entropy``; NaN if empty."""

@@ -171,7 +171,7 @@ class Histogram:
         if not pairs:
             return _UNDEFINED
         below = n.sum() - np.cumsum(n)
-        low, tied = np.dot(c, below) / pairs, np.dot(c, n) / pairs
+        low, tied = _dot(c, below) / pairs, _dot(c, n) / pairs
         return Bounds(float(low + tied / 2), float(low), float(low + tied))
 
     def reliability(self) -> Reliability:
@@ -192,7 +192,7 @@ class Histogram:
             return _UNDEFINED
         low, middle, high = _probabilities(self.bins)
         value = self.reliability().error
-        error = np.dot(n + c, np.maximum(high - middle, middle - low)) / pixels
+        error = _dot(n + c, np.maximum(high - middle, middle - low)) / pixels
         return Bounds(float(value), float(max(value - error, 0)), float(min(value + error, 1)))
 
     def sweep(self) -> Sweep:
@@ -227,12 +227,12 @@ class Histogram:
         if not total:
             return dict.fromkeys(("logit_mean", "logit_std", "prob_entropy"), float("nan"))
         z, (_, p, _) = _middles(self.bins), _probabilities(self.bins)
-        mean = np.dot(count, z) / total
+        mean = _dot(count, z) / total
         entropy = -(p * np.log(p) + (1 - p) * np.log1p(-p))
         return {
             "logit_mean": float(mean),
-            "logit_std": float(np.sqrt(np.dot(count, (z - mean) ** 2) / total)),
-            "prob_entropy": float(np.dot(count, entropy) / total),
+            "logit_std": float(np.sqrt(_dot(count, (z - mean) ** 2) / total)),
+            "prob_entropy": float(_dot(count, entropy) / total),
         }
 
     def _rows(self) -> tuple[np.ndarray, np.ndarray]:
@@ -266,6 +266,11 @@ def precision_sums(
     slope = ((A + 0.5) * n - B * c) / pixels
     value = c / pixels * (c + slope * np.log1p(pixels / (above + 0.5)))
     return np.clip(value, low, high), low, high
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> np.floating:
+    """As np.dot, whose last bit depends on the number of BLAS threads, and so on the machine."""
+    return (a * b).sum()
 
 
 _UNDEFINED = Bounds(float("nan"), float("nan"), float("nan"))

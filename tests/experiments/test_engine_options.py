@@ -18,7 +18,7 @@ def test_engines_of_options():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"address": "auto"}, "address is an option of Ray; give --engine ray"),
+        ({"address": "auto"}, "address is for Ray; give --engine ray"),
         ({"worker": True, "engine": "ray"}, "leave --engine out"),
         ({"engine": "absent"}, "no engine 'absent'; known names: local, ray"),
         ({"engine": "ray", "gpus_per_run": 1.5}, "gpus_per_run is 1.5"),

@@ -381,3 +381,18 @@ def test_image_sums_of_patients_add_up():
         volumes.py, [sums.py[[1, 3]].sum(), sums.py[[0, 2]].sum(), sums.py[4]]
     )
     assert volumes.pixels.tolist() == [32, 32, 16]
+
+
+def test_scores_do_not_depend_on_the_threads_of_blas():
+    """A study may run on machines of several sizes; Ray gives a task one thread."""
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.normal(0, 3, (4, 64, 64)), jnp.float32)
+    masks = jnp.asarray(rng.random((4, 64, 64)) < 0.2)
+    one = metrics.Histogram.zeros(1 << 15).add(logits, masks)
+    found = []
+    for threads in (1, 2):
+        with threadpoolctl.threadpool_limits(threads, "blas"):
+            moments = tuple(one.moments().values())
+            found.append((moments, one.roc_auc(), one.calibration_error()))
+    assert found[0] == found[1]

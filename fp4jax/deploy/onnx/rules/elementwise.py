@@ -5,6 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax.lax import RoundingMethod
 
 from fp4jax.deploy.onnx.graph import element_type
 from fp4jax.deploy.onnx.values import Shape, Value
@@ -119,6 +120,13 @@ def _near_one(walker: Walker, equation: Any, inputs: Sequence[Value]) -> list[Va
         return [elementwise(walker, "Log", [total], dtype, shape)]
     power = elementwise(walker, "Exp", inputs, dtype, shape)
     return [elementwise(walker, "Sub", [power, one], dtype, shape)]
+
+
+@rule("round")
+def _round(walker: Walker, equation: Any, inputs: Sequence[Value]) -> list[Value]:
+    if equation.params["rounding_method"] != RoundingMethod.TO_NEAREST_EVEN:
+        raise UnsupportedError("it rounds ties away from zero; jnp.round rounds them to even")
+    return [elementwise(walker, "Round", inputs, *_out(equation))]
 
 
 @rule("is_finite")

@@ -23,6 +23,7 @@ ONE = {
     "erf": lax.erf,
     "sin": lax.sin,
     "cos": lax.cos,
+    "round": jnp.round,
     "square": lax.square,
     "is_finite": lax.is_finite,
     "expm1": lax.expm1,

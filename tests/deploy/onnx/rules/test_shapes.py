@@ -24,6 +24,8 @@ SHAPES = {
     "dynamic_slice": lambda x: lax.dynamic_slice(x, (0, 1, 9), (2, 2, 3)),
     "gather": lambda x: x[:, np.array([2, 0])],
     "stack": lambda x: jnp.stack([x, x], 2),
+    "split": lambda x: jnp.split(x, [1], 1),
+    "tile": lambda x: jnp.tile(x, (1, 2, 3)),
     "sum": lambda x: x.sum((0, 2)),
     "max": lambda x: x.max(1),
     "min": lambda x: x.min((1, 2)),
