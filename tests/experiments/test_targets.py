@@ -35,7 +35,7 @@ def test_tables_files_and_rules_of_options(monkeypatch, tmp_path, capsys):
     assert printed.startswith("swin 500k 2d+rht+sr, one image of 32x32x3")
     assert "https://docs.nvidia.com/" in printed
     (table,) = json.loads((tmp_path / "t.json").read_text())["tables"]
-    rows = list(csv.DictReader((tmp_path / "t.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "t.csv").read_text().splitlines()))
     assert [row["path"] for row in rows] == [layer["path"] for layer in table["layers"]]
     config = RunConfig(arch="swin", recipe=recipe_of(f"@{files[2]}"))
     assert config.recipe.of("blocks.0.attn.qkv").name == "2d+rht+sr"
