@@ -37,8 +37,9 @@ def quantize(
         axis: the axis along which 16 values share a scale, that is the contracted axis of the
             product the tensor enters; a (row, column) pair for 16x16 tiles, default the last two.
         key: a ``jax.random`` key, needed if the spec rounds stochastically.
-        amax: for ``spec.amax="static"``, A: one non-negative number, such as another array's
-            ``quantize(...).amax``. With ``spec.hadamard`` that of the rotated array. For "learned"
+        amax: A, in place of the tensor's own: one non-negative number, such as another array's
+            ``quantize(...).amax``. ``spec.amax="static"`` needs it; with "tensor" the result's
+            spec says "static" then. With ``spec.hadamard`` that of the rotated array. For "learned"
             too; there None and 0 mean x's own.
         axis_name: of one or several mapped axes (``jax.vmap``, ``jax.shard_map``) of whose parts x
             is one: amax is the largest of all (``lax.pmax``), as that of the whole array, and
@@ -76,6 +77,7 @@ def quantize(
         >>> quantize(jnp.ones((2, 16)), TensorSpec(amax="row")).tensor_scale.shape
         (2, 1)
     """
+    spec = _with_given(spec, amax)
     array, axes = _checked(x, spec, axis, key)
     fused = _choose(implementation, array, spec, axes, "packed")
     amax = _amax(array, spec, axes, amax, axis_name)
@@ -143,6 +145,7 @@ def fake_quantize(
         >>> jax.grad(lambda x: fake_quantize(x, TensorSpec()).sum())(x).tolist()
         [1.0, 1.0, 1.0, 1.0]
     """
+    spec = _with_given(spec, amax)
     array, axes = _checked(x, spec, axis, key)
     fused = _choose(implementation, array, spec, axes, "fake")
     used = _amax(array, spec, axes, amax, axis_name)
@@ -236,6 +239,14 @@ def _one_tensor(spec: TensorSpec) -> TensorSpec:
     return dataclasses.replace(spec, amax="tensor", clip=1.0) if one else spec
 
 
+def _with_given(spec: Any, amax: Any) -> Any:
+    """A spec that takes the tensor's own amax as one that takes the amax that is given."""
+    plain = isinstance(spec, TensorSpec) and spec.amax == "tensor" and spec.clip == 1
+    if amax is None or not plain or not spec.has_tensor_scale:
+        return spec
+    return dataclasses.replace(spec, amax="static")
+
+
 def _choose(
     implementation: str, x: Array, spec: TensorSpec, axes: tuple[int, ...], result: str
 ) -> bool:
@@ -259,7 +270,8 @@ def _amax(
         return own if amax is None else hooks.known(static_amax(amax, "the spec"), own)
     if amax is not None:
         raise ValueError(
-            f"amax is given, but TensorSpec.amax is {spec.amax!r}: use TensorSpec(amax='static')."
+            f"amax is given, but the spec, with amax={spec.amax!r} and clip={spec.clip}, in "
+            f"{spec.format.name}, has no use for it: use TensorSpec(amax='static')."
         )
     if (axis_name is None and spec.clip == 1) or not spec.has_tensor_scale:
         return None

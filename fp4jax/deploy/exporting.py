@@ -22,7 +22,7 @@ def export(
 
     Args:
         subject: a run's folder, a packed file, or a model with its :class:`About`.
-        to: the target, see :func:`target_names`.
+        to: the target, see :func:`fp4jax.deploy.target_names`.
         out: the file; it must not exist.
         options: see :class:`Options`.
         recipe: of a run's folder: another recipe than its own.
