@@ -63,8 +63,10 @@ def quantize(
 
     Zeros give exact zeros; a NaN anywhere makes every value NaN; an Inf makes every value NaN or
     Inf, as in TransformerEngine. (Of the blocks alone in which they are, where a format has no
-    tensor scale.) One thing is not fp4jax's to say: in which order XLA:CPU adds the
-    16 numbers of a rotation (``spec.hadamard``; see :mod:`fp4jax.core.hadamard`).
+    tensor scale. With a given amax a NaN stays in its block, or itself in formats without blocks,
+    and an Inf is clamped as whatever exceeds amax.) One thing is not fp4jax's to say: in which
+    order XLA:CPU adds the 16 numbers of a rotation (``spec.hadamard``; see
+    :mod:`fp4jax.core.hadamard`).
 
     Example:
         >>> import jax.numpy as jnp
@@ -224,12 +226,20 @@ def static_amax(amax: Any, what: str) -> Float[Array, ""]:
             f"{what} has amax='static' but none is given; pass it, for example quantize(x, "
             "TensorSpec()).amax of a calibration batch, or use amax='tensor'."
         )
-    array = jnp.asarray(amax)
+    try:
+        array = jnp.asarray(amax)
+    except TypeError:
+        raise ValueError(
+            f"the amax of {what} is {shown(amax)}; give one non-negative float."
+        ) from None
     if array.ndim or not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(
             f"the amax of {what} has shape {array.shape} and dtype {array.dtype}; give one "
             "non-negative float (several by jax.vmap)."
         )
+    # Of what the host holds alone: to look at a device's number is to wait for it.
+    if isinstance(amax, float | np.generic) and amax < 0:
+        raise ValueError(f"the amax of {what} is {amax}; give one non-negative float.")
     return array.astype(jnp.float32)
 
 
@@ -268,6 +278,11 @@ def _amax(
     if spec.amax == "learned":
         own = tensor_amax(x, spec, axes)
         return own if amax is None else hooks.known(static_amax(amax, "the spec"), own)
+    if amax is not None and not spec.has_tensor_scale:
+        raise ValueError(
+            f"amax is given, but {spec.format.name} has no tensor scale, only those of blocks: "
+            "leave it out, or use a format that has one, as nvfp4, fp8 and int8."
+        )
     if amax is not None:
         raise ValueError(
             f"amax is given, but the spec, with amax={spec.amax!r} and clip={spec.clip}, in "
