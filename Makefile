@@ -64,7 +64,7 @@ format: $(VENV)/.installed-all
 
 # Installed again only when the dependencies changed.
 $(VENV)/.installed-study: EXTRAS = study
-$(VENV)/.installed-all: EXTRAS = study,test,bench,ray
+$(VENV)/.installed-all: EXTRAS = study,deploy,test,bench,ray
 $(VENV)/.installed-%: pyproject.toml $(CONSTRAINTS) | check-python
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]' -c $(CONSTRAINTS)
@@ -83,7 +83,7 @@ check-python:
 constraints: check-python
 	@test "$(MINOR)" = "$(PINNED)" || { echo "Hint: make constraints PYTHON=python3.11, then PYTHON=python3.13"; exit 1; }
 	tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && $(PYTHON) -m venv $$tmp && \
-	$$tmp/bin/python -m pip install --quiet --disable-pip-version-check -e '.[study,test,bench,ray]' && \
+	$$tmp/bin/python -m pip install --quiet --disable-pip-version-check -e '.[study,deploy,test,bench,ray]' && \
 	{ echo "# Exact versions tested on Python $(PINNED). Regenerate: make constraints PYTHON=python$(PINNED)"; \
 	  $$tmp/bin/python -m pip freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==[A-Za-z0-9.!+]+$$'; } > $$tmp/pins && \
 	cp $$tmp/pins $(CONSTRAINTS)

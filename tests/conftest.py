@@ -61,7 +61,22 @@ FIRST = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+#: Tests that are slow, by their names; those marked in the code come to them.
+SLOW = Path(__file__).with_name("slow_tests.txt")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    slow = {line for line in SLOW.read_text().splitlines() if not line.startswith("#")}
+    for item in items:
+        if item.nodeid in slow:
+            item.add_marker("slow")
+    if not any("::" in argument for argument in config.args):
+        files = {item.nodeid.partition("::")[0] for item in items}
+        listed = {name for name in slow if name.partition("::")[0] in files}
+        if gone := listed - {item.nodeid for item in items}:
+            raise pytest.UsageError(f"{SLOW.name} lists tests that do not exist: {sorted(gone)}")
+
     def place(item: pytest.Item) -> int:
         ends = (item.path.as_posix().endswith(name) for name in FIRST)
         return next((i for i, found in enumerate(ends) if found), len(FIRST))

@@ -33,8 +33,8 @@ def commands(page: Path) -> list[str]:
 
 
 def words_of(line: str) -> list[str]:
-    """What a shell gives to the first program of a line."""
-    lexer = shlex.shlex(line, posix=True, punctuation_chars="&|;<>")
+    """What a shell gives to the first program of a line; variables are numbers."""
+    lexer = shlex.shlex(re.sub(r"\$\w+", "0", line), posix=True, punctuation_chars="&|;<>")
     lexer.whitespace_split = True
     return list(itertools.takewhile(lambda word: not set(word) <= set("&|;<>"), lexer))
 

@@ -11,10 +11,10 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 
 
 def test_there_are_examples():
-    assert len(EXAMPLES) == 4
+    assert len(EXAMPLES) == 3
 
 
-@pytest.mark.parametrize("code", EXAMPLES, ids=["quantize", "train", "linen", "kernels"])
+@pytest.mark.parametrize("code", EXAMPLES, ids=["quantize", "train", "calibrate"])
 @pytest.mark.usefixtures("standard_promotion")
 def test_example_runs(code, capsys):
     exec(compile(code, "README.md", "exec"), {})
@@ -22,7 +22,7 @@ def test_example_runs(code, capsys):
     jax.effects_barrier()
 
 
-@pytest.mark.parametrize("code", EXAMPLES, ids=["quantize", "train", "linen", "kernels"])
+@pytest.mark.parametrize("code", EXAMPLES, ids=["quantize", "train", "calibrate"])
 def test_example_is_short(code):
     """Twelve lines that do something; imports and blank lines aside."""
     lines = [line for line in code.splitlines() if line.strip() and not line.startswith("import")]

@@ -8,9 +8,14 @@ from fp4jax.models.registry import (
     options as options,
     parse_options as parse_options,
     register as register,
+    resolved_options as resolved_options,
     scales as scales,
     spatial_dims as spatial_dims,
 )
-from fp4jax.models.torch_weights import load_torch as load_torch, to_torch as to_torch
+from fp4jax.models.torch_weights import (
+    load_torch as load_torch,
+    to_torch as to_torch,
+    torch_names as torch_names,
+)
 from fp4jax.models.typed_options import Option as Option
 from fp4jax.models.weight_files import read_weights as read_weights

@@ -243,13 +243,7 @@ def create(
         530753
     """
     model = _MODELS.find(name)
-    if scale is None:
-        scale = _default_scale(model)
-    if scale is not None and scale not in model.scales:
-        raise ValueError(
-            f"{name} has no scale {scale!r}; its scales are: {', '.join(model.scales)}."
-        )
-    given = parse_options(name, options)
+    chosen = _chosen(name, scale, options)
     space = {}
     if "spatial_dims" in typed_options.parameters(model):
         space = {"spatial_dims": spatial_dims}
@@ -257,7 +251,6 @@ def create(
         raise ValueError(
             f"{name} is a model of images and spatial_dims is {spatial_dims}; leave it at 2."
         )
-    replaced = scale is None or getattr(model, "sized_by", None) in given
     return model(
         in_channels=in_channels,
         num_classes=num_classes,
@@ -265,5 +258,39 @@ def create(
         rngs=rngs,
         dtype=dtype,
         **space,
-        **{**({} if replaced else model.scales[scale]), **given},
+        **chosen,
     )
+
+
+def resolved_options(
+    name: str, scale: str | None = None, values: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The value of every option of the model that :func:`create` makes.
+
+    Args:
+        name, scale: as of :func:`create`.
+        values: its further arguments.
+
+    Raises:
+        ValueError: for an unknown name, scale or option.
+
+    Example:
+        >>> resolved_options("unet", values={"channels": (8, 16), "strides": (2,)})["norm"]
+        'instance'
+    """
+    defaults = {key: one.default for key, one in options(name).items() if not one.required}
+    return defaults | _chosen(name, scale, values or {})
+
+
+def _chosen(name: str, scale: str | None, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a scale or the caller sets."""
+    model = _MODELS.find(name)
+    if scale is None:
+        scale = _default_scale(model)
+    if scale is not None and scale not in model.scales:
+        raise ValueError(
+            f"{name} has no scale {scale!r}; its scales are: {', '.join(model.scales)}."
+        )
+    given = parse_options(name, values)
+    replaced = scale is None or getattr(model, "sized_by", None) in given
+    return {**({} if replaced else model.scales[scale]), **given}

@@ -167,7 +167,23 @@ def to_torch(model: nnx.Module) -> dict[str, np.ndarray]:
     }
 
 
+def torch_names(model: nnx.Module) -> dict[str, str]:
+    """The torch names of all parameters and statistics by their dotted paths in the Flax model.
+
+    Raises:
+        ValueError: a packed model.
+
+    Example:
+        >>> from flax import nnx
+        >>> torch_names(nnx.LayerNorm(4, rngs=nnx.Rngs(0)))
+        {'bias': 'bias', 'scale': 'weight'}
+    """
+    return {slot.path: slot.name for slot in _slots(model)}
+
+
 class _Slot(NamedTuple):
+    # dotted, in the Flax model
+    path: str
     name: str
     variable: Any
     rule: Rule
@@ -200,4 +216,4 @@ def _slots(model: nnx.Module) -> Iterator[_Slot]:
             name = ".".join((*map(str, path), rule.torch_name))
             for pattern, replacement in renames:
                 name = re.sub(pattern, replacement, name)
-            yield _Slot(name, variable, rule, layer)
+            yield _Slot(".".join((*map(str, path), leaf)), name, variable, rule, layer)

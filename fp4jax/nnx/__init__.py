@@ -15,6 +15,7 @@ inside the train step. A trained model is packed to 4.5 bits per weight, and sav
     packed = pack(model)                          codes and scales for float kernels
     save_packed(path, packed)                     a safetensors file
     load_packed(path, template)                   the packed model again
+    unpack(packed)                                float kernels on the FP4 grid, no recipe
 """
 
 from fp4jax.nnx.account import LayerReport as LayerReport, Report as Report, report as report
@@ -54,3 +55,4 @@ from fp4jax.nnx.static_x import (
 )
 from fp4jax.nnx.traced import Product as Product
 from fp4jax.nnx.transposed import ConvTranspose as ConvTranspose
+from fp4jax.nnx.unpacking import unpack as unpack

@@ -50,6 +50,21 @@ def save_packed(
         ValueError: a model that is not packed, or whose variables are shapes only.
         OSError: it cannot be written.
     """
+    return write_model(path, contents_of(model, metadata))
+
+
+def contents_of(model: nnx.Module, metadata: Mapping[str, str] | None = None) -> PackedModel:
+    """What a file of a packed model holds, as :func:`save_packed` writes it.
+
+    Raises:
+        ValueError: as :func:`save_packed`.
+
+    Example:
+        >>> from fp4jax.nnx import pack
+        >>> packed = pack(apply_recipe(nnx.Linear(32, 8, rngs=nnx.Rngs(0)), "full"))
+        >>> sorted(contents_of(packed).arrays)
+        ['bias', 'kernel.amax', 'kernel.block_scales', 'kernel.codes']
+    """
     records = {layer.path: _record(layer) for layer in layers(model) if layer.operation is not None}
     if not is_packed(model):
         raise ValueError(
@@ -65,7 +80,7 @@ def save_packed(
     if recipes:
         own[_ATTENTION] = json.dumps(recipes)
     values = {name: np.asarray(value) for name, value in arrays.items()}
-    return write_model(path, PackedModel(values, records, {**(metadata or {}), **own}))
+    return PackedModel(values, records, {**(metadata or {}), **own})
 
 
 def load_packed(path: str | Path, template: Model) -> Model:
@@ -94,7 +109,11 @@ def load_packed(path: str | Path, template: Model) -> Model:
         True
     """
     path = Path(path)
-    contents = read_model(path)
+    return from_contents(read_model(path), template, path)
+
+
+def from_contents(contents: PackedModel, template: Model, path: str | Path) -> Model:
+    """The model of a file that was read, see :func:`load_packed`; ``path`` is for messages."""
     arrays = dict(contents.arrays)
     model = _prepared(path, template, contents)
     graph, state, random = nnx.split(model, nnx.Not(nnx.RngState), ...)
@@ -154,7 +173,7 @@ def _call(layer: Layer) -> dict[str, Any]:
     }
 
 
-def _prepared(path: Path, template: Model, contents: PackedModel) -> Model:
+def _prepared(path: str | Path, template: Model, contents: PackedModel) -> Model:
     """A copy of the template that is packed as the file is."""
     model = nnx.clone(template)
     if not is_packed(model):
@@ -174,7 +193,7 @@ def _prepared(path: Path, template: Model, contents: PackedModel) -> Model:
     return model
 
 
-def _fitting(path: Path, name: str, variable: Any, arrays: dict[str, np.ndarray]) -> Any:
+def _fitting(path: str | Path, name: str, variable: Any, arrays: dict[str, np.ndarray]) -> Any:
     """The array of that name, taken out of ``arrays``."""
     if name not in arrays:
         raise ValueError(f"{path} lacks {name}; it is of another model.")

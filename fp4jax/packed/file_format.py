@@ -47,8 +47,8 @@ from typing import Any
 
 import numpy as np
 
-from fp4jax.core.spec import TensorSpec
-from fp4jax.ops.recipe import Recipe, spec_record
+from fp4jax.ops.recipe import Recipe
+from fp4jax.ops.spec_records import spec_of, spec_record
 from fp4jax.packed import tensors
 from fp4jax.packed.stored import StoredMatrix
 
@@ -74,6 +74,20 @@ class LayerRecord:
     call: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     stored: StoredMatrix | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "recipe": _recipe_to_json(self.recipe),
+            "kernel_shape": self.kernel_shape,
+            "call": dict(self.call),
+            "stored": None if self.stored is None else self.stored.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "LayerRecord":
+        """The inverse of :meth:`to_json`; what else is in ``record`` is left out."""
+        return _record([_recipe_from_json(record["recipe"])], {**record, "recipe": 0})
+
 
 @dataclasses.dataclass(frozen=True)
 class PackedModel:
@@ -95,13 +109,7 @@ def write_model(path: str | Path, model: PackedModel) -> Path:
         raise ValueError(f"metadata has {taken[0]!r}, which the format uses; take another name.")
     recipes = list(dict.fromkeys(record.recipe for record in model.layers.values()))
     layers = {
-        name: {
-            "kind": record.kind,
-            "recipe": recipes.index(record.recipe),
-            "kernel_shape": record.kernel_shape,
-            "call": dict(record.call),
-            "stored": None if record.stored is None else record.stored.to_json(),
-        }
+        name: {**record.to_json(), "recipe": recipes.index(record.recipe)}
         for name, record in model.layers.items()
     }
     own = {
@@ -123,7 +131,7 @@ def read_model(path: str | Path) -> PackedModel:
 
     Example:
         >>> import tempfile
-        >>> from fp4jax.ops.recipe import Recipe, spec_record
+        >>> from fp4jax.ops.recipe import Recipe
         >>> model = PackedModel({"bias": np.ones(3)}, {"": LayerRecord(Recipe(name="none"))})
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     same = read_model(write_model(f"{folder}/m.safetensors", model))
@@ -178,6 +186,5 @@ def _recipe_to_json(recipe: Recipe) -> dict[str, Any]:
 
 
 def _recipe_from_json(record: dict[str, Any]) -> Recipe:
-    specs = record["fprop"]
-    x, w = (s and TensorSpec(**{**s, "block": tuple(s["block"])}) for s in specs)
+    x, w = map(spec_of, record["fprop"])
     return Recipe(name=record["name"], fprop=(x, w))

@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from fp4jax.core.blocks import BLOCK
 from fp4jax.core.hadamard import DEFAULT_SIGNS
 from fp4jax.core.spec import TensorSpec
@@ -60,6 +62,35 @@ class StoredMatrix:
             hadamard=DEFAULT_SIGNS if spec.hadamard else None,
             dtype=kernel.dtype.name,
         )
+
+    def stored_shape(self, axes: Sequence[Axis]) -> tuple[int, ...]:
+        """Of some axes, with the zeros that fill up blocks."""
+        return tuple(stored for _, _, stored in axes)
+
+    def kernel(self, matrix: Any, shape: Sequence[int]) -> np.ndarray:
+        """The float kernel of a matrix that was dequantized, in the kernel's basis.
+
+        Args:
+            matrix: (*stack, *leading, rows, columns), rows and columns as stored or shorter by
+                what fills up their last block.
+            shape: of one layer's float kernel.
+        """
+        matrix = np.asarray(matrix)
+        n, k = (math.prod(self.stored_shape(axes)) for axes in (self.rows, self.columns))
+        n, k = n - matrix.shape[-2], k - matrix.shape[-1]
+        matrix = np.pad(matrix, [(0, 0)] * (matrix.ndim - 2) + [(0, n), (0, k)])
+        axes = (*self.leading, *self.rows, *self.columns)
+        whole = matrix.reshape(*self.stack, *self.stored_shape(axes))
+        cut = whole[(..., *(slice(length) for _, length, _ in axes))]
+        names = [name for name, _, _ in axes]
+        outer = len(self.stack)
+        order = [outer + names.index(name) for name in self.kernel_axes]
+        kernel = cut.transpose(*range(outer), *order)
+        if self.taps_reversed:
+            named = enumerate(self.kernel_axes)
+            taps = tuple(outer + a for a, name in named if name.startswith("tap"))
+            kernel = np.flip(kernel, taps)
+        return np.ascontiguousarray(kernel).reshape(*self.stack, *shape)
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

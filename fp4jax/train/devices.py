@@ -47,7 +47,7 @@ class Devices:
     mesh: Mesh
 
     @classmethod
-    def of(cls, devices: Sequence[jax.Device] | None = None) -> "Devices":
+    def of(cls, devices: Sequence[Any] | None = None) -> "Devices":
         """Those of all processes, or the given ones."""
         found = jax.devices() if devices is None else devices
         found = sorted(found, key=lambda device: (device.process_index, device.id))
@@ -75,7 +75,9 @@ class Devices:
 
     def __str__(self) -> str:
         kind = self.mesh.devices[0].device_kind
-        return f"{self.count} devices ({kind}) of {len(self.processes)} processes"
+        several, processes = self.count > 1, len(self.processes)
+        of = f"{processes} process{'es' * (processes > 1)}"
+        return f"{self.count} device{'s' * several} ({kind}) of {of}"
 
     def check(self, batch_size: int) -> None:
         """Raises ValueError if a batch does not divide into equal parts."""

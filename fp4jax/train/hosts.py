@@ -11,7 +11,7 @@ import dataclasses
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -198,7 +198,7 @@ def _connect(hosts: Hosts) -> bool:
         raise ValueError(
             "JAX has already computed something in this process; connect the hosts first."
         ) from error
-    _speak_at_abort()
+    _at_abort(_last_words)
     return True
 
 
@@ -213,7 +213,7 @@ def _disconnect() -> None:
     except RuntimeError as error:
         raise LostProcessError from error
     finally:
-        signal.signal(signal.SIGABRT, signal.SIG_DFL)
+        _at_abort(None)
 
 
 def _is_loss(error: BaseException) -> bool:
@@ -227,25 +227,27 @@ def _is_loss(error: BaseException) -> bool:
     return False
 
 
-def _speak_at_abort() -> None:
+def _at_abort(handler: Callable[[int], None] | None) -> None:
     """JAX aborts a process that has lost the others, from a thread of its own: it says why first.
 
     abort() calls the handler like a function, in a thread that holds nothing of Python's, so that
-    the handler may be Python code.
+    the handler may be Python code; ``signal.signal`` would leave it to the main thread, which may
+    be waiting for the others.
     """
     if os.name != "posix":
         return
-
-    def last_words(number: int) -> None:
-        os.write(2, f"error: {_LOST}\n".encode())
-        os._exit(LOST)
-
     global _handler
-    _handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(last_words)
-    libc = ctypes.CDLL(None)
+    libc, kind = ctypes.CDLL(None), ctypes.CFUNCTYPE(None, ctypes.c_int)
+    before, _handler = _handler, None if handler is None else kind(handler)
     libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
     libc.signal.restype = ctypes.c_void_p
-    libc.signal(signal.SIGABRT, ctypes.cast(_handler, ctypes.c_void_p))
+    libc.signal(signal.SIGABRT, _handler and ctypes.cast(_handler, ctypes.c_void_p))
+    del before  # not sooner than another one has its place
+
+
+def _last_words(number: int) -> None:
+    os.write(2, f"error: {_LOST}\n".encode())
+    os._exit(LOST)
 
 
 # Kept as long as the process may abort.

@@ -58,7 +58,7 @@ class Model:
         found: list[np.ndarray] = []
         for start in range(0, len(images), _ROUND):
             part = images[start : start + _ROUND]
-            own = self.devices.own(part)
+            own = self.devices.own(list(part))
             found += self.devices.together(list(self.program.alone.each(variables, own)))
         return np.stack(found)
 

@@ -173,8 +173,8 @@ def _train_group(
         if group[0].config.method == "ptq":
             for member in group:
                 _quantize_after(member, teacher_of(member, data, out, split), data, options)
-                told = options.listener and options.writes
-                listener = Listeners([options.listener] if told else [])
+                told = [options.listener] if options.listener and options.writes else []
+                listener = Listeners(told)
                 listener.ended(member.config, member.folder.summary(), member.folder.path)
             return
         trained = Group(group, data, lock, options)

@@ -90,7 +90,10 @@ def test_quantizes_where_the_recipe_says(name):
     for gemm_name in ("y", "dx", "dw"):
         error = relative_error(getattr(results, gemm_name), getattr(high_precision, gemm_name))
         quantized = {"y": recipe.fprop, "dx": recipe.dgrad, "dw": recipe.wgrad}[gemm_name]
-        if any(quantized) or (recipe.residuals == "quantized" and gemm_name != "y"):
+        if gemm_name == "dx" and recipe.fprop[0] is not None and recipe.fprop[0].clip != 1:
+            # What is clipped has no gradient.
+            assert error > 0.01
+        elif any(quantized) or (recipe.residuals == "quantized" and gemm_name != "y"):
             assert 0.01 < error < 0.3
         else:
             assert error < TOLERANCE

@@ -2,13 +2,15 @@
 
     python -m tests.train.several KIND OUT RANK PORT [STEP]
 
-KIND is a key of ``KINDS``. At its step STEP the process kills itself. PORT 0: the process is alone.
+KIND is a key of ``KINDS``. At its step STEP the process kills itself. PORT 0: there is no other
+process, and this one has two devices.
 """
 
 import os
 import signal
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +19,6 @@ import numpy as np
 from flax import nnx
 
 from fp4jax import models
-from fp4jax.data import phantom
 from fp4jax.train import (
     Devices,
     Hosts,
@@ -79,8 +80,6 @@ def slices(folder: Path) -> tuple[RunConfig, Any]:
 def volumes(folder: Path) -> tuple[RunConfig, Any]:
     """Patches of six phantom patients, drawn by each process for itself."""
     root = folder.parent / "nifti"
-    if not root.exists():
-        phantom.write_nifti(root, patients=6, slices=20, image_size=32)
     small = {"patch_size": (24, 24, 16), "steps": 4, "val_share": 0.2, "test_share": 0.4}
     config = RunConfig(
         Volumes(**small),  # pyright: ignore
@@ -106,7 +105,7 @@ def alone(kind: str, folder: Path, devices: Devices | None = None):
 
 
 def start(kind: str, out: Path, rank: int, port: int, *more: object) -> subprocess.Popen:
-    """A process of its own, of two."""
+    """A process of its own, of two or alone."""
     words = map(str, (kind, out, rank, port, *more))
     command = [sys.executable, "-W", "error", "-m", "tests.train.several", *words]
     few = str(jax.config.read("jax_disable_most_optimizations"))
@@ -132,6 +131,10 @@ def die_at(step: int) -> None:
 def main(kind: str, out: str, rank: str, port: str, step: str = "") -> None:
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     jax.config.update("jax_numpy_rank_promotion", "raise")
+    if port == "0":
+        jax.config.update("jax_num_cpu_devices", 2)
+        alone(kind, Path(out), Devices.of())
+        return
     if step:
         die_at(int(step))
     try:
@@ -142,9 +145,9 @@ def main(kind: str, out: str, rank: str, port: str, step: str = "") -> None:
                 squares = [np.square(item) for item in devices.own(items)]
                 assert devices.together(squares) == [item**2 for item in items]
             alone(kind, Path(out), devices)
-    except hosts.LostProcessError as error:
-        print(error, file=sys.stderr)
-        hosts.leave(error.exit_code)
+    except Exception as error:
+        traceback.print_exception(error)
+        hosts.leave(getattr(error, "exit_code", 1))
 
 
 if __name__ == "__main__":

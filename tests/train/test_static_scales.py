@@ -3,10 +3,13 @@
 import os
 import signal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from fp4jax import nnx as fp4nnx, predict
+from fp4jax.data import phantom
 from fp4jax.train import (
     Listener,
     Options,
@@ -16,9 +19,10 @@ from fp4jax.train import (
     read_trained,
     train,
 )
+from fp4jax.train.program import program_of
 from fp4jax.train.static_scales import read_amaxes
 from tests import blobs
-from tests.train import outcome
+from tests.train import outcome, test_train_program as steps, test_volumes as volumes
 
 COHORT = blobs.cohort()
 CONFIG = blobs.config(recipe="forward_only", epochs=1, calibrate="max", calibration_batches=2)
@@ -86,7 +90,50 @@ def test_running_amaxes_and_a_warm_start_go_on_with_the_same_bits(tmp_path):
     (folder,) = train(config, COHORT, tmp_path / "part")
     outcome.assert_same(folder, whole)
     amaxes = fp4nnx.static_amaxes(read_trained(folder.path).model().network())
-    assert len(amaxes) >= 1
+    assert list(amaxes) == ["decoders.0"]
     assert all(amax > 0 for amax in amaxes.values())
     model, _ = predict.packed_run(folder.path)
     assert fp4nnx.static_amaxes(model) == amaxes
+
+
+@pytest.mark.slow
+def test_volumes_have_both_scores_too(tmp_path):
+    phantom.write_nifti(tmp_path / "all", patients=6, slices=20, image_size=32)
+    config = volumes.config(recipe="full", epochs=1, calibrate="percentile", warm_start_steps=2)
+    data = volumes.opened(config, tmp_path)
+    (folder,) = train(config, data, tmp_path / "runs")
+    summary = folder.summary()
+    static = summary["static"]
+    assert static["test"].keys() == summary["test"].keys()
+    assert static["test_regions"].keys() == summary["test_regions"].keys()
+    maps = [
+        sorted(p.name for p in (folder.path / part / "predictions").iterdir())
+        for part in ("", "static")
+    ]
+    assert maps[0] == maps[1] != []
+    scores = evaluate_folder(folder.path, data, static=True)
+    assert scores["dice"] == static["test"]["dice"]
+    assert list(read_amaxes(folder.path)) == ["bottom.conv"]
+
+
+@pytest.mark.slow
+def test_warm_steps_are_those_of_the_baseline():
+    run = blobs.config(recipe="full", warm_start_steps=2, keep=())
+    program = program_of(run, 3)
+    plain = program_of(blobs.config(recipe="baseline", keep=()), 3)
+    state, other = program.start(0), plain.start(0)
+    batch = steps.batch()
+    for step in range(3):
+        state, values = program.step(state, batch)
+        other, expected = plain.step(other, batch)
+        assert (values["loss"] == expected["loss"]) == (step < 2)
+    # In a scan, and in lanes of which one has warmed up.
+    lanes = program_of(run, 3, lanes=2)
+    starts = [program.start(0), program.start(0)]
+    starts[1].step = jnp.int32(2)
+    both = jax.tree.map(lambda *a: jnp.stack(a), *starts)
+    two = jax.tree.map(lambda a: jnp.stack([a, a]), batch)
+    _, values = lanes.step(both, two, jnp.array([True, True]))
+    _, warm = plain.step(plain.start(0), batch)
+    np.testing.assert_allclose(values["loss"][0], warm["loss"], rtol=1e-5)
+    assert abs(float(values["loss"][1] - values["loss"][0])) > 1e-4

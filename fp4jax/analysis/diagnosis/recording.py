@@ -106,8 +106,9 @@ def _inject(model: nnx.Module, probes, calls, seen, results) -> None:
     """Replaces every operation that quantizes."""
     modules = dict(nnx.iter_modules(model))
     for path, op in modules.items():
-        of_layer = isinstance(op, fp4nnx.Op) and not isinstance(op, fp4nnx.AttentionOp)
-        if of_layer and op.recipe.quantizes:
+        if isinstance(op, fp4nnx.AttentionOp) or not isinstance(op, fp4nnx.Op):
+            continue
+        if op.recipe.quantizes:
             name = ".".join(map(str, path[:-1])) or "(model)"
 
             def note(call: Call, x: Array, w: Array, name: str = name) -> Array:

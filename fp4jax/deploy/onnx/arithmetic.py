@@ -91,12 +91,21 @@ class Array:
         return Array(self.graph, self.graph.reshape(self.value, shape))
 
     def to_e4m3(self) -> Value:
-        """The nearest E4M3 numbers of at most 448, as 8-bit floats."""
+        """The nearest E4M3 numbers, of numbers of at most 448, as 8-bit floats."""
         return _cast_8(self.graph, self.value)
 
-    def rounded_to_e4m3(self) -> "Array":
-        """The same as float32."""
-        return from_e4m3(self.graph, self.to_e4m3())
+    def rounded_to_e4m3(self, *, in_steps: bool = False) -> "Array":
+        """The same as float32, in the grid's steps if a runtime's 8-bit floats are not exact."""
+        return _in_steps(self) if in_steps else from_e4m3(self.graph, self.to_e4m3())
+
+    def at(self, table: np.ndarray) -> "Array":
+        """table[self], of whole numbers."""
+        index = self.graph.emit(
+            "Cast", [self.value], np.int32, self.shape, to=int(TensorProto.INT32)
+        )
+        name = self.graph.constant(table.astype(np.float32), "table")
+        value = self.graph.emit("Gather", [name, index], np.float32, self.shape, axis=0)
+        return Array(self.graph, value)
 
     def _with(self, kind: str, other: Number) -> "Array":
         other = self._of(other)
@@ -123,6 +132,27 @@ def _cast_8(graph: Graph, value: Value) -> Value:
         [(int(TensorProto.FLOAT8E4M3FN), value.shape)],
     )
     return Value(value.shape, np.dtype(np.float32), value.shape, None, name)
+
+
+# From here on, up to the next of them, E4M3's neighbours are twice as far apart.
+_POWERS = np.exp2(np.arange(-5, 9)).astype(np.float32)
+
+
+def _in_steps(x: Array) -> Array:
+    """Rounded to multiples of E4M3's step, 1/512 below 1/32 and twice as large from each power on.
+
+    All factors are powers of two, hence exact.
+    """
+    graph, shape = x.graph, x.shape
+    powers = graph.constant(_POWERS, "powers")
+    each = (*shape, len(_POWERS))
+    wide = x.reshape((*shape, 1)).value
+    reached = graph.emit("GreaterOrEqual", [wide, powers], np.bool_, each)
+    ones = graph.emit("Cast", [reached], np.float32, each, to=int(TensorProto.FLOAT))
+    axes = graph.constant(np.array([len(shape)], np.int64), "axes")
+    count = Array(graph, graph.emit("ReduceSum", [ones, axes], np.float32, shape, keepdims=0))
+    exponents = np.arange(len(_POWERS) + 1) - 9
+    return (x * count.at(np.exp2(-exponents))).round() * count.at(np.exp2(exponents))
 
 
 def from_e4m3(graph: Graph, value: Value, scale: Any = None) -> Array:

@@ -25,12 +25,14 @@ class Dialect(abc.ABC):
         name: of the target.
         opset: of the file; float4 needs 23.
         static: whether activations need a tensor scale that is known.
+        runs_in_onnxruntime: whether onnxruntime's CPU kernels run it.
         in_words: how a matrix product, and a convolution, of packed weights runs.
     """
 
     name: str
     opset: int
     static: bool
+    runs_in_onnxruntime: bool
     in_words: Mapping[str, str]
 
     @abc.abstractmethod
@@ -76,9 +78,10 @@ class Standard(Dialect):
     def activation(
         self, x: Array, spec: TensorSpec, amax: np.float32 | None, *, product: str
     ) -> Array:
-        q = quantized(x, spec, amax)
+        # OpenVINO rounds to 8-bit floats by way of 16 bits, which is another number at times.
+        q = quantized(x, spec, amax, in_steps=True)
         four = _to_f4(q.values.reshape(x.shape))
-        scale = from_e4m3(x.graph, q.scales) * (q.amax / np.float32(spec.bound))
+        scale = q.scales * (q.amax / np.float32(spec.bound))
         if not is_static(x.shape):
             # OpenVINO has no block-wise DequantizeLinear of operands of unknown size.
             values = x.graph.emit("Cast", [four], np.float32, x.shape, to=int(TensorProto.FLOAT))
@@ -145,27 +148,36 @@ def decoded(graph: Graph, codes: str, scales: Value, shape: tuple) -> Value:
     )
 
 
-_WEIGHTS = "weights on the FP4 grid"
+_GRID = "weights on the FP4 grid"
 DIALECTS: dict[str, Dialect] = {
     dialect.name: dialect
     for dialect in (
         Portable(
             "onnx-portable",
-            21,
-            False,
-            {"dot": f"float32 product, {_WEIGHTS}", "conv": f"float32 convolution, {_WEIGHTS}"},
+            opset=21,
+            static=False,
+            runs_in_onnxruntime=True,
+            in_words={
+                "dot": "float32 product of FP4 values",
+                "conv": "float32 convolution of FP4 values",
+            },
         ),
         Standard(
             "onnx-standard",
-            23,
-            False,
-            {"dot": "FP4 operands, product as the runtime has it", "conv": f"float, {_WEIGHTS}"},
+            opset=23,
+            static=False,
+            runs_in_onnxruntime=False,
+            in_words={"dot": "product of float4", "conv": "convolution of float4"},
         ),
         TensorRT(
             "onnx-trt",
-            23,
-            True,
-            {"dot": "FP4 product", "conv": f"float convolution, {_WEIGHTS}"},
+            opset=23,
+            static=True,
+            runs_in_onnxruntime=False,
+            in_words={
+                "dot": "FP4 product",
+                "conv": f"float convolution, {_GRID}",
+            },
         ),
     )
 }

@@ -6,7 +6,9 @@ layer's path and how x and the packed w are multiplied, and is never computed. L
 not packed get ``jax.lax``'s own products, without the forms that are fast on CPUs.
 """
 
-import functools
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -17,6 +19,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import batching
 
 from fp4jax.core.typing import Array
+from fp4jax.nnx.operations import Op
 from fp4jax.nnx.packed_operations import (
     PackedConv,
     PackedConvTranspose,
@@ -37,7 +40,7 @@ fp4_layer = Primitive("fp4_layer")
 @fp4_layer.def_abstract_eval
 def _result(x: Any, *, path, product, shape, dtype, examples):
     del path, product
-    return jax.core.ShapedArray((*x.shape[:examples], *shape), jnp.dtype(dtype))
+    return x.update(shape=(*x.shape[:examples], *shape), dtype=jnp.dtype(dtype), weak_type=False)
 
 
 def _batch(args, dims, *, examples, **params):
@@ -49,15 +52,37 @@ def _batch(args, dims, *, examples, **params):
 batching.primitive_batchers[fp4_layer] = _batch
 
 
+_FUNCTION: ContextVar[Callable[..., Array] | None] = ContextVar("function", default=None)
+
+
+@contextlib.contextmanager
+def in_place_of_layers(function: Callable[..., Array]) -> Iterator[None]:
+    """Marked layers call ``function(path, product, x, packed w[, amax])`` in this block."""
+    token = _FUNCTION.set(function)
+    try:
+        yield
+    finally:
+        _FUNCTION.reset(token)
+
+
 class Marked(nnx.Module):
     """Stands in the slot of a packed layer while its model is traced."""
 
     def __init__(self, path: str, operation: PackedOp):
         self.path, self.operation = path, operation
 
+    @property
+    def amaxes(self) -> tuple[Array, ...]:
+        """The static amax of x, of a layer that has one."""
+        amax = self.operation.x_amax
+        return () if amax is None else (amax,)
+
     def bind(self, product: Product, x: Array, weight: Weight) -> Array:
-        """The marked call."""
-        out = jax.eval_shape(product, x, weight.values)
+        """The marked call, or what stands for it within :func:`in_place_of_layers`."""
+        operands = (weight.values, *self.amaxes)
+        if (function := _FUNCTION.get()) is not None:
+            return function(self.path, product, x, *operands)
+        out = jax.eval_shape(product, x, *operands)
         return fp4_layer.bind(
             x, path=self.path, product=product, shape=out.shape, dtype=out.dtype.name, examples=0
         )
@@ -123,50 +148,59 @@ _MARKED: dict[type[PackedOp], type[Marked]] = {
 
 
 class Plain(nnx.Module):
-    """``jax.lax``'s product in the slot of a layer that is not packed.
+    """Flax's own product in the slot of a layer that is not packed.
 
-    A module, so that no layer takes it for Flax's default, which has other forms on CPUs.
+    A module, so that no layer takes it for the default, which has other forms on CPUs.
     """
 
-    def __init__(self, slot: str):
-        self.slot = slot
+    def __init__(self, function: Callable[..., Array]):
+        self.function = nnx.static(function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Array:
-        return getattr(lax, self.slot)(*args, **kwargs)
+        return self.function(*args, **kwargs)
 
 
-def mark(model: nnx.Module) -> nnx.Module:
-    """A copy of a packed model to be traced.
+def mark(model: nnx.Module, *, plain: bool = True) -> nnx.Module:
+    """A copy of a packed model to be traced; without ``plain`` only packed layers are changed.
 
     Raises:
-        ValueError: a layer whose recipe quantizes activations but not weights.
+        ValueError: products that are quantized, but not packed: of attention, or of a layer whose
+            weights are not quantized.
     """
     model = nnx.clone(model)
-    for layer in layers(model):
-        layer.inject(_operation(layer))
+    for layer in list(layers(model)):
+        operation = _operation(layer)
+        if plain or not isinstance(operation, Plain):
+            layer.inject(operation)
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, Op) and not isinstance(module, PackedOp) and any(_fprop(module)):
+            raise ValueError(
+                f"recipe {module.recipe.name!r} quantizes products within attention, which an "
+                "export has no form for: train with that attention kept in high precision."
+            )
     return model
 
 
-@functools.singledispatch
-def _marked(operation: Any, layer: Layer) -> nnx.Module:
-    if operation is not None and any(operation.recipe.fprop):
-        raise ValueError(
-            f"layer {layer.path!r} has the recipe {operation.recipe.name!r}, which quantizes its "
-            "activations but not its weights: there is nothing to pack in it. Export a model whose "
-            "layers have quantized weights, or none."
-        )
-    return Plain(layer.slot.name)
-
-
-@_marked.register
-def _(operation: PackedOp, layer: Layer) -> nnx.Module:
-    if layer.stack:
-        raise ValueError(
-            f"layer {layer.path!r} is a stack of {layer.stack} layers; give each a module of its "
-            "own to export them."
-        )
-    return _MARKED[type(operation)](layer.path, operation)
-
-
 def _operation(layer: Layer) -> nnx.Module:
-    return _marked(layer.operation, layer)
+    """What takes the place of a layer's operation."""
+    operation = layer.operation
+    if isinstance(operation, PackedOp):
+        if layer.stack:
+            raise ValueError(
+                f"layer {layer.path!r} is a stack of {layer.stack} layers; give each a module of "
+                "its own to export them."
+            )
+        return _MARKED[type(operation)](layer.path, operation)
+    if operation is not None and any(_fprop(operation)):
+        raise ValueError(
+            f"layer {layer.path!r} has the recipe {operation.recipe.name!r} and is not packed: "
+            "an export has 4-bit weights or none. Quantize its weights, or keep the layer in high "
+            "precision."
+        )
+    return Plain(layer.slot.default or lax.dot_general)
+
+
+def _fprop(operation: Op) -> tuple[Any, ...]:
+    """How an operation quantizes its operands in the forward pass."""
+    recipe = operation.recipe
+    return recipe.fprop if hasattr(recipe, "fprop") else (recipe.quantizes,)

@@ -10,11 +10,12 @@ import numpy as np
 from flax import nnx
 
 from fp4jax.deploy.onnx import rules as rules
+from fp4jax.deploy.onnx.assembling import add_input, assemble
 from fp4jax.deploy.onnx.dialects import Dialect
-from fp4jax.deploy.onnx.graph import BATCH, Graph, value_info
+from fp4jax.deploy.onnx.graph import BATCH, Graph
 from fp4jax.deploy.onnx.marking import mark
 from fp4jax.deploy.onnx.values import Value
-from fp4jax.deploy.onnx.walker import Walker
+from fp4jax.deploy.onnx.walker import LayerCall, Walker
 from fp4jax.extras import Extra
 from fp4jax.nnx.keys import dotted
 from fp4jax.nnx.packed_operations import PackedOp
@@ -22,10 +23,21 @@ from fp4jax.nnx.slots import layers
 
 with Extra("deploy"):
     import onnx
-    from onnx import helper
 
-# The oldest IR that knows float4 (opset 23), and that of opset 21.
-_IR_VERSION = 11
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Written:
+    """An ONNX model, and where its packed layers are.
+
+    Attributes:
+        model: of images to logits.
+        calls: of packed layers, in their order.
+        channels_first: whether images and logits are.
+    """
+
+    model: onnx.ModelProto
+    calls: tuple[LayerCall, ...]
+    channels_first: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +57,8 @@ def to_onnx(
     batch: int | None = None,
     channels_first: bool = False,
     metadata: Mapping[str, str] | None = None,
-) -> onnx.ModelProto:
-    """A packed model as an ONNX model.
+) -> Written:
+    """A packed model, or one without a recipe, as an ONNX model.
 
     Args:
         model: what :func:`fp4jax.nnx.pack` returned.
@@ -62,11 +74,11 @@ def to_onnx(
         ValueError: a recipe that cannot be exported.
     """
     known = _layers(model)
-    graph_def, state = nnx.split(mark(model))
+    graph_def, random, state = nnx.split(mark(model), nnx.RngState, ...)
 
     def forward(state: Any, images: Any) -> Any:
         def one(image: Any) -> Any:
-            call: Any = nnx.merge(graph_def, state)
+            call: Any = nnx.merge(graph_def, random, state)
             return call(image[None])[0]
 
         return jax.vmap(one)(images)
@@ -74,29 +86,18 @@ def to_onnx(
     size = jax.export.symbolic_shape(BATCH)[0] if batch is None else batch
     images = jax.ShapeDtypeStruct((size, *image), jnp.float32)
     traced = jax.make_jaxpr(forward)(state, images)
-    graph = Graph()
+    graph, shape = Graph(), images.shape
+    last = len(shape) - 1
+    first = (shape[0], shape[last], *shape[1:last])
+    x = add_input(graph, "images", np.float32, first if channels_first else shape)
     variables = [Value.known(np.asarray(v), name) for name, v in _named(state)]
-    x = _input(graph, images.shape, channels_first)
     walker = Walker(graph, dialect, known)
-    (logits,) = walker.run(traced.jaxpr, traced.consts, [*variables, x])
+    taken = graph.transpose(x, [0, *range(2, last + 1), 1]) if channels_first else x
+    (logits,) = walker.run(traced.jaxpr, traced.consts, [*variables, taken])
     if channels_first:
-        logits = graph.transpose(
-            logits, [0, len(logits.shape) - 1, *range(1, len(logits.shape) - 1)]
-        )
-    graph.node("Identity", [graph.name_of(logits)], [(logits.dtype, logits.shape)])
-    return _model(graph, dialect, logits, dict(metadata or {}))
-
-
-def _input(graph: Graph, shape: tuple, channels_first: bool) -> Value:
-    """The images as the model takes them."""
-    dtype = np.dtype(np.float32)
-    file_shape = (shape[0], shape[-1], *shape[1:-1]) if channels_first else shape
-    name = graph.fresh("images")
-    graph.types[name] = (1, file_shape)
-    if not isinstance(shape[0], int):
-        graph.batch = (name, shape[0])
-    value = Value(file_shape, dtype, file_shape, None, name)
-    return graph.transpose(value, [0, *range(2, len(shape)), 1]) if channels_first else value
+        logits = graph.transpose(logits, [0, last, *range(1, last)])
+    made = assemble(graph, [x], {"logits": logits}, opset=dialect.opset, metadata=metadata)
+    return Written(made, tuple(walker.calls), channels_first)
 
 
 def _layers(model: nnx.Module) -> dict[str, Known]:
@@ -109,8 +110,9 @@ def _layers(model: nnx.Module) -> dict[str, Known]:
     }
 
 
-def _static_amax(operation: Any) -> np.float32 | None:
-    return None
+def _static_amax(operation: PackedOp) -> np.float32 | None:
+    amax = operation.x_amax
+    return None if amax is None else np.float32(np.asarray(amax))
 
 
 def _named(state: Any) -> list[tuple[str, Any]]:
@@ -121,39 +123,3 @@ def _named(state: Any) -> list[tuple[str, Any]]:
 
 def _key(entry: Any) -> Any:
     return getattr(entry, "key", getattr(entry, "name", entry))
-
-
-def _model(graph: Graph, dialect: Dialect, logits: Value, metadata: dict) -> onnx.ModelProto:
-    nodes, used = _needed(graph.nodes)
-    last = nodes[-1].output[0]
-    nodes[-1].output[0] = "logits"
-    types = {name: kind for name, kind in graph.types.items() if name in used}
-    made = helper.make_graph(
-        nodes,
-        "fp4jax",
-        [value_info("images", *graph.types["images"])],
-        [value_info("logits", *graph.types[last])],
-        [tensor for tensor in graph.initializers if tensor.name in used],
-        value_info=[
-            value_info(name, *kind) for name, kind in types.items() if name not in ("images", last)
-        ],
-    )
-    opsets = [helper.make_opsetid("", dialect.opset)]
-    functions = list(graph.functions.values())
-    opsets += [helper.make_opsetid(f.domain, 1) for f in functions]
-    model = helper.make_model(
-        made, opset_imports=opsets, functions=functions, producer_name="fp4jax"
-    )
-    model.ir_version = _IR_VERSION
-    helper.set_model_props(model, metadata)
-    return model
-
-
-def _needed(nodes: list[onnx.NodeProto]) -> tuple[list[onnx.NodeProto], set[str]]:
-    """The nodes that the last one depends on, and the names that they use."""
-    used, kept = set(nodes[-1].output), []
-    for node in reversed(nodes):
-        if used & set(node.output):
-            kept.append(node)
-            used |= {*node.input, *node.output}
-    return kept[::-1], used

@@ -43,7 +43,9 @@ def dynamic_quantize(opset: int) -> onnx.FunctionProto:
         )
     )
     axes = graph.constant(np.array([-1], np.int64), "axes")
-    graph.nodes.append(helper.make_node("Squeeze", [q.scales.name, axes], ["block_scales"]))
+    graph.nodes.append(
+        helper.make_node("Squeeze", [q.scales.to_e4m3().name, axes], ["block_scales"])
+    )
     constants = [
         helper.make_node("Constant", [], [tensor.name], value=tensor)
         for tensor in graph.initializers

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from traceback import walk_tb
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,8 +38,20 @@ def rule(*primitives: str, constants: bool = False) -> Callable[[Rule], Rule]:
     return register
 
 
+class LayerCall(NamedTuple):
+    """A call of a packed layer: its path, and the names of its input and output in the graph."""
+
+    path: str
+    x: str
+    y: str
+    # "dot": as a matrix product; "conv": as a convolution
+    product: str
+
+
 class Walker:
     """Writes programs into a graph.
+
+    ``calls`` are the calls of packed layers that were written, in their order.
 
     Args:
         graph: that grows.
@@ -49,6 +61,7 @@ class Walker:
 
     def __init__(self, graph: Graph, dialect: Any = None, layers: Any = None):
         self.graph, self.dialect, self.layers = graph, dialect, layers or {}
+        self.calls: list[LayerCall] = []
 
     def run(self, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Value]) -> list[Value]:
         """The outputs of a program.
@@ -76,7 +89,7 @@ class Walker:
         if name not in RULES:
             raise UnsupportedError(
                 f"the model uses {name!r}, for which there is no rule to write it in ONNX "
-                f"({where(equation)}); fp4jax.deploy.onnx.rule adds one."
+                f"({where(equation)}); fp4jax.deploy.onnx.walker.rule adds one."
             )
         try:
             return RULES[name](self, equation, inputs)

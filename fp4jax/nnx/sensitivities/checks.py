@@ -40,6 +40,9 @@ def check(recipe: Recipe, batches: Sequence[Batch], metric: Any, loss: Any) -> N
     """ValueError for what can be told before anything runs."""
     if not batches:
         raise ValueError("there are no batches; give at least one, (inputs, targets) or inputs.")
+    for i, batch in enumerate(batches):
+        if any(0 in x.shape for x in batch.inputs):
+            raise ValueError(f"batch {i} is empty: its inputs hold no numbers; leave it out.")
     if not callable(metric) and metric not in METRICS:
         raise ValueError(
             f"metric is {shown(metric)}; allowed: {', '.join(METRICS)}, or a function (outputs, "
@@ -53,6 +56,11 @@ def check(recipe: Recipe, batches: Sequence[Batch], metric: Any, loss: Any) -> N
         raise ValueError("a loss or a score needs targets; give batches (inputs, targets).")
     if not recipe.quantizes:
         raise ValueError(f"recipe {recipe.name!r} quantizes nothing; name another one.")
+    if any(spec is not None and spec.given for spec in recipe.operands):
+        raise ValueError(
+            f"recipe {recipe.name!r} takes its amax from the model's variables, which sensitivity "
+            "does not have: measure the recipe with amax='tensor', 'example' or 'row'."
+        )
     if loss is None and not any(role in FORWARD for role in roles_of(recipe)):
         raise ValueError(
             f"recipe {recipe.name!r} quantizes the backward pass alone, of which only gradients "

@@ -102,11 +102,12 @@ def evaluate(model: "Model", data: "VolumeData", split: Split, folder: Path) -> 
     for part in ("val", "test"):
         places = data.places(getattr(split, part))
         cases = functools.partial(each_case, model, data, places, f"Scoring {part}")
+        shown: list[patients.Examples] = []
         if part == "val":
-            kept, shown = cases(Scored.of), []
+            kept = cases(Scored.of)
         else:
             tested = cases(functools.partial(_tested, folder))
-            kept, shown = ([row[i] for row in tested] for i in (0, 1))
+            kept, shown = [one for one, _ in tested], [picture for _, picture in tested]
         pooled = merged(kept)
         if part == "val":
             threshold = chosen_threshold(None if pooled is None else pooled.sweep(), folder.name)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from fp4jax import nnx as fp4nnx
+from fp4jax import TensorSpec, nnx as fp4nnx
 from fp4jax.ops.recipe import ROLES, get_recipe
 from fp4jax.ops.rules import Rules
 from tests.samples import normal
@@ -181,6 +181,7 @@ class Two(nnx.Module):
     ("changes", "message"),
     [
         ({"batches": []}, "there are no batches"),
+        ({"batches": [X, X[:0]]}, "batch 1 is empty"),
         ({"batches": [X.at[0, 0].set(jnp.nan)]}, "outputs of the model .* batch 0 are not finite"),
         ({"model": nnx.Sequential(nnx.relu)}, "no layer of Sequential can be quantized"),
         ({"model": packed()}, "'layers.0' is packed"),
@@ -206,6 +207,13 @@ def test_a_recipe_of_the_backward_pass_needs_a_loss():
     backward = dataclasses.replace(full, name="backward", fprop=(None, None))
     with pytest.raises(ValueError, match="quantizes the backward pass alone"):
         fp4nnx.sensitivity(dense(), [X], backward)
+
+
+def test_a_static_amax_is_not_there():
+    spec = TensorSpec(amax="static")
+    static = dataclasses.replace(get_recipe("forward_only"), name="static", fprop=(spec, None))
+    with pytest.raises(ValueError, match="takes its amax from the model's variables"):
+        fp4nnx.sensitivity(dense(), [X], static)
 
 
 def test_nothing_that_runs():

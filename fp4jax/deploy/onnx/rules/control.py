@@ -23,6 +23,11 @@ def _custom(walker: Walker, equation: Any, inputs: Sequence[Value]) -> list[Valu
     return _run(walker, equation.params["call_jaxpr"], inputs)
 
 
+@rule("custom_vmap_call", constants=True)
+def _mapped(walker: Walker, equation: Any, inputs: Sequence[Value]) -> list[Value]:
+    return _run(walker, equation.params["call"], inputs)
+
+
 @rule("platform_index", constants=True)
 def _platform(walker: Walker, equation: Any, inputs: Sequence[Value]) -> list[Value]:
     """The way of no platform in particular: a file knows none."""

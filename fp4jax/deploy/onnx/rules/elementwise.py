@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+from jax.lax import RoundingMethod
 
 from fp4jax.deploy.onnx.graph import element_type
 from fp4jax.deploy.onnx.values import Shape, Value
@@ -120,13 +122,20 @@ def _near_one(walker: Walker, equation: Any, inputs: Sequence[Value]) -> list[Va
     return [elementwise(walker, "Sub", [power, one], dtype, shape)]
 
 
+@rule("round")
+def _round(walker: Walker, equation: Any, inputs: Sequence[Value]) -> list[Value]:
+    if equation.params["rounding_method"] != RoundingMethod.TO_NEAREST_EVEN:
+        raise UnsupportedError("it rounds ties away from zero; jnp.round rounds them to even")
+    return [elementwise(walker, "Round", inputs, *_out(equation))]
+
+
 @rule("is_finite")
 def _is_finite(walker: Walker, equation: Any, inputs: Sequence[Value]) -> list[Value]:
-    """x - x is 0 for finite numbers only, and NaN for all others."""
-    shape = equation.outvars[0].aval.shape
-    (x,) = inputs
-    zero = elementwise(walker, "Sub", [x, x], x.dtype, shape)
-    return [elementwise(walker, "Equal", [zero, zero], np.bool_, shape)]
+    """|x| is at most the largest finite number."""
+    shape, (x,) = equation.outvars[0].aval.shape, inputs
+    magnitude = elementwise(walker, "Abs", [x], x.dtype, shape)
+    largest = Value.known(np.asarray(jnp.finfo(x.dtype).max, x.dtype))
+    return [elementwise(walker, "LessOrEqual", [magnitude, largest], np.bool_, shape)]
 
 
 @rule("select_n")

@@ -13,7 +13,7 @@ from fp4jax.deploy.onnx.graph import element_type
 from fp4jax.deploy.onnx.rules.convolutions import convolution, transposed_convolution
 from fp4jax.deploy.onnx.rules.shapes import padded, sliced
 from fp4jax.deploy.onnx.values import Value
-from fp4jax.deploy.onnx.walker import UnsupportedError, Walker, rule
+from fp4jax.deploy.onnx.walker import LayerCall, UnsupportedError, Walker, rule
 from fp4jax.deploy.onnx.weights import Matrix
 from fp4jax.packed.convolution import Convolution, TransposedConvolution
 from fp4jax.packed.dot import Dot
@@ -27,16 +27,18 @@ def _layer(walker: Walker, equation: Any, inputs: Sequence[Value]) -> list[Value
     graph.scope = f"{path}/" if path else ""
     if params["examples"] > 1:
         raise UnsupportedError(f"layer {path!r} runs under jax.vmap of the model's own")
+    name = graph.name_of(x)
     if not params["examples"]:
         x = graph.reshape(x, (1, *x.shape))
     x = _cast(walker, x, np.float32)
-    y = LOWERED[type(product)](walker, path, product, x)
+    y, kind = LOWERED[type(product)](walker, path, product, x)
     y = _cast(walker, graph.reshape(y, aval.shape), aval.dtype)
+    walker.calls.append(LayerCall(path, name, y.name, kind))
     graph.scope = ""
     return [y]
 
 
-def _dot(walker: Walker, path: str, product: Dot, x: Value) -> Value:
+def _dot(walker: Walker, path: str, product: Dot, x: Value) -> tuple[Value, str]:
     """(b, m, k) x (k, n); with batch dimensions (b, batch, m, k) x (batch, k, n)."""
     graph, b = walker.graph, x.shape[0]
     m, k = product.rows_and_k
@@ -50,12 +52,12 @@ def _dot(walker: Walker, path: str, product: Dot, x: Value) -> Value:
     if product.batch:
         x = graph.reshape(x, (b, groups, m, columns))
         w = graph.transpose(graph.reshape(w, (groups, n, columns)), [0, 2, 1])
-        return graph.emit("MatMul", [x, w], np.float32, (b, groups, m, n))
+        return graph.emit("MatMul", [x, w], np.float32, (b, groups, m, n)), "dot"
     w = graph.transpose(w, [1, 0])
-    return graph.emit("MatMul", [x, w], np.float32, (b, m, n))
+    return graph.emit("MatMul", [x, w], np.float32, (b, m, n)), "dot"
 
 
-def _convolution(walker: Walker, path: str, product: Convolution, x: Value) -> Value:
+def _convolution(walker: Walker, path: str, product: Convolution, x: Value) -> tuple[Value, str]:
     """Channels last as trained: quantized along a pixel's channels, then channels first."""
     if set(product.input_dilation) != {1}:
         raise UnsupportedError(f"layer {path!r} has zeros between the pixels of its input")
@@ -69,7 +71,7 @@ def _convolution(walker: Walker, path: str, product: Convolution, x: Value) -> V
         operand = _operand(walker, path, product, patches, "dot")
         w = graph.transpose(_matrix(walker, path, product, outputs), [1, 0])
         shape = (b, operand.shape[1], outputs)
-        return graph.emit("MatMul", [operand, w], np.float32, shape)
+        return graph.emit("MatMul", [operand, w], np.float32, shape), "dot"
     rows = graph.reshape(x, (b, n * math.prod(image) * groups, c))
     operand = _operand(walker, path, product, rows, "conv")
     w = _matrix(walker, path, product, outputs)
@@ -80,10 +82,12 @@ def _convolution(walker: Walker, path: str, product: Convolution, x: Value) -> V
     ends = list(zip(window.low, window.high, strict=True))
     w = _channels_first(walker, w)
     y = convolution(walker, pixels, w, window.stride, window.dilation, ends, groups)
-    return _channels_last(walker, y)
+    return _channels_last(walker, y), "conv"
 
 
-def _transposed(walker: Walker, path: str, product: TransposedConvolution, x: Value) -> Value:
+def _transposed(
+    walker: Walker, path: str, product: TransposedConvolution, x: Value
+) -> tuple[Value, str]:
     graph, window = walker.graph, product.window
     b, n, *grid, c = x.shape
     operand = _operand(walker, path, product, graph.reshape(x, (b, n * math.prod(grid), c)), "conv")
@@ -97,7 +101,7 @@ def _transposed(walker: Walker, path: str, product: TransposedConvolution, x: Va
     y = transposed_convolution(
         walker, pixels, w, window.stride, window.dilation, window.low, window.image
     )
-    return _channels_last(walker, y)
+    return _channels_last(walker, y), "conv"
 
 
 #: How each kind of product is written.
@@ -139,12 +143,14 @@ def _rotated(walker: Walker, x: Value) -> Value:
 def _matrix(walker: Walker, path: str, product: Product, rows: int) -> Value:
     """The weights, dequantized by the dialect's operators: (rows, columns)."""
     known = walker.layers[path]
-    matrix = Matrix.of(known.weight, product, rows)
+    transposed = isinstance(product, TransposedConvolution)
+    taps = product.window.number_of_taps if transposed else 1
+    matrix = Matrix.of(known.weight, rows, taps=taps)
     return walker.dialect.weight(walker.graph, path or "kernel", matrix)
 
 
 def _is_matrix_product(product: Convolution) -> bool:
-    """Whether each pixel is in one patch: kernels of one pixel, and those as large as the stride."""
+    """Whether each pixel is in one patch: the kernel is as large as the stride, or one pixel."""
     window = product.window
     whole = tuple(g * s for g, s in zip(window.grid, window.stride, strict=True)) == window.image
     return (

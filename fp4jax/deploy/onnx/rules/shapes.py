@@ -39,9 +39,49 @@ def _broadcast(walker: Walker, equation: Any, inputs: Sequence[Value]) -> list[V
 @rule("concatenate")
 def _concatenate(walker: Walker, equation: Any, inputs: Sequence[Value]) -> list[Value]:
     shape, axis = equation.outvars[0].aval.shape, equation.params["dimension"]
-    if len(inputs) == 1:
-        return list(inputs)
-    return [walker.graph.emit("Concat", inputs, inputs[0].dtype, shape, axis=axis)]
+    parts = [x for x in inputs if not _is_zero(x.shape[axis])]
+    if len(parts) == 1:
+        return parts
+    return [walker.graph.emit("Concat", parts, inputs[0].dtype, shape, axis=axis)]
+
+
+@rule("stack")
+def _stack(walker: Walker, equation: Any, inputs: Sequence[Value]) -> list[Value]:
+    """Concatenated along a new axis of size 1."""
+    shape = tuple(equation.outvars[0].aval.shape)
+    axis = equation.params["axis"]
+    one = (*shape[:axis], 1, *shape[axis + 1 :])
+    parts = [walker.graph.reshape(x, one) for x in inputs]
+    return [walker.graph.emit("Concat", parts, inputs[0].dtype, shape, axis=int(axis))]
+
+
+@rule("tile")
+def _tile(walker: Walker, equation: Any, inputs: Sequence[Value]) -> list[Value]:
+    (x,), shape = inputs, equation.outvars[0].aval.shape
+    repeats = walker.graph.constant(np.array(equation.params["reps"], np.int64), "repeats")
+    return [walker.graph.emit("Tile", [x, repeats], x.dtype, shape)]
+
+
+@rule("split")
+def _split(walker: Walker, equation: Any, inputs: Sequence[Value]) -> list[Value]:
+    axis, (x,) = equation.params["axis"], inputs
+    sizes = [int(n) for n in equation.params["sizes"]]
+    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+    rank = len(x.shape)
+    return [
+        sliced(
+            walker,
+            x,
+            [end - n if a == axis else 0 for a in range(rank)],
+            [end if a == axis else size for a, size in enumerate(x.shape)],
+            [1] * rank,
+        )
+        for n, end in zip(sizes, ends, strict=True)
+    ]
+
+
+def _is_zero(n: Any) -> bool:
+    return isinstance(n, int) and n == 0
 
 
 @rule("slice")

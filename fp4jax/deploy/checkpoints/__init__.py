@@ -1,0 +1,1 @@
+"""Folders of safetensors as compressed-tensors and Model-Optimizer have them, both ways."""
