@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from experiments import targets
+from experiments import evaluate, targets
 from experiments.command import main
 from experiments.options import RunOptions, by_task, from_config
 from experiments.recipe_options import recipe_of
@@ -35,7 +35,7 @@ def test_tables_files_and_rules_of_options(monkeypatch, tmp_path, capsys):
     assert printed.startswith("swin 500k 2d+rht+sr, one image of 32x32x3")
     assert "https://docs.nvidia.com/" in printed
     (table,) = json.loads((tmp_path / "t.json").read_text())["tables"]
-    rows = list(csv.DictReader((tmp_path / "t.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "t.csv").read_text().splitlines()))
     assert [row["path"] for row in rows] == [layer["path"] for layer in table["layers"]]
     config = RunConfig(arch="swin", recipe=recipe_of(f"@{files[2]}"))
     assert config.recipe.of("blocks.0.attn.qkv").name == "2d+rht+sr"
@@ -49,11 +49,11 @@ def test_tables_files_and_rules_of_options(monkeypatch, tmp_path, capsys):
 
 def test_a_configuration_and_shares_alone(monkeypatch, tmp_path, capsys):
     path = tmp_path / "config.json"
-    write_json(path, RunOptions(arch="swin", recipe="full").config().to_json())
+    write_json(path, RunOptions(arch="cnn", recipe="full").config().to_json())
     names = ["openvino", "fp4jax"]
     _run(monkeypatch, "--config", str(path), "--image-size", "32", "--summary", "--target", *names)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("swin 500k full")
+    assert lines[0].startswith("cnn 500k full")
     assert [line.split(":")[0] for line in lines[1:]] == names
 
 
@@ -74,3 +74,11 @@ def test_errors_in_one_line(monkeypatch, capsys, argv, message):
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
+
+
+def test_an_evaluation_on_no_target(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["evaluate", "runs/one", "--fp8"])
+    with pytest.raises(SystemExit) as stop:
+        main(evaluate.command, evaluate.Args, evaluate.__doc__)
+    assert stop.value.code == 2
+    assert "--fp8 and --half say how targets compute; give --target" in capsys.readouterr().err

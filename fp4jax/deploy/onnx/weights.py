@@ -8,8 +8,6 @@ import numpy as np
 
 from fp4jax.core.blocks import BLOCK
 from fp4jax.core.qtensor import QTensor
-from fp4jax.packed.convolution import TransposedConvolution
-from fp4jax.packed.product import Product
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,21 +25,20 @@ class Matrix:
     tensor_scale: np.float32
 
     @classmethod
-    def of(cls, weight: QTensor, product: Product, rows: int) -> "Matrix":
+    def of(cls, weight: QTensor, rows: int, *, taps: int = 1) -> "Matrix":
         """That of a layer; rows that only fill tiles up are left out.
 
         Args:
             weight: as the layer holds it.
-            product: how it is multiplied.
             rows: outputs, of a group.
+            taps: of a transposed convolution, whose rows are those of each tap in turn.
         """
         q = weight.in_rotated_basis()
         codes = np.asarray(q.codes)
         scales = np.asarray(q.block_scales).view(np.uint8)
         if len(q.axes) == 2:
             scales = scales.repeat(BLOCK, axis=-2)
-        if isinstance(product, TransposedConvolution):
-            taps = product.window.number_of_taps
+        if taps > 1:
             codes, scales = (a.reshape(taps, -1, a.shape[-1]) for a in (codes, scales))
         codes, scales = (
             np.ascontiguousarray(a[..., :rows, :]).reshape(-1, a.shape[-1]) for a in (codes, scales)
