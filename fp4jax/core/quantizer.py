@@ -238,7 +238,7 @@ def static_amax(amax: Any, what: str) -> Float[Array, ""]:
             "non-negative float (several by jax.vmap)."
         )
     # Of what the host holds alone: to look at a device's number is to wait for it.
-    if isinstance(amax, float | np.generic) and amax < 0:
+    if isinstance(amax, float | np.floating) and amax < 0:
         raise ValueError(f"the amax of {what} is {amax}; give one non-negative float.")
     return array.astype(jnp.float32)
 
