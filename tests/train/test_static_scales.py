@@ -15,6 +15,7 @@ from fp4jax.train import (
     Options,
     RunFolder,
     Terminated,
+    dry_run,
     evaluate_folder,
     read_trained,
     train,
@@ -144,3 +145,5 @@ def test_a_warm_start_of_all_steps_is_refused_before_there_is_a_folder(tmp_path)
     with pytest.raises(ValueError, match="warm_start_steps is 10000, but the training has"):
         train(config, COHORT, tmp_path)
     assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="none would be left for the recipe"):
+        dry_run(config, COHORT)
