@@ -45,6 +45,8 @@ class RunOptions(RunConfig):
     # QAT recipe, by name or by the paper's id (0 to 7); or rules for layers, @FILE with the JSON of
     # {pattern: recipe or null}, as experiments.diagnose --sensitivity --budget writes it
     recipe: str = "baseline"
+    # recipe of the products inside attention, such as attention_qat, for all attention of the
+    # model; default: high precision
     attention: str | None = None
     # further options of the model, by name and value; typed ones are --model.NAME
     model_options: dict[str, str] = dataclasses.field(default_factory=dict)
