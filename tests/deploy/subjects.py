@@ -12,7 +12,7 @@ _OPTIONS = {
     "vit": {"dim": 32, "depth": 1, "heads": 2, "patch": 8},
     "unet": {"channels": (8, 20), "strides": (2,), "num_res_units": 1},
     "basic_unet": {"features": (8, 16, 16, 16, 20, 8)},
-    "swin_unetr": {"feature_size": 4, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)},
+    "swin_unetr": {"feature_size": 12, "depths": (1, 1, 1, 1)},
 }
 
 

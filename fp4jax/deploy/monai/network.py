@@ -20,7 +20,7 @@ def network_def(about: About, model: nnx.Module) -> dict[str, Any]:
         model: that it makes.
 
     Raises:
-        ValueError: a network that MONAI does not have.
+        ValueError: a network that MONAI does not have, or a size of it.
 
     Example:
         >>> about = About("unet", "monai", options={"channels": (4, 8), "strides": (2,)})
@@ -100,7 +100,12 @@ def _basic_unet(options: dict[str, Any], model: Any) -> dict[str, Any]:
 
 
 def _swin_unetr(options: dict[str, Any], model: Any) -> dict[str, Any]:
-    window = options["window_size"]
+    window, size = options["window_size"], options["feature_size"]
+    if size % 12:
+        raise ValueError(
+            f"feature_size is {size}, and MONAI's SwinUNETR takes multiples of 12 only: train "
+            "with --model.feature-size 12, 24 or 48 to export a bundle."
+        )
     return {
         "feature_size": options["feature_size"],
         "depths": list(options["depths"]),

@@ -1,6 +1,7 @@
 """The target "monai-bundle": the folder that MONAI's bundle specification asks for."""
 
 import dataclasses
+import math
 import zipfile
 from pathlib import Path
 
@@ -27,6 +28,12 @@ decides on one, which the licence of the data may restrict: replace this text by
 The configuration files were written by fp4jax, whose licence is Apache 2.0.
 
 {INTENDED_USE}
+"""
+_README = """
+## This bundle
+
+`models/model.pt` holds the weights on the FP4 grid as float32 numbers, and MONAI leaves activations
+as they are. `models/model.onnx`, if it is there, quantizes activations as the table says.
 """
 ONNX = "onnx-portable"
 
@@ -55,7 +62,7 @@ def write(subject: Subject, path: Path, options: Options) -> Account:
         write_json(temporary / "configs" / "metadata.json", metadata(subject, scores))
         write_json(temporary / "configs" / "inference.json", inference(subject))
         (temporary / "LICENSE").write_text(_LICENSE)
-        (temporary / "docs" / "README.md").write_text(card_text(subject, front=False))
+        (temporary / "docs" / "README.md").write_text(card_text(subject, front=False) + _README)
         write_state_dict(temporary / "models" / "model.pt", weights)
         _compare(temporary / "models" / "model.pt", weights)
         try:
@@ -65,13 +72,14 @@ def write(subject: Subject, path: Path, options: Options) -> Account:
             said = f"; model.onnx: {model.checked}"
         except ModuleNotFoundError as error:
             said = f"; no model.onnx: {error}"
-    how = "weights on the FP4 grid, as float32"
+    rows = layer_rows(subject.model, "weights on the FP4 grid, as float32")
+    rows = tuple(dataclasses.replace(row, nbytes=4 * math.prod(row.shape)) for row in rows)
     return Account(
         path,
         "monai-bundle",
         sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
         float_bytes(subject.model),
-        layer_rows(subject.model, how),
+        rows,
         f"model.pt was read back: {len(weights)} tensors{said}",
     )
 

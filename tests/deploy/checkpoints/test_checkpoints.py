@@ -228,8 +228,10 @@ def test_the_decompressor_of_compressed_tensors(arch, tmp_path):
     """Their own code on the CPU, in bfloat16: our dequantized weights, rounded once."""
     torch = pytest.importorskip("torch")
     nvfp4 = pytest.importorskip("compressed_tensors.compressors.nvfp4.base")
-    from compressed_tensors.quantization import QuantizationConfig
+    from compressed_tensors.quantization import QuantizationConfig, QuantizationScheme
+    from compressed_tensors.quantization.quant_scheme import NVFP4
 
+    scheme = QuantizationScheme(**NVFP4, targets=["Linear"])
     folder, _, config = exported("compressed-tensors", arch, "2d+rht", tmp_path)
     QuantizationConfig.model_validate(config["quantization_config"])
     arrays = load(folder)
@@ -240,7 +242,7 @@ def test_the_decompressor_of_compressed_tensors(arch, tmp_path):
             "weight_scale": torch.from_numpy(bytes_of).view(torch.float8_e4m3fn),
             "weight_global_scale": torch.from_numpy(arrays[f"{name}.weight_global_scale"]),
         }
-        weight = nvfp4.NVFP4PackedCompressor.decompress(state, None)["weight"]
+        weight = nvfp4.NVFP4PackedCompressor.decompress(state, scheme)["weight"]
         ours, _ = decompressed("compressed-tensors", folder, name)
         theirs = weight.to(torch.float32).numpy()
         np.testing.assert_array_equal(theirs, ours.astype(ml_dtypes.bfloat16).astype(np.float32))

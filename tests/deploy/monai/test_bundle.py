@@ -1,14 +1,18 @@
 """Bundles of MONAI's: the archive of weights, metadata, configurations, and MONAI's own verdict."""
 
 import collections
+import dataclasses
 import json
 import pickle
 import subprocess
 import sys
 import zipfile
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from fp4jax import deploy, models, nnx as fp4nnx
 from fp4jax.deploy.monai.configs import inference, metadata
@@ -127,6 +131,9 @@ def test_networks_that_monai_does_not_have():
     about = about_of("vit", "full")
     with pytest.raises(ValueError, match="vit is no network of MONAI's; bundles are of unet, "):
         network_def(about, about.create())
+    swin = dataclasses.replace(about_of("swin_unetr"), options={"feature_size": 16})
+    with pytest.raises(ValueError, match=r"feature_size is 16, .* takes multiples of 12"):
+        network_def(swin, nnx.eval_shape(swin.create))
 
 
 def test_tables_of_windows_are_in_the_state_dict():
@@ -197,5 +204,5 @@ def test_monai_runs_the_bundle(arch, dims, tmp_path):
     done = subprocess.run(run, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     theirs = np.load(root / "y.npy").transpose(0, *range(2, x.ndim), 1)
-    ours = np.asarray(fp4nnx.unpack(one.model)(x))
+    ours = np.asarray(jax.jit(fp4nnx.unpack(one.model))(jnp.asarray(x)))
     np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-4 * np.abs(ours).max())
