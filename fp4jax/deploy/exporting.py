@@ -24,7 +24,7 @@ def export(
     Args:
         subject: a run's folder, a packed file, a folder of the targets "compressed-tensors" and
             "modelopt", or a model with its :class:`About`.
-        to: the target, see :func:`target_names`.
+        to: the target, see :func:`fp4jax.deploy.target_names`.
         out: the file or folder; it must not exist.
         options: see :class:`Options`.
         recipe: of a run's folder: another recipe than its own.

@@ -14,8 +14,9 @@ import numbers
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from fp4jax.core.number_format import NVFP4, Format, format_names, format_record, get_format
+from fp4jax.core.number_format import NVFP4, Format, format_names, get_format
 from fp4jax.core.spec import TensorSpec, shown
+from fp4jax.ops.spec_records import check_known, spec_of, spec_record
 from fp4jax.registration import Registry
 
 Operands = tuple[TensorSpec | None, TensorSpec | None]
@@ -172,42 +173,20 @@ class Recipe:
             True
         """
         known = {field.name for field in dataclasses.fields(cls)}
-        _only(known, record, "a recipe")
+        check_known(known, record, "a recipe")
         if "name" not in record:
             raise ValueError(f"a recipe has no name: {shown(dict(record))}.")
+        if not set(_PRODUCTS) & set(record):
+            # All in high precision, under whatever name.
+            raise ValueError(
+                f"a recipe has none of {', '.join(_PRODUCTS)}: {shown(dict(record))}; a registered "
+                "one is known by its name alone, a string."
+            )
         values = dict(record)
         for name in set(_PRODUCTS) & set(record):
             if isinstance(pair := record[name], list | tuple):  # else Recipe says what is wrong
-                values[name] = tuple(map(_spec, pair))
+                values[name] = tuple(map(spec_of, pair))
         return cls(**values)
-
-
-def spec_record(spec: TensorSpec | None) -> dict[str, Any] | None:
-    """A spec as JSON holds it."""
-    if spec is None:
-        return None
-    block = None if spec.block is None else list(spec.block)
-    record = {**dataclasses.asdict(spec), "block": block, "format": format_record(spec.format)}
-    for name in ("amax", "clip", "format"):
-        if getattr(spec, name) == getattr(_R, name):
-            # Not in the records of earlier versions, whose runs keep their ids.
-            del record[name]
-    return record
-
-
-def _spec(record: Any) -> Any:
-    if not isinstance(record, Mapping):
-        return record
-    _only({field.name for field in dataclasses.fields(TensorSpec)}, record, "a TensorSpec")
-    return TensorSpec(**record)
-
-
-def _only(known: set[str], record: Mapping[str, Any], what: str) -> None:
-    if unknown := sorted(set(record) - known):
-        raise ValueError(
-            f"{what} has no {', '.join(unknown)}; it has {', '.join(sorted(known))}. It may have "
-            "been written by a newer version of fp4jax."
-        )
 
 
 _R = TensorSpec()

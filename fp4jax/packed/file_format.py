@@ -47,8 +47,8 @@ from typing import Any
 
 import numpy as np
 
-from fp4jax.core.spec import TensorSpec
-from fp4jax.ops.recipe import Recipe, spec_record
+from fp4jax.ops.recipe import Recipe
+from fp4jax.ops.spec_records import spec_of, spec_record
 from fp4jax.packed import tensors
 from fp4jax.packed.stored import StoredMatrix
 
@@ -131,7 +131,7 @@ def read_model(path: str | Path) -> PackedModel:
 
     Example:
         >>> import tempfile
-        >>> from fp4jax.ops.recipe import Recipe, spec_record
+        >>> from fp4jax.ops.recipe import Recipe
         >>> model = PackedModel({"bias": np.ones(3)}, {"": LayerRecord(Recipe(name="none"))})
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     same = read_model(write_model(f"{folder}/m.safetensors", model))
@@ -186,6 +186,5 @@ def _recipe_to_json(recipe: Recipe) -> dict[str, Any]:
 
 
 def _recipe_from_json(record: dict[str, Any]) -> Recipe:
-    specs = record["fprop"]
-    x, w = (s and TensorSpec(**{**s, "block": tuple(s["block"])}) for s in specs)
+    x, w = map(spec_of, record["fprop"])
     return Recipe(name=record["name"], fprop=(x, w))

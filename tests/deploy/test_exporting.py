@@ -48,7 +48,7 @@ def test_a_packed_file_becomes_a_file_that_says_what_it_is(tmp_path):
     text = {entry.key: entry.value for entry in model.metadata_props}
     assert (text["recipe"], text["layout"]) == ("forward_only", "bcyx")
     written = [(row.path, row.written) for row in account.layers]
-    assert ("encoders.0.0", "float32 convolution of FP4 values") in written
+    assert ("encoders.0", "float32 convolution of FP4 values") in written
     assert all(how != "float32" for _, how in written)
     assert "onnxruntime" in account.checked
     assert str(account).splitlines()[-1].startswith(f"{tmp_path}/cnn.onnx: onnx-portable, ")
@@ -57,7 +57,7 @@ def test_a_packed_file_becomes_a_file_that_says_what_it_is(tmp_path):
 def test_nothing_is_overwritten_and_targets_are_named(tmp_path):
     path = tmp_path / "cnn.onnx"
     path.write_text("mine")
-    with pytest.raises(FileExistsError, match="cnn.onnx exists"):
+    with pytest.raises(FileExistsError, match=r"cnn\.onnx exists"):
         deploy.export(_subject(), "onnx-portable", path)
     assert path.read_text() == "mine"
     with pytest.raises(ValueError, match="no target 'onnx'; known names: onnx-portable, "):
@@ -69,7 +69,7 @@ def test_nothing_is_overwritten_and_targets_are_named(tmp_path):
 def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):
     far = verification.Difference(0.5, {"encoders.0.0": 0.25, "logits": 0.1})
     monkeypatch.setattr(verification, "compare", lambda *args: far)
-    with pytest.raises(ValueError, match=r"2.5e-01 of the largest magnitude in encoders.0.0"):
+    with pytest.raises(ValueError, match=r"2.5e-01 of the largest magnitude in encoders"):
         deploy.export(_subject(), "onnx-portable", tmp_path / "cnn.onnx", Options(batch=1))
     assert not list(tmp_path.iterdir())
 

@@ -2,7 +2,8 @@
 
     python -m tests.train.several KIND OUT RANK PORT [STEP]
 
-KIND is a key of ``KINDS``. At its step STEP the process kills itself. PORT 0: the process is alone.
+KIND is a key of ``KINDS``. At its step STEP the process kills itself. PORT 0: there is no other
+process, and this one has two devices.
 """
 
 import os
@@ -104,7 +105,7 @@ def alone(kind: str, folder: Path, devices: Devices | None = None):
 
 
 def start(kind: str, out: Path, rank: int, port: int, *more: object) -> subprocess.Popen:
-    """A process of its own, of two."""
+    """A process of its own, of two or alone."""
     words = map(str, (kind, out, rank, port, *more))
     command = [sys.executable, "-W", "error", "-m", "tests.train.several", *words]
     few = str(jax.config.read("jax_disable_most_optimizations"))
@@ -130,6 +131,10 @@ def die_at(step: int) -> None:
 def main(kind: str, out: str, rank: str, port: str, step: str = "") -> None:
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     jax.config.update("jax_numpy_rank_promotion", "raise")
+    if port == "0":
+        jax.config.update("jax_num_cpu_devices", 2)
+        alone(kind, Path(out), Devices.of())
+        return
     if step:
         die_at(int(step))
     try:

@@ -67,7 +67,11 @@ def test_killed_and_resumed_slices_and_volumes(kind, tmp_path):
     left = killed(kind, tmp_path / "two", 6)
     resumed = both(kind, tmp_path / "two")
     assert [code for code, _ in resumed] == [0, 0], resumed
-    folder = several.alone(kind, tmp_path / "one", Devices.of(jax.devices()[:2]))
+    # In a process with two devices: with the eight of this one XLA:CPU has more threads, among
+    # which large products are divided in another way.
+    assert end([several.start(kind, tmp_path / "one", 0, 0)])[0][0] == 0
+    (path,) = (path for path in (tmp_path / "one").iterdir() if path.is_dir())
+    folder = RunFolder(path)
     outcome.assert_same(left, folder)
     # Nothing is missing, and nothing was written by more than one.
     files = [{p.relative_to(f.path) for p in f.path.rglob("*.*")} for f in (left, folder)]

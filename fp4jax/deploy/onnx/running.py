@@ -21,7 +21,7 @@ def reference(
     """By ``onnx.reference``, which runs every dialect, slowly."""
     from onnx.reference import ReferenceEvaluator
 
-    evaluator: Any = ReferenceEvaluator(_with_outputs(model, outputs))
+    evaluator: Any = ReferenceEvaluator(with_outputs(model, outputs))
     # Blocks of zeros are divided by their amax on purpose.
     with np.errstate(all="ignore"):
         return evaluator.run(None, {"images": images})
@@ -39,13 +39,13 @@ def runtime(model: onnx.ModelProto, images: np.ndarray, outputs: Sequence[str]) 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(
-        _with_outputs(model, outputs).SerializeToString(), options, ["CPUExecutionProvider"]
+        with_outputs(model, outputs).SerializeToString(), options, ["CPUExecutionProvider"]
     )
     found: Any = session.run(list(outputs), {"images": images})
     return found
 
 
-def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     """The model with these of its values as outputs."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)

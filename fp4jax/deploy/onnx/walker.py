@@ -89,7 +89,7 @@ class Walker:
         if name not in RULES:
             raise UnsupportedError(
                 f"the model uses {name!r}, for which there is no rule to write it in ONNX "
-                f"({where(equation)}); fp4jax.deploy.onnx.rule adds one."
+                f"({where(equation)}); fp4jax.deploy.onnx.walker.rule adds one."
             )
         try:
             return RULES[name](self, equation, inputs)

@@ -8,8 +8,6 @@ import numpy as np
 
 from fp4jax.core.blocks import BLOCK
 from fp4jax.core.qtensor import QTensor
-from fp4jax.packed.convolution import TransposedConvolution
-from fp4jax.packed.product import Product
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,21 +25,20 @@ class Matrix:
     tensor_scale: np.float32
 
     @classmethod
-    def of(cls, weight: QTensor, product: Product, rows: int) -> "Matrix":
+    def of(cls, weight: QTensor, rows: int, *, taps: int = 1) -> "Matrix":
         """That of a layer; rows that only fill tiles up are left out.
 
         Args:
             weight: as the layer holds it.
-            product: how it is multiplied.
             rows: outputs, of a group.
+            taps: of a transposed convolution, whose rows are those of each tap in turn.
         """
         q = weight.in_rotated_basis()
         codes = np.asarray(q.codes)
         scales = np.asarray(q.block_scales).view(np.uint8)
         if len(q.axes) == 2:
             scales = scales.repeat(BLOCK, axis=-2)
-        if isinstance(product, TransposedConvolution):
-            taps = product.window.number_of_taps
+        if taps > 1:
             codes, scales = (a.reshape(taps, -1, a.shape[-1]) for a in (codes, scales))
         codes, scales = (
             np.ascontiguousarray(a[..., :rows, :]).reshape(-1, a.shape[-1]) for a in (codes, scales)
@@ -61,10 +58,9 @@ class Matrix:
         """(scale * tensor scale) * code value, float32.
 
         Example:
-            >>> import fp4jax
-            >>> q = fp4jax.quantize(jnp.ones((16, 2)), fp4jax.TensorSpec(), axis=0)
-            >>> Matrix.of(q, None, 2).dequantized().shape
-            (2, 16)
+            >>> codes, scales = np.full((2, 8), 0x21, np.uint8), np.full((2, 1), 0x38, np.uint8)
+            >>> Matrix(codes, scales, np.float32(2)).dequantized()[0, :4]
+            array([1., 2., 1., 2.], dtype=float32)
         """
         codes = np.stack([self.codes & 15, self.codes >> 4], -1).reshape(self.shape)
         scales = np.asarray(self.scales.view(jnp.float8_e4m3fn), np.float32) * self.tensor_scale

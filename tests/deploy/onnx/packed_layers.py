@@ -27,10 +27,11 @@ def packed(model: Any, recipe: str, calibrated: np.ndarray | None = None, keep: 
     return fp4nnx.pack(model)
 
 
-def network(arch: str, size: int, recipe: str, *, static: bool = False, **options: Any) -> Any:
+def network(arch: str, size: Any, recipe: str, *, static: bool = False, **options: Any) -> Any:
     """A packed network of random weights, and its images."""
     model = models.create(arch, image_size=size, rngs=nnx.Rngs(0), **options)
-    shape = (*(size,) * options.get("spatial_dims", 2), 3)
+    dims = options.get("spatial_dims", 2)
+    shape = (*(size if isinstance(size, tuple) else (size,) * dims), 3)
     x = images(*shape)
     return packed(model, recipe, x if static else None, model.high_precision), x
 

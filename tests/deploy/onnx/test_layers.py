@@ -79,7 +79,7 @@ def test_every_layer_recipe_and_dialect(layer, recipe, dialect, batch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["forward_only+four_over_six", "forward_only+clip"])
+@pytest.mark.parametrize("recipe", ["forward_only+4o6", "forward_only+clip"])
 @pytest.mark.parametrize("dialect", ["onnx-portable", "onnx-standard"])
 def test_other_scales(recipe, dialect):
     _compare("linear", recipe, dialect, None)

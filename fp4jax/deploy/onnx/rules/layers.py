@@ -143,7 +143,9 @@ def _rotated(walker: Walker, x: Value) -> Value:
 def _matrix(walker: Walker, path: str, product: Product, rows: int) -> Value:
     """The weights, dequantized by the dialect's operators: (rows, columns)."""
     known = walker.layers[path]
-    matrix = Matrix.of(known.weight, product, rows)
+    transposed = isinstance(product, TransposedConvolution)
+    taps = product.window.number_of_taps if transposed else 1
+    matrix = Matrix.of(known.weight, rows, taps=taps)
     return walker.dialect.weight(walker.graph, path or "kernel", matrix)
 
 
