@@ -114,7 +114,7 @@ def calibrate(
             call,
         )
         found = {path: top[path] * _best(errors[path]["errors"]) for path in top}
-    _set(model, {path: _with_headroom(a, float(headroom)) for path, a in found.items()})
+    _set(model, {path: _with_headroom(np.asarray(a), float(headroom)) for path, a in found.items()})
     return model
 
 
