@@ -17,7 +17,8 @@ _OPTIONS = {
 
 
 def about_of(arch: str, recipe: str = "", spatial_dims: int = 2) -> About:
-    size = {"vit": 16, "unet": 16, "basic_unet": 32, "swin_unetr": 64}[arch]
+    swin = 64 if spatial_dims == 2 else (32, 32, 64)
+    size = {"vit": 16, "unet": 16, "basic_unet": 32, "swin_unetr": swin}[arch]
     return About(
         arch,
         "500k" if arch == "vit" else "monai",
