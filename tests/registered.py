@@ -10,8 +10,9 @@ from fp4jax.data import loaders
 from fp4jax.losses import named
 from fp4jax.models import registry
 from fp4jax.ops import recipe
+from fp4jax.study.engines import protocol
 
-REGISTRIES = (registry._MODELS, named._LOSSES, loaders._LOADERS, recipe._RECIPES)
+REGISTRIES = (registry._MODELS, named._LOSSES, loaders._LOADERS, recipe._RECIPES, protocol._ENGINES)
 
 
 @pytest.fixture
