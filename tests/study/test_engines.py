@@ -10,10 +10,11 @@ import pytest
 
 from benchmarks.fabricated_training import Times, cohort, read_journal, task
 from fp4jax.study import Study, engine, execute, register_engine
-from fp4jax.study.engines import Local, RayEngine, local, protocol
+from fp4jax.study.engines import Local, RayEngine, local
 from fp4jax.study.worker import Worker
 from fp4jax.train import DivergedError, Listener, RunFolder, SliceData
 from fp4jax.train.lock import held
+from tests.registered import registries as registries
 
 
 def study(**changes) -> Study:
@@ -57,7 +58,7 @@ def test_ray_that_is_not_installed(data, tmp_path, monkeypatch):
         execute(study(), data, tmp_path, engine=engine("ray"), train=failing)
 
 
-def test_an_engine_of_ones_own(data, tmp_path):
+def test_an_engine_of_ones_own(data, tmp_path, registries):
     order = []
 
     def backwards(share):
@@ -69,12 +70,9 @@ def test_an_engine_of_ones_own(data, tmp_path):
         assert share == 3
         return run
 
-    try:
-        register_engine("backwards", backwards)
-        own = engine("backwards", share=3)
-        outcome = execute(study(), data, tmp_path, engine=own, train=Times(0.0))
-    finally:
-        protocol._ENGINES.remove("backwards")
+    register_engine("backwards", backwards)
+    own = engine("backwards", share=3)
+    outcome = execute(study(), data, tmp_path, engine=own, train=Times(0.0))
     assert order == ["full", "full", "baseline", "baseline"]
     assert (outcome.trained, outcome.open, outcome.failures) == (4, (), ())
     # What is finished costs an engine nothing.

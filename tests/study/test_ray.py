@@ -1,5 +1,6 @@
 """The Ray engine: the same summaries as here, whatever is lost on the way."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -12,6 +13,9 @@ from benchmarks.fabricated_training import read_journal
 from fp4jax.analysis.report import report_folder
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="Ray is not installed: the extra ray"
+)
 
 
 def start(out: Path, kind: str, where: str) -> dict:
