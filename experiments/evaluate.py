@@ -4,23 +4,25 @@
     python -m experiments.evaluate runs/swin_500k_baseline_lgg_... --root kaggle_3m
     python -m experiments.evaluate runs/swin_500k_baseline_lgg_... --data phantom
     python -m experiments.evaluate model.safetensors --root kaggle_3m --time
+    python -m experiments.evaluate runs/swin_500k_2d-rht-sr_... --target tensorrt openvino
 
 Data, size and channels are those of the run, whose files --root names. Of the run's own data its
 test patients are scored; of other data (--data, --patients, --image-size) those that it was neither
 trained nor its epoch chosen on. Uses the best epoch's parameters and the threshold chosen on the
 run's validation patients. A packed file knows its patients by hashes; one of an earlier version
-does not, and is scored only with --all-patients.
+does not, and is scored only with --all-patients. --target scores a run once more, as targets would
+compute it (see experiments.targets); those scores stand beside its own.
 """
 
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from experiments.command import main
-from fp4jax import predict
+from fp4jax import deploy, predict
 from fp4jax.files import expanded
 from fp4jax.train import Slices, Source, Task, evaluate_folder, read_trained
 
@@ -67,11 +69,21 @@ class Args:
     static: bool = False
     # measure how long one image takes, too
     time: bool = False
+    # score runs as these targets would compute them, too: tensorrt, openvino, ...
+    target: tuple[str, ...] = ()
+    # on targets: quantize to FP8 what cannot run in FP4 and can in FP8
+    fp8: bool = False
+    # on targets: the type of 16-bit products (default: the target's)
+    half: Literal["bfloat16", "float16"] | None = None
 
 
 def command(args: Args) -> None:
     if not args.folders:
         raise ValueError("no runs: name one or more folders of runs, such as runs/*.")
+    for name in args.target:
+        deploy.get_runtime(name)
+    if not args.target and (args.fp8 or args.half):
+        raise ValueError("--fp8 and --half say how targets compute; give --target, too.")
     refused = []
     for path in args.folders:
         path = expanded(path) or path
@@ -90,6 +102,11 @@ def _evaluated(path: Path, args: Args) -> dict[str, Any]:
     packed = path.is_file()
     own = predict.describe(path).create_task() if packed else read_trained(path).config.data
     data = args.other.task(own, path).open(args.source)
+    if packed and args.target:
+        raise ValueError(
+            f"--target: for runs; {path} has 4-bit weights alone, which a target may not take as "
+            "they are. Name the folder of its run."
+        )
     if packed and args.static:
         raise ValueError(f"--static: for runs; the scales of {path} are in the file.")
     if packed:
@@ -97,6 +114,11 @@ def _evaluated(path: Path, args: Args) -> dict[str, Any]:
     else:
         scores = evaluate_folder(path, data, all_patients=args.all_patients, static=args.static)
     record = {"file" if packed else "folder": path.name, **scores}
+    if args.target:
+        options: Any = {"all_patients": args.all_patients, "fp8": args.fp8, "half": args.half}
+        record["targets"] = {
+            name: deploy.evaluate_on(path, data, name, **options) for name in args.target
+        }
     if args.time:
         network = predict.from_file(path) if packed else predict.from_run(path, static=args.static)
         record["latency_ms"] = dataclasses.asdict(predict.latency(network))

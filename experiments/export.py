@@ -1,14 +1,19 @@
-"""Take a trained model out of JAX: a file for another runtime, compared with the packed model.
+"""Take a trained model out of JAX: in the form that its user reads, checked before it is there.
 
     python -m experiments.export runs/swin_4m_2d-rht-sr_... --to onnx-portable --out swin.onnx
     python -m experiments.export model.safetensors --to onnx-standard --out swin.onnx --batch 1
     python -m experiments.export runs/swin_4m_..._calibrated --to onnx-trt --out swin.onnx
+    python -m experiments.export runs/swin_4m_..._calibrated --to modelopt --out swin_fp4
+    python -m experiments.export runs/unet_4m_2d-rht-sr_... --to monai-bundle --out bundle
 
-Takes the best epoch of a run, or what experiments.predict --save wrote. Prints for each layer how
-it was written, the size of the file, and its largest difference from the packed model; a file that
-differs by more than --bound is not written, and none is written over another.
-Targets: onnx-portable (onnxruntime), onnx-standard (float4 operators), onnx-trt (TensorRT; of a run
-that was trained with --calibrate). For research only, no medical device.
+Takes the best epoch of a run, what experiments.predict --save wrote, or a folder that this command
+wrote as compressed-tensors or modelopt. Prints for each layer how it was written, the size, and the
+largest difference from the packed model; what differs by more than --bound is not written, and
+nothing is written over another file.
+Files: onnx-portable (onnxruntime), onnx-standard (float4 operators), onnx-trt (TensorRT). Folders:
+compressed-tensors, modelopt (safetensors and a configuration), stablehlo (jax.export),
+monai-bundle, model-card (Hugging Face). onnx-trt, compressed-tensors and modelopt take runs that
+were trained with --calibrate. For research only, no medical device.
 """
 
 import dataclasses
@@ -24,11 +29,12 @@ from fp4jax.deploy import Options
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    # folder of a run, or a file that experiments.predict --save wrote
+    # folder of a run, a file that experiments.predict --save wrote, or such a folder
     model: Annotated[Path, tyro.conf.Positional]
-    # target: onnx-portable, onnx-standard, onnx-trt, or one that a plug-in registers
+    # target: onnx-portable, onnx-standard, onnx-trt, compressed-tensors, modelopt, stablehlo,
+    # monai-bundle, model-card, or one that a plug-in registers
     to: str
-    # the file; it must not exist
+    # the file or folder; it must not exist
     out: Path
     # images of a call (default: any number)
     batch: int | None = None

@@ -45,6 +45,8 @@ class RunOptions(RunConfig):
     # QAT recipe, by name or by the paper's id (0 to 7); or rules for layers, @FILE with the JSON of
     # {pattern: recipe or null}, as experiments.diagnose --sensitivity --budget writes it
     recipe: str = "baseline"
+    # recipe of the products inside attention, such as attention_qat, for all attention of the
+    # model; default: high precision
     attention: str | None = None
     # further options of the model, by name and value; typed ones are --model.NAME
     model_options: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -108,12 +110,41 @@ def plain(task: Task) -> Task:
     return Slices(**vars(task)) if isinstance(task, SliceOptions) else task
 
 
-def by_task(arguments: type, task: str = "slices") -> Callable[[Sequence[str], Any], type]:
+def aside(task: Task, names: Sequence[str]) -> Task:
+    """A task of a class whose flags of these names are ``--data-NAME``: a command has them itself.
+
+    Example:
+        >>> options = aside(SliceOptions(), ["target"])
+        >>> options == SliceOptions(), plain(options) == plain(SliceOptions())
+        (False, True)
+    """
+    kind: Any = type(task)
+    own = [field for field in dataclasses.fields(kind) if field.name in names]
+    if not own:
+        return task
+
+    def renamed(field: Any) -> Any:
+        return Annotated[field.type, tyro.conf.arg(name=f"data-{field.name}")]
+
+    made = dataclasses.make_dataclass(
+        kind.__name__,
+        [(f.name, renamed(f), dataclasses.field(default=f.default)) for f in own],
+        bases=(kind,),
+        namespace={"__doc__": kind.__doc__, "__module__": kind.__module__},
+        frozen=True,
+    )
+    return made(**vars(task))
+
+
+def by_task(
+    arguments: type, task: str = "slices", taken: Sequence[str] = ()
+) -> Callable[[Sequence[str], Any], type]:
     """For :func:`experiments.command.main`: arguments whose data options are those of ``--task``.
 
     Args:
         arguments: a dataclass with the fields ``run`` (:class:`RunOptions`) and ``task``.
         task: where the command line names none.
+        taken: names of flags that the command has itself, see :func:`aside`.
     """
 
     def kind(argv: Sequence[str], default: Any = None) -> type:
@@ -121,7 +152,7 @@ def by_task(arguments: type, task: str = "slices") -> Callable[[Sequence[str], A
         name = named[-1] if named else (default.run.data.kind if default else task)
         chosen = get_task(name)
         options: Any = SliceOptions if chosen is Slices else chosen
-        run = dataclasses.field(default_factory=lambda: RunOptions(data=options()))
+        run = dataclasses.field(default_factory=lambda: RunOptions(data=aside(options(), taken)))
         of_task = dataclasses.make_dataclass(
             arguments.__name__,
             [
@@ -137,14 +168,19 @@ def by_task(arguments: type, task: str = "slices") -> Callable[[Sequence[str], A
     return kind
 
 
-def from_config(arguments: Callable[..., Any]) -> Callable[[Path], Any]:
-    """For ``--config``: arguments that start from the configuration of a run."""
+def from_config(arguments: Callable[..., Any], taken: Sequence[str] = ()) -> Callable[[Path], Any]:
+    """For ``--config``: arguments that start from the configuration of a run.
+
+    Args:
+        arguments, taken: as for :func:`by_task`.
+    """
 
     def read(path: Path) -> Any:
         config = from_json(read_json(path) or {})
         fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
         if isinstance(config.data, Slices):
             fields["data"] = SliceOptions(**vars(config.data))
+        fields["data"] = aside(fields["data"], taken)
         fields["recipe"] = text_of(config.recipe)
         fields["model_options"] = {k: _text(v) for k, v in config.model_options.items()}
         return arguments(task=config.data.kind, run=RunOptions(**fields))

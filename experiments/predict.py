@@ -177,12 +177,20 @@ def _network(args: Args) -> Network:
     network = predict.from_module(model, about)
     if args.save.exists() and not args.options.overwrite:
         # Of a command that was interrupted and is repeated.
-        if predict.from_file(args.save).identity != network.identity:
+        if not _is_of(args.save, network):
             raise ValueError(f"{args.save} exists; name another file, or pass --overwrite.")
     else:
         predict.save_packed(args.save, model, about)
     print(f"{args.save}: {packed.size(model)}")
     return predict.with_mirroring(network) if args.mirror else network
+
+
+def _is_of(path: Path, network: predict.Network) -> bool:
+    """Whether a file holds a network; any other file does not."""
+    try:
+        return predict.from_file(path).identity == network.identity
+    except (ValueError, OSError):
+        return False
 
 
 if __name__ == "__main__":

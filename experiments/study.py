@@ -89,6 +89,8 @@ class Args:
 
 def command(args: Args) -> None:
     study, preset = args.study.study(), PRESETS[args.preset]()
+    if args.watch and (args.dry_run or args.engine.worker):
+        raise ValueError("--watch trains nothing; leave out --worker and --dry-run.")
     if args.dry_run:
         for run in study.runs():
             name = run.recipe_name

@@ -6,12 +6,26 @@ from collections.abc import Iterator
 import pytest
 
 from fp4jax import plugins
+from fp4jax.core import number_format
 from fp4jax.data import loaders
+from fp4jax.deploy import targets
+from fp4jax.deploy.runtimes import rule
 from fp4jax.losses import named
 from fp4jax.models import registry
-from fp4jax.ops import recipe
+from fp4jax.ops import attention_recipe, recipe
+from fp4jax.study.engines import protocol
 
-REGISTRIES = (registry._MODELS, named._LOSSES, loaders._LOADERS, recipe._RECIPES)
+REGISTRIES = (
+    number_format._FORMATS,
+    recipe._RECIPES,
+    attention_recipe._RECIPES,
+    registry._MODELS,
+    named._LOSSES,
+    loaders._LOADERS,
+    targets._TARGETS,
+    rule._RUNTIMES,
+    protocol._ENGINES,
+)
 
 
 @pytest.fixture

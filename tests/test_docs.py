@@ -13,6 +13,7 @@ import pytest
 
 from experiments import command
 from experiments.parsing import parse, read_config, take_flag, take_values
+from tests.registered import registries as registries
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("**/*.md"))
@@ -44,7 +45,7 @@ def name(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name)
-@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.usefixtures("standard_promotion", "registries")
 def test_code_of_a_page_runs_from_its_beginning_to_its_end(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = "\n".join(blocks(page, "python"))

@@ -37,8 +37,9 @@ def quantize(
         axis: the axis along which 16 values share a scale, that is the contracted axis of the
             product the tensor enters; a (row, column) pair for 16x16 tiles, default the last two.
         key: a ``jax.random`` key, needed if the spec rounds stochastically.
-        amax: for ``spec.amax="static"``, A: one non-negative number, such as another array's
-            ``quantize(...).amax``. With ``spec.hadamard`` that of the rotated array. For "learned"
+        amax: A, in place of the tensor's own: one non-negative number, such as another array's
+            ``quantize(...).amax``. ``spec.amax="static"`` needs it; with "tensor" the result's
+            spec says "static" then. With ``spec.hadamard`` that of the rotated array. For "learned"
             too; there None and 0 mean x's own.
         axis_name: of one or several mapped axes (``jax.vmap``, ``jax.shard_map``) of whose parts x
             is one: amax is the largest of all (``lax.pmax``), as that of the whole array, and
@@ -62,8 +63,10 @@ def quantize(
 
     Zeros give exact zeros; a NaN anywhere makes every value NaN; an Inf makes every value NaN or
     Inf, as in TransformerEngine. (Of the blocks alone in which they are, where a format has no
-    tensor scale.) One thing is not fp4jax's to say: in which order XLA:CPU adds the
-    16 numbers of a rotation (``spec.hadamard``; see :mod:`fp4jax.core.hadamard`).
+    tensor scale. With a given amax a NaN stays in its block, or itself in formats without blocks,
+    and an Inf is clamped as whatever exceeds amax.) One thing is not fp4jax's to say: in which
+    order XLA:CPU adds the 16 numbers of a rotation (``spec.hadamard``; see
+    :mod:`fp4jax.core.hadamard`).
 
     Example:
         >>> import jax.numpy as jnp
@@ -76,6 +79,7 @@ def quantize(
         >>> quantize(jnp.ones((2, 16)), TensorSpec(amax="row")).tensor_scale.shape
         (2, 1)
     """
+    spec = _with_given(spec, amax)
     array, axes = _checked(x, spec, axis, key)
     fused = _choose(implementation, array, spec, axes, "packed")
     amax = _amax(array, spec, axes, amax, axis_name)
@@ -143,6 +147,7 @@ def fake_quantize(
         >>> jax.grad(lambda x: fake_quantize(x, TensorSpec()).sum())(x).tolist()
         [1.0, 1.0, 1.0, 1.0]
     """
+    spec = _with_given(spec, amax)
     array, axes = _checked(x, spec, axis, key)
     fused = _choose(implementation, array, spec, axes, "fake")
     used = _amax(array, spec, axes, amax, axis_name)
@@ -221,12 +226,20 @@ def static_amax(amax: Any, what: str) -> Float[Array, ""]:
             f"{what} has amax='static' but none is given; pass it, for example quantize(x, "
             "TensorSpec()).amax of a calibration batch, or use amax='tensor'."
         )
-    array = jnp.asarray(amax)
+    try:
+        array = jnp.asarray(amax)
+    except TypeError:
+        raise ValueError(
+            f"the amax of {what} is {shown(amax)}; give one non-negative float."
+        ) from None
     if array.ndim or not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(
             f"the amax of {what} has shape {array.shape} and dtype {array.dtype}; give one "
             "non-negative float (several by jax.vmap)."
         )
+    # Of what the host holds alone: to look at a device's number is to wait for it.
+    if isinstance(amax, float | np.floating) and amax < 0:
+        raise ValueError(f"the amax of {what} is {amax}; give one non-negative float.")
     return array.astype(jnp.float32)
 
 
@@ -234,6 +247,14 @@ def _one_tensor(spec: TensorSpec) -> TensorSpec:
     """As implementations know it: with a given amax the arithmetic is the tensor's."""
     one = spec.given or spec.clip != 1
     return dataclasses.replace(spec, amax="tensor", clip=1.0) if one else spec
+
+
+def _with_given(spec: Any, amax: Any) -> Any:
+    """A spec that takes the tensor's own amax as one that takes the amax that is given."""
+    plain = isinstance(spec, TensorSpec) and spec.amax == "tensor" and spec.clip == 1
+    if amax is None or not plain or not spec.has_tensor_scale:
+        return spec
+    return dataclasses.replace(spec, amax="static")
 
 
 def _choose(
@@ -257,9 +278,15 @@ def _amax(
     if spec.amax == "learned":
         own = tensor_amax(x, spec, axes)
         return own if amax is None else hooks.known(static_amax(amax, "the spec"), own)
+    if amax is not None and not spec.has_tensor_scale:
+        raise ValueError(
+            f"amax is given, but {spec.format.name} has no tensor scale, only those of blocks: "
+            "leave it out, or use a format that has one, as nvfp4, fp8 and int8."
+        )
     if amax is not None:
         raise ValueError(
-            f"amax is given, but TensorSpec.amax is {spec.amax!r}: use TensorSpec(amax='static')."
+            f"amax is given, but the spec, with amax={spec.amax!r} and clip={spec.clip}, in "
+            f"{spec.format.name}, has no use for it: use TensorSpec(amax='static')."
         )
     if (axis_name is None and spec.clip == 1) or not spec.has_tensor_scale:
         return None

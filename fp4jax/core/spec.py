@@ -1,6 +1,7 @@
 """TensorSpec: how one operand is quantized."""
 
 import dataclasses
+import numbers
 from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
@@ -19,6 +20,16 @@ def shown(value: object) -> str:
     """A wrong value as an error message shows it: in full, or by its type if that is long."""
     text = repr(value)
     return text if len(text) <= 80 else f"of type {type(value).__name__}"
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a real number, Python's or NumPy's, and no bool.
+
+    Example:
+        >>> is_number(2), is_number(np.float32(0.5)), is_number(True), is_number("2")
+        (True, True, False, False)
+    """
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _check(field: str, value: object, allowed: tuple) -> None:
@@ -162,7 +173,7 @@ class TensorSpec:
             )
 
     def _check_hooks(self) -> None:
-        if not (isinstance(self.clip, int | float) and 0 < self.clip <= 1):
+        if not (is_number(self.clip) and 0 < self.clip <= 1):
             raise ValueError(
                 f"TensorSpec.clip is {shown(self.clip)}; give a share of amax, above 0 to 1."
             )

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from fp4jax.deploy.account import Account
+from fp4jax.deploy.checkpoints.reading import is_checkpoint, read_checkpoint
 from fp4jax.deploy.subject import Subject, read_subject
 from fp4jax.deploy.targets import Options, get_target
 from fp4jax.files import expanded
@@ -21,9 +22,10 @@ def export(
     """Writes a model in the form that a target reads, after comparing it with the packed model.
 
     Args:
-        subject: a run's folder, a packed file, or a model with its :class:`About`.
-        to: the target, see :func:`target_names`.
-        out: the file; it must not exist.
+        subject: a run's folder, a packed file, a folder of the targets "compressed-tensors" and
+            "modelopt", or a model with its :class:`About`.
+        to: the target, see :func:`fp4jax.deploy.target_names`.
+        out: the file or folder; it must not exist.
         options: see :class:`Options`.
         recipe: of a run's folder: another recipe than its own.
         static: of a run's folder: with the static scales that it was calibrated to; a target that
@@ -59,7 +61,11 @@ def export(
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent} is no folder; make it, or name another.")
     if not isinstance(subject, Subject):
-        subject = read_subject(subject, recipe=recipe, static=static or target.static)
+        given = Path(subject).expanduser()
+        if recipe is None and is_checkpoint(given):
+            subject = read_checkpoint(given)
+        else:
+            subject = read_subject(given, recipe=recipe, static=static or target.static)
     elif recipe is not None or static:
         raise ValueError("recipe and static are for folders of runs; a model has its own.")
     return target.write(subject, path, options or Options())

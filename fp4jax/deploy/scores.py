@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from fp4jax.metrics import Histogram
@@ -67,6 +68,6 @@ def _score(name: str, patients: Sequence[Any], of: Callable[[list[Any]], float])
 
 
 def _average_precision(histograms: list[Histogram]) -> float:
-    counts = np.sum([np.asarray(h.counts, np.int64) for h in histograms], axis=0)
-    invalid = np.sum([np.asarray(h.invalid) for h in histograms])
-    return Histogram(counts, invalid).average_precision().value
+    counts = np.sum([np.asarray(h.counts) for h in histograms], axis=0, dtype=np.uint32)
+    invalid = np.sum([np.asarray(h.invalid) for h in histograms], dtype=np.uint32)
+    return Histogram(jnp.asarray(counts), jnp.asarray(invalid)).average_precision().value

@@ -45,9 +45,7 @@ class Subject:
     @property
     def image(self) -> tuple[int, ...]:
         """Shape of one image as the model takes it, (*space, channels)."""
-        size, dims = self.about.image_size, self.about.spatial_dims
-        space = (size,) * dims if isinstance(size, int) else tuple(size)
-        return (*space, self.about.in_channels)
+        return image_shape(self.about)
 
     def examples(self, count: int) -> Float[np.ndarray, "b ..."]:
         """Images of unlike ranges to compare two forms of the model on: normal, of growing sd."""
@@ -55,6 +53,18 @@ class Subject:
         images = rng.standard_normal((count, *self.image), np.float32)
         scales = np.float32(2) ** np.arange(count, dtype=np.float32)
         return images * scales.reshape(-1, *(1,) * len(self.image))
+
+
+def image_shape(about: About) -> tuple[int, ...]:
+    """Shape of one image as a model takes it, (*space, channels).
+
+    Example:
+        >>> image_shape(About("cnn", "500k", image_size=64))
+        (64, 64, 3)
+    """
+    size, dims = about.image_size, about.spatial_dims
+    space = (size,) * dims if isinstance(size, int) else tuple(size)
+    return (*space, about.in_channels)
 
 
 def read_subject(path: str | Path, *, recipe: str | None = None, static: bool = False) -> Subject:

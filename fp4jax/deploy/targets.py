@@ -26,7 +26,9 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.batch is not None and self.batch < 1:
-            raise ValueError(f"batch is {self.batch}; give 1 or more, or None for any number.")
+            raise ValueError(
+                f"batch is {self.batch}; give 1 or more, or leave it out for any number."
+            )
         if not self.bound > 0:
             raise ValueError(f"bound is {self.bound}; give a positive number, such as 1e-4.")
 

@@ -60,7 +60,8 @@ def apply_recipe(
         The model.
 
     Raises:
-        ValueError: for an unknown recipe, a pattern that matches no layer, layers without a rule
+        ValueError: for an unknown recipe, an attention recipe with static or learned amaxes, a
+            pattern that matches no layer, layers without a rule
             (all are listed), a rule that earlier ones leave no layer, a model without layers
             to quantize, a packed model (apply recipes to the trained one and pack that), or a
             layer whose slot is taken by somebody else's function; attention recipes for a model
@@ -174,6 +175,12 @@ def _attentions(
             own = chosen.of_attention(slot.path)
         if own is not None and slot.problem:
             raise ValueError(slot.problem)
+        if own is not None and own.given:
+            raise ValueError(
+                f"attention recipe {own.name!r} takes an amax of {', '.join(own.given)} from "
+                "outside, which attention in a model has no place for: use amax='tensor', "
+                "'example' or 'row' there, or fp4jax.attention(..., amax=)."
+            )
         pairs.append((slot, own if own is not None and own.quantizes else None))
     return pairs
 

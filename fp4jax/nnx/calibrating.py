@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from fp4jax.core.spec import shown
+from fp4jax.core.spec import is_number, shown
 from fp4jax.core.typing import Array
 from fp4jax.nnx.keys import Model, refresh_keys
 from fp4jax.nnx.observers import (
@@ -79,9 +79,9 @@ def calibrate(
         The model.
 
     Raises:
-        ValueError: no batches, NaN or Inf in one, in a layer's x, a model that is packed or whose
-            layers do not quantize x, a layer that no batch reaches, an unknown method, a headroom
-            or percentile out of its range.
+        ValueError: no batches, an empty one, NaN or Inf in one or in a layer's x, a model that is
+            packed or whose layers do not quantize x by a tensor scale, a layer that no batch
+            reaches, an unknown method, a headroom or percentile out of its range.
 
     Example:
         >>> from fp4jax.nnx import apply_recipe
@@ -93,6 +93,8 @@ def calibrate(
     _check(method, headroom, percentile)
     _check_model(model)
     call = call or (lambda model, *inputs: model(*inputs))
+    if not isinstance(batches, Iterable):
+        raise ValueError(f"batches is {shown(batches)}; give a list of inputs of the model.")
     if method == "mse":
         batches = list(batches)
     first = _FIRST[method]
@@ -112,7 +114,7 @@ def calibrate(
             call,
         )
         found = {path: top[path] * _best(errors[path]["errors"]) for path in top}
-    _set(model, {path: np.asarray(np.float32(headroom) * a) for path, a in found.items()})
+    _set(model, {path: _with_headroom(np.asarray(a), float(headroom)) for path, a in found.items()})
     return model
 
 
@@ -124,13 +126,24 @@ def _best(errors: np.ndarray) -> np.ndarray:
     return np.asarray(CANDIDATES[::-1][errors[..., ::-1].argmin(-1)])
 
 
+def _with_headroom(amax: np.ndarray, headroom: float) -> np.ndarray:
+    with np.errstate(over="ignore", under="ignore"):
+        scaled = np.asarray(np.float32(headroom) * amax)
+    if not np.array_equal(scaled > 0, amax > 0) or not np.isfinite(scaled).all():
+        raise ValueError(
+            f"headroom is {headroom:g}, with which an amax of {amax.max():g} leaves the range of "
+            "float32; give a factor near 1."
+        )
+    return scaled
+
+
 def _check(method: Any, headroom: Any, percentile: Any) -> None:
     if method not in get_args(Method):
         allowed = ", ".join(map(repr, get_args(Method)))
         raise ValueError(f"method is {shown(method)}; allowed: {allowed}.")
-    if not (isinstance(headroom, int | float) and math.isfinite(headroom) and headroom > 0):
+    if not (is_number(headroom) and math.isfinite(headroom) and headroom > 0):
         raise ValueError(f"headroom is {shown(headroom)}; give a positive factor, 1.0 for none.")
-    if not (isinstance(percentile, int | float) and 0 < percentile <= 100):
+    if not (is_number(percentile) and 0 < percentile <= 100):
         raise ValueError(
             f"percentile is {shown(percentile)}; give a share of all magnitudes in percent, above "
             "0, at most 100."
@@ -146,8 +159,9 @@ def _check_model(model: Any) -> None:
         )
     if not found:
         raise ValueError(
-            f"no layer of {type(model).__name__} quantizes x in its forward pass; apply a recipe "
-            "first: fp4jax.nnx.apply_recipe(model, 'full')."
+            f"no layer of {type(model).__name__} quantizes x in its forward pass by a tensor scale "
+            "(formats with scales of blocks alone have no amax); apply a recipe that does first: "
+            "fp4jax.nnx.apply_recipe(model, 'full')."
         )
 
 
@@ -215,6 +229,10 @@ def _check_batch(number: int, inputs: tuple[Any, ...]) -> None:
             raise ValueError(
                 f"batch {number} holds {shown(leaf)}; give arrays, and what else the model takes "
                 "by call=lambda model, *batch: model(*batch, ...)."
+            )
+        if 0 in leaf.shape:
+            raise ValueError(
+                f"batch {number} has shape {leaf.shape}, which holds no numbers; leave it out."
             )
         if jnp.issubdtype(leaf.dtype, jnp.floating) and not bool(jnp.isfinite(leaf).all()):
             raise ValueError(

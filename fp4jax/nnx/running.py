@@ -5,9 +5,10 @@ import math
 import jax.numpy as jnp
 from flax import nnx
 
-from fp4jax.core.spec import shown
+from fp4jax.core.spec import is_number, shown
 from fp4jax.nnx.keys import Model, check_model
 from fp4jax.nnx.operations import Op
+from fp4jax.nnx.packed_operations import PackedOp
 from fp4jax.nnx.static_x import quantizing_x, set_static
 from fp4jax.nnx.watches import AmaxWatch, AverageAmax, DelayedAmax
 
@@ -34,7 +35,7 @@ def running_amax(model: Model, memory: int | float) -> Model:
         The model. Call :func:`update_amax` after each step.
 
     Raises:
-        ValueError: another memory, or no layer that quantizes x.
+        ValueError: another memory, a packed model, or no layer that quantizes x.
 
     Example:
         >>> from fp4jax.nnx import apply_recipe
@@ -47,14 +48,25 @@ def running_amax(model: Model, memory: int | float) -> Model:
         5.0
     """
     check_memory("memory", memory)
+    memory = float(memory) if memory < 1 else int(memory)
+    if any(isinstance(op, PackedOp) for _, op, _ in quantizing_x(model)):
+        raise ValueError(
+            f"{type(model).__name__} is packed, which is not trained: its amaxes are those it was "
+            "packed with."
+        )
     found = [(op, spec) for _, op, spec in quantizing_x(model) if spec.amax != "learned"]
     if not found:
         raise ValueError(
-            f"no layer of {type(model).__name__} quantizes x by an amax of its own; apply a recipe "
-            "first: fp4jax.nnx.apply_recipe(model, 'full')."
+            f"no layer of {type(model).__name__} quantizes x by an amax of its own (formats with "
+            "scales of blocks alone have none); apply a recipe that does first: "
+            "fp4jax.nnx.apply_recipe(model, 'full')."
         )
     for op, _ in found:
-        one = AverageAmax(memory, op.stack) if memory < 1 else DelayedAmax(int(memory), op.stack)
+        one = (
+            AverageAmax(float(memory), op.stack)
+            if memory < 1
+            else DelayedAmax(int(memory), op.stack)
+        )
         set_static(op, jnp.zeros(op.stack), one)
     return model
 
@@ -90,8 +102,12 @@ def follows(model: nnx.Module) -> bool:
 
 def check_memory(name: str, memory: int | float) -> None:
     """ValueError for anything but a decay or a number of steps."""
-    number = isinstance(memory, int | float) and not isinstance(memory, bool)
-    if not number or not math.isfinite(memory) or memory <= 0 or (memory > 1 and memory % 1):
+    if (
+        not is_number(memory)
+        or not math.isfinite(memory)
+        or memory <= 0
+        or (memory > 1 and memory % 1)
+    ):
         raise ValueError(
             f"{name} is {shown(memory)}; give the decay of an average, above 0 and below 1, or a "
             "whole number of steps."

@@ -5,7 +5,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.core import Tracer
 
 from fp4jax.core.spec import TensorSpec
 from fp4jax.core.typing import Array, Float
@@ -94,7 +96,8 @@ def set_static_amaxes(model: Model, amaxes: Mapping[str, Any]) -> Model:
         The model.
 
     Raises:
-        ValueError: paths of no layer that quantizes x, or an array of another shape than its stack.
+        ValueError: paths of no layer that quantizes x, an array of another shape than its stack,
+            or a number that is negative, NaN or Inf.
 
     Example:
         >>> from fp4jax.nnx import apply_recipe
@@ -114,6 +117,14 @@ def set_static_amaxes(model: Model, amaxes: Mapping[str, Any]) -> Model:
             raise ValueError(
                 f"the amax of {path or '(model)'} has shape {amax.shape}, its stack of layers has "
                 f"{found[path].stack}."
+            )
+        given = amaxes[path]
+        # NumPy's arithmetic: under jit jax.numpy's would be traced.
+        if not isinstance(given, Tracer) and not np.all(
+            np.isfinite(given) & (np.array(given) >= 0)
+        ):
+            raise ValueError(
+                f"the amax of {path or '(model)'} is {given}; give non-negative, finite numbers."
             )
     for path, amax in arrays.items():
         set_static(found[path], amax)

@@ -18,6 +18,7 @@ from fp4jax.nnx.attention_slots import attention_slots
 from fp4jax.nnx.keys import dotted
 from fp4jax.nnx.operations import EinsumOp, Op
 from fp4jax.nnx.slots import layers
+from fp4jax.ops.convolution.geometry import Geometry, resolve
 from fp4jax.ops.traced_products import TracedProduct, traced_products
 
 # Names of scopes, with a number: of a call of a slot, of a module whose __call__ runs.
@@ -47,6 +48,7 @@ class Product:
             transposed one input positions x kernel weights.
         bytes: of both operands as they enter, of all times: 4.5 bits a number in FP4 blocks of 16,
             4.03 in tiles, :attr:`fp4jax.Format.bits` in another format, else as their dtype has.
+        geometry: of a convolution of a layer's slot; else None.
     """
 
     path: str
@@ -58,6 +60,7 @@ class Product:
     times: int
     multiply_adds: int
     bytes: int
+    geometry: Geometry | None = None
 
     def repeated(self, times: int) -> "Product":
         """The product run so many times."""
@@ -158,7 +161,10 @@ class _Watched(nnx.Module):
         op = EinsumOp if self.kind == "einsum_op" else Op
         lhs, rhs, rest = op.operands(args)
         shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (lhs, rhs)]
-        program = jax.make_jaxpr(lambda a, b: function(*op.arguments(a, b, rest)))(*shapes)
+        call = lambda a, b: function(*op.arguments(a, b, rest))  # noqa: E731
+        program, geometry = jax.make_jaxpr(call)(*shapes), None
+        if self.kind.startswith("conv"):
+            geometry = resolve(call, *shapes, mirrored=self.kind == "conv_transpose").geometry
         recipe = getattr(self.operation, "recipe", None)
         specs = (None, None) if recipe is None else recipe.fprop
         product = Product(
@@ -171,6 +177,7 @@ class _Watched(nnx.Module):
             times=1,
             multiply_adds=sum(p.multiply_adds for p in traced_products(program.jaxpr)),
             bytes=sum(map(_bytes, shapes, specs)),
+            geometry=geometry,
         )
         self.calls.products.append(product)
         with jax.named_scope(f"{_CALL}{len(self.calls.products) - 1}"):

@@ -17,6 +17,7 @@ class ConvTranspose(nnx.ConvTranspose):
     :func:`fp4jax.nnx.apply_recipe` turns a model's layers into it. Same parameters, same result.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> layer = ConvTranspose(16, 8, (2, 2), (2, 2), rngs=nnx.Rngs(0))
         >>> layer(jnp.ones((1, 3, 4, 16))).shape
         (1, 6, 8, 8)

@@ -138,7 +138,7 @@ def attention(
     q = q.reshape(*batch, m, heads, h // heads, d)
     plan = Plan(recipe, float(d**-0.5 if scale is None else scale), precision, axis_name)
     arrays = _varying_together(q, k, v, bias, mask, factors, others=jax.tree.leaves(keys))
-    of_products = _by_product(amax)
+    of_products = _by_product(amax, recipe)
     function: Any = _jitted if recipe.quantizes else _high_precision
     o = jnp.moveaxis(function(plan, *arrays, keys, of_products), -4, -3)
     return o.reshape(*batch, m, h, v.shape[-1])
@@ -290,8 +290,8 @@ def _check_shapes(q: Array, k: Array, v: Array) -> None:
         )
     if q.shape[-1] != k.shape[-1]:
         raise ValueError(f"q and k must have the same channels: {shapes}")
-    if q.shape[-2] % k.shape[-2]:
-        raise ValueError(f"k's heads must divide q's: {shapes}")
+    if not k.shape[-2] or q.shape[-2] % k.shape[-2]:
+        raise ValueError(f"k's heads, at least one, must divide q's: {shapes}")
 
 
 def _varying_together(*arrays: Array | None, others: Any) -> list[Array | None]:
@@ -301,7 +301,7 @@ def _varying_together(*arrays: Array | None, others: Any) -> list[Array | None]:
     return [None if a is None else next(together) for a in arrays]
 
 
-def _by_product(amax: Any) -> dict[str, Any]:
+def _by_product(amax: Any, recipe: AttentionRecipe) -> dict[str, Any]:
     """{"qk.fprop.x": a} -> {"qk": {"fprop.x": a}, "pv": None}."""
     parts: dict[str, dict[str, Any]] = {"qk": {}, "pv": {}}
     if amax is not None and not isinstance(amax, Mapping):
@@ -311,4 +311,11 @@ def _by_product(amax: Any) -> dict[str, Any]:
         if product not in parts:
             raise ValueError(f"amax has {role!r}; roles begin with 'qk.' or 'pv.'.")
         parts[product][operand] = value
+    static = [role for role, kind in recipe.given.items() if kind == "static"]
+    if missing := [role for role in static if (amax or {}).get(role) is None]:
+        example = ", ".join(f'"{role}": ...' for role in missing)
+        raise ValueError(
+            f"attention recipe {recipe.name!r} needs amax of {', '.join(missing)}: pass "
+            f"attention(amax={{{example}}})."
+        )
     return {product: given or None for product, given in parts.items()}

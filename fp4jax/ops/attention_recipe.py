@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from fp4jax.core.spec import shown
-from fp4jax.ops.recipe import Recipe, get_recipe
+from fp4jax.ops.recipe import ROLES, Recipe, get_recipe
 from fp4jax.registration import Registry
 
 Logits = Literal["forward", "original"]
@@ -66,6 +66,21 @@ class AttentionRecipe:
         return self.qk.quantizes or self.pv.quantizes
 
     @property
+    def given(self) -> dict[str, str]:
+        """The operands whose amax comes from outside, as "qk.fprop.x": "static" or "learned".
+
+        Example:
+            >>> get_attention_recipe("attention_qat").given
+            {}
+        """
+        return {
+            f"{product}.{role}": spec.amax
+            for product in ("qk", "pv")
+            for role, spec in zip(ROLES, getattr(self, product).operands, strict=True)
+            if spec is not None and spec.given
+        }
+
+    @property
     def stochastic(self) -> bool:
         """True if an operand is rounded stochastically, so that a key is needed."""
         return self.qk.stochastic or self.pv.stochastic
@@ -96,6 +111,11 @@ class AttentionRecipe:
             )
         if "name" not in record:
             raise ValueError(f"an attention recipe has no name: {shown(dict(record))}.")
+        if not {"qk", "pv"} & set(record):
+            raise ValueError(
+                f"an attention recipe has neither qk nor pv: {shown(dict(record))}; a registered "
+                "one is known by its name alone, a string."
+            )
         return cls(**record)
 
 

@@ -55,6 +55,7 @@ def follow(x: Array, spec: Any, axes: Any) -> Array:
     """The amax of x at hand, as a function of the operand: a static recipe computes dynamically.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> from fp4jax.core.spec import TensorSpec
         >>> from fp4jax.ops.gemm import BlockAxes
         >>> float(follow(jnp.array([[1.0, -3.0]]), TensorSpec(amax="static"), BlockAxes(-1, None)))

@@ -176,6 +176,12 @@ class Recipe:
         check_known(known, record, "a recipe")
         if "name" not in record:
             raise ValueError(f"a recipe has no name: {shown(dict(record))}.")
+        if not set(_PRODUCTS) & set(record):
+            # All in high precision, under whatever name.
+            raise ValueError(
+                f"a recipe has none of {', '.join(_PRODUCTS)}: {shown(dict(record))}; a registered "
+                "one is known by its name alone, a string."
+            )
         values = dict(record)
         for name in set(_PRODUCTS) & set(record):
             if isinstance(pair := record[name], list | tuple):  # else Recipe says what is wrong

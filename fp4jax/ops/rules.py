@@ -164,18 +164,23 @@ class Rules:
 def recipe_or_rules(given: Any) -> Recipe | Rules:
     """A Recipe by name, id, value or JSON, or Rules by mapping, pairs or value.
 
-    A mapping that has a ``name`` and no other keys than a recipe's is a recipe's JSON.
+    A mapping that has a ``name``, products and no other keys than a recipe's is a recipe's JSON.
 
     Raises:
-        ValueError: neither.
+        ValueError: neither; an attention recipe, which is not one of layers.
 
     Example:
         >>> recipe_or_rules("5").name, recipe_or_rules({".*": None}).quantizes
         ('2d+rht+sr', False)
     """
     fields = {field.name for field in dataclasses.fields(Recipe)}
-    if isinstance(given, Mapping) and not ("name" in given and set(given) <= fields):
+    if isinstance(given, Mapping) and not ({"name"} < set(given) <= fields):
         return Rules.make(given)
+    if not isinstance(given, Mapping) and is_attention_recipe(given):
+        raise ValueError(
+            f"{shown(getattr(given, 'name', given))} is an attention recipe, not one of layers: "
+            "give it as attention=, or to a rule."
+        )
     if isinstance(given, Rules | list | tuple):
         return Rules.make(given)
     return get_recipe(given)

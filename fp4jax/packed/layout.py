@@ -12,7 +12,7 @@ from flax import nnx
 from jax import lax
 
 from fp4jax.core.qtensor import QTensor
-from fp4jax.core.quantizer import quantize
+from fp4jax.core.quantizer import fake_quantize, quantize
 from fp4jax.core.spec import TensorSpec
 from fp4jax.core.typing import Array, Shaped
 
@@ -58,6 +58,30 @@ class Layout:
             return jax.eval_shape(function, kernel, mask)
         return function(kernel, mask)
 
+    def on_grid(self, kernel: Array, mask: Any, spec: TensorSpec, dtype: Any) -> Array:
+        """The kernel with the values of its codes, in its own shape and dtype.
+
+        What a layer multiplies that decodes its weights first; rotated ones are rotated back.
+
+        Example:
+            >>> layout = Layout("conv_general_dilated", 4)
+            >>> kernel = jnp.full((3, 3, 16, 8), 0.3)
+            >>> bool((layout.on_grid(kernel, None, TensorSpec(), jnp.float32) == kernel).all())
+            True
+        """
+        return _on_grid(self, spec, jnp.dtype(dtype), kernel, mask)
+
+    def view(self, kernel: Array) -> tuple[Array, int, int]:
+        """One layer's kernel with axes of its own for what blocks and tiles lie along: (k, n)."""
+        if self.slot == "dot_general":
+            shape, inner = kernel.shape, self.batch + self.inner
+            matrix = (math.prod(shape[self.batch : inner]), math.prod(shape[inner:]))
+            return kernel.reshape(*shape[: self.batch], *matrix), -2, -1
+        if self.slot == "conv_general_dilated":
+            *rest, o = kernel.shape
+            return kernel.reshape(*rest, self.groups, o // self.groups), -3, -1
+        return (kernel, -1, -2) if self.flip else (kernel, -2, -1)
+
     def shape(self, kernel: Any) -> tuple[int, ...]:
         """Of one layer's kernel, input channels before output channels."""
         return self.inputs_first(kernel.shape[kernel.ndim - self.rank :])
@@ -80,12 +104,27 @@ class Layout:
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _packed(layout: Layout, spec: TensorSpec, dtype: Any, kernel: Array, mask: Any) -> QTensor:
     def matrix(kernel: Array) -> QTensor:
-        masked = kernel if mask is None else kernel * jnp.asarray(mask, kernel.dtype)
-        return layout.matrix(masked.astype(dtype), spec)
+        return layout.matrix(_masked(kernel, mask).astype(dtype), spec)
 
     for _ in range(kernel.ndim - layout.rank):
         matrix = jax.vmap(matrix)
     return matrix(kernel)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _on_grid(layout: Layout, spec: TensorSpec, dtype: Any, kernel: Array, mask: Any) -> Array:
+    def values(kernel: Array) -> Array:
+        view, k, n = layout.view(_masked(kernel, mask).astype(dtype))
+        axes = (n, k) if spec.tiles else k
+        return fake_quantize(view, spec, axes).reshape(kernel.shape).astype(kernel.dtype)
+
+    for _ in range(kernel.ndim - layout.rank):
+        values = jax.vmap(values)
+    return values(kernel)
+
+
+def _masked(kernel: Array, mask: Any) -> Array:
+    return kernel if mask is None else kernel * jnp.asarray(mask, kernel.dtype)
 
 
 def dot_matrix(

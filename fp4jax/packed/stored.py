@@ -87,7 +87,8 @@ class StoredMatrix:
         order = [outer + names.index(name) for name in self.kernel_axes]
         kernel = cut.transpose(*range(outer), *order)
         if self.taps_reversed:
-            taps = [outer + a for a, name in enumerate(self.kernel_axes) if name.startswith("tap")]
+            named = enumerate(self.kernel_axes)
+            taps = tuple(outer + a for a, name in named if name.startswith("tap"))
             kernel = np.flip(kernel, taps)
         return np.ascontiguousarray(kernel).reshape(*self.stack, *shape)
 

@@ -43,7 +43,7 @@ def evaluate_file(
     scored, said = _scored(run, about, data, all_patients)
     # What cannot be read is said before anything is computed, and all of it.
     data.prepare(scored)
-    model: Any = _Model(network)
+    model: Any = AsModel(network)
     scores = data.score(model, scored, about.threshold)
     return {
         "threshold": about.threshold,
@@ -55,16 +55,18 @@ def evaluate_file(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Model:
+class AsModel:
     """A network as the scores of data use a run's model."""
 
     network: Network
 
     def logits(self, images: np.ndarray) -> np.ndarray:
+        """As :meth:`fp4jax.train.Model.logits`."""
         (predict,) = self.network.predicts
         return np.stack(list(predict(images)))
 
     def segment(self, image: np.ndarray) -> Segmentation:
+        """As :meth:`fp4jax.train.Model.segment`."""
         return self.network.segment(image)
 
 

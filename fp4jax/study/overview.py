@@ -110,9 +110,11 @@ def table(seen: Seen) -> Any:
 
 
 def duration(seconds: float | None) -> str:
-    """Example:
-    >>> duration(59), duration(3700), duration(None)
-    ('59 s', '1 h 01 min', '?')
+    """Seconds in words.
+
+    Example:
+        >>> duration(59.0), duration(3700.0), duration(None)
+        ('59 s', '1 h 02 min', '?')
     """
     if seconds is None:
         return "?"

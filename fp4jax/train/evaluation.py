@@ -141,16 +141,33 @@ def evaluate_folder(
         True
     """
     run = read_trained(path, static=static)
+    return evaluate_run(run, run.model(), data, all_patients=all_patients)
+
+
+def evaluate_run(
+    run: Trained, model: Any, data: Data | Cohort, *, all_patients: bool = False
+) -> dict[str, Any]:
+    """The same for a run that was read, and the model of it that is to be scored.
+
+    Args:
+        run: whose patients and threshold count.
+        model: what scores use of a :class:`fp4jax.train.Model`: ``logits`` of slices, ``segment``
+            of volumes.
+        data, all_patients: as for :func:`evaluate_folder`.
+
+    Raises:
+        ValueError: data that do not fit, or nothing left to score.
+    """
     data = bound(run.config, data)
     check_names(run, data)
     chosen = unseen(run, data, every=all_patients)
     # What cannot be read is said before anything is computed, and all of it.
     data.prepare(chosen.patients)
-    scores = data.score(run.model(), chosen.patients, run.threshold)
+    scores = data.score(model, chosen.patients, run.threshold)
     return {
         "threshold": run.threshold,
         "run": run.state,
-        **({"scales": "static"} if static else {}),
+        **({"scales": "static"} if run.static else {}),
         "patients": len(chosen.patients),
         "scored": str(chosen),
         "left_out": {reason: list(patients) for reason, patients in chosen.left_out.items()},

@@ -9,6 +9,7 @@ from flax import nnx
 
 from fp4jax import models, nnx as fp4nnx
 from fp4jax.data import Cohort
+from fp4jax.train import scale_options
 from fp4jax.train.config import RunConfig
 from fp4jax.train.member import bound
 from fp4jax.train.program import Program, build
@@ -80,6 +81,8 @@ def _of_data(config: RunConfig, data: Data | Cohort | None):
     data = bound(config, data)
     split = data.split(config)
     steps = data.feed(config, split.train, config.seed).steps
+    if config.warm_start_steps:
+        scale_options.check_steps(config, steps)
     parts = ((name, getattr(split, name)) for name in ("train", "val", "test"))
     patients = "patients: " + ", ".join(f"{len(ids)} {name}" for name, ids in parts)
     return [*data.describe(), patients], f" of {steps} steps", (data.channels, data.regions)

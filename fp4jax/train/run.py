@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from fp4jax.data import Cohort, Split
+from fp4jax.train import scale_options
 from fp4jax.train.arrays import memory_errors
 from fp4jax.train.best import read_best
 from fp4jax.train.config import RunConfig
@@ -105,6 +106,9 @@ def train_together(
             devices.check(members[0].config.batch_size)  # pyright: ignore[reportArgumentType]
         data.check(configs[0])
         program_of(configs[0], len(data.channels), len(data.regions), devices=devices)
+        for one in (member for member in open_ if member.config.warm_start_steps):
+            feed = data.feed(one.config, one.split.train, one.config.seed)
+            scale_options.check_steps(one.config, feed.steps)
         data.prepare([p for m in open_ for p in (*m.split.train, *m.split.val, *m.split.test)])
     problems: list[Exception] = []
     if open_ and configs[0].method != "qat":

@@ -74,3 +74,24 @@ def check_run(config: Any, recipe: Recipe | Rules, defaults: dict[str, Any]) -> 
             f"recipe {config.recipe_name!r} has amax='static' for x, which a training does not "
             "know: give running_amax, or a recipe with amax='tensor', and calibrate."
         )
+
+
+def check_steps(config: Any, steps: int) -> None:
+    """ValueError for a warm start that leaves the recipe no step of a run.
+
+    Args:
+        config: of the run.
+        steps: of an epoch.
+
+    Example:
+        >>> from fp4jax.train.config import RunConfig
+        >>> from fp4jax.train.slices.task import Slices
+        >>> run = RunConfig(Slices("phantom"), recipe="full", epochs=2, warm_start_steps=7)
+        >>> check_steps(run, steps=4)
+    """
+    whole = config.epochs * steps
+    if config.warm_start_steps >= whole:
+        raise ValueError(
+            f"warm_start_steps is {config.warm_start_steps}, but the training has {whole} steps, "
+            "and none would be left for the recipe; take fewer, or more epochs."
+        )

@@ -176,13 +176,35 @@ def test_transformations_and_special_shapes(amax):
         scaled_matmul(q, fp4.quantize(jnp.ones((40, 3)), fp4.TensorSpec(), axis=0))
 
 
+def test_a_given_amax_takes_the_place_of_the_tensors():
+    static = fp4.quantize(X, fp4.TensorSpec(amax="static"), amax=3.0)
+    given = fp4.quantize(X, fp4.TensorSpec(), amax=3.0)
+    assert given.spec == static.spec
+    assert_same_bits(given.codes, static.codes)
+    fake = fp4.fake_quantize(X, fp4.TensorSpec(), amax=3.0)
+    assert_same_bits(fake, static.dequantize(X.dtype))
+
+
+@pytest.mark.parametrize("format", ["nvfp4", "fp8"])
+def test_a_given_amax_clamps_inf_and_keeps_nan(format):
+    spec = fp4.TensorSpec(format=format)
+    inf = fp4.fake_quantize(X.at[0, 0, :2].set(jnp.array([jnp.inf, -jnp.inf])), spec, amax=3.0)
+    assert inf[0, 0, :2].tolist() == [3.0, -3.0]
+    nan = jnp.isnan(fp4.fake_quantize(X.at[0, 0, 0].set(jnp.nan), spec, amax=3.0))
+    assert int(nan.sum()) == int(nan[0, 0, :16].sum()) == (spec.format.block or 1)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"spec": {"amax": "static"}}, "the spec has amax='static' but none is given"),
         ({"spec": {"amax": "static"}, "amax": jnp.ones(3)}, r"has shape \(3,\) and dtype float32"),
         ({"spec": {"amax": "static"}, "amax": jnp.int32(3)}, "dtype int32; give one"),
-        ({"amax": 3.0}, r"amax is given, but TensorSpec.amax is 'tensor'"),
+        ({"spec": {"amax": "row"}, "amax": 3.0}, "amax is given, but the spec, with amax='row'"),
+        ({"spec": {"clip": 0.5}, "amax": 3.0}, "and clip=0.5, in nvfp4, has no use for it"),
+        ({"spec": {"format": "mxfp4"}, "amax": 3.0}, "mxfp4 has no tensor scale, only"),
+        ({"amax": -3.0}, "the amax of the spec is -3.0; give one non-negative float"),
+        ({"amax": np.float32(-3)}, "the amax of the spec is -3.0; give one"),
         (
             {"spec": {"amax": "row"}, "axis_name": "i"},
             "axis_name is 'i' with TensorSpec.amax='row'",

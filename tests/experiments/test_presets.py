@@ -10,6 +10,7 @@ from fp4jax.train import Source
 from tests import fabricated_runs as fabricated
 
 RUNS = {
+    "attention-demo": 9,
     "demo": 6,
     "brats-demo": 4,
     "lgg-cpu": 42,

@@ -250,7 +250,7 @@ def test_kept_layers_are_computed_in_high_precision():
 @pytest.mark.parametrize("keep", ["lock", ("head", "lock"), r"blocks\.2"])
 def test_keep_that_matches_nothing(keep):
     model = net()
-    message = rf"matches no layer; the layers are: {', '.join(PATHS)}\."
+    message = rf"matches no layer; the layers are: {', '.join([*PATHS, 'attention.attention'])}\."
     with pytest.raises(ValueError, match=message):
         apply(model, "full", keep=keep)
     assert report(model).quantized == ()

@@ -183,6 +183,10 @@ def test_what_cannot_be_calibrated_is_refused():
     refused("there are no batches; give at least one", layer, [])
     refused("batch 1 has NaN or Inf among its values", layer, [ones, nan])
     refused("batch 0 holds 'no'; give arrays, and what else .* call=", layer, [(ones, "no")])
+    refused(r"batch 1 has shape \(0, 32\), which holds no numbers", layer, [ones, ones[:0]])
+    refused("headroom is 1e[+]39, with which an amax of 1 leaves", layer, [ones], headroom=1e39)
+    refused("headroom is True; give a positive factor", layer, [ones], headroom=True)
+    refused("scales of blocks alone have no amax", linear("mxfp4_full"), [ones])
     refused(r"headroom is 0; give a positive factor", layer, [ones], headroom=0)
     refused(r"method is 'best'; allowed: 'max', 'percentile', 'mse'\.", layer, [ones], "best")
     refused("percentile is 101; give a share", layer, [ones], percentile=101)
@@ -201,6 +205,9 @@ def test_what_cannot_be_calibrated_is_refused():
         fp4nnx.set_static_amaxes(layer, {"other": 1.0})
     with pytest.raises(ValueError, match=r"has shape \(2,\), its stack of layers has \(\)"):
         fp4nnx.set_static_amaxes(layer, {"": [1.0, 2.0]})
+    for wrong in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=r"the amax of \(model\) is .*; give non-negative"):
+            fp4nnx.set_static_amaxes(layer, {"": wrong})
 
 
 def test_a_static_recipe_wants_a_calibration():

@@ -254,3 +254,16 @@ def test_checkpoints(tmp_path):
         nnx.update(other, checkpointer.restore(tmp_path / "state", abstract))
     assert keys(other) == keys(model) != keys(net("2d+rht+sr"))
     assert_same_bits(forward(other), forward(model))
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_what_is_no_model_step_or_pattern_is_refused():
+    layer = nnx.Linear(4, 4, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="step is 'a'; give an integer"):
+        fp4nnx.refresh_keys(fp4nnx.apply_recipe(layer, "sr"), seed=0, step="a")
+    with pytest.raises(ValueError, match="model is a dict; fp4jax"):
+        fp4nnx.refresh_keys({}, seed=0, step=0)
+    with pytest.raises(ValueError, match="keep is 3; give regular expressions of paths"):
+        fp4nnx.apply_recipe(layer, "full", keep=3)
+    with pytest.raises(ValueError, match="model is a dict; pack takes"):
+        fp4nnx.pack({})

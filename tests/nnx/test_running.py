@@ -86,3 +86,11 @@ def test_what_cannot_run_is_refused():
             linear(memory)
     with pytest.raises(ValueError, match="no layer of Linear quantizes x by an amax of its own"):
         linear(0.5, "baseline")
+
+
+def test_a_packed_model_keeps_its_amaxes():
+    layer = fp4nnx.apply_recipe(nnx.Linear(32, 8, rngs=nnx.Rngs(0)), "full")
+    packed = fp4nnx.pack(fp4nnx.set_static_amaxes(layer, {"": 3.0}))
+    with pytest.raises(ValueError, match="Linear is packed, which is not trained"):
+        fp4nnx.running_amax(packed, 0.9)
+    assert fp4nnx.static_amaxes(packed) == {"": 3.0}

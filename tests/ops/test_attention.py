@@ -313,7 +313,8 @@ def test_gradients_of_gradients():
             "no attention recipe 'full'; known names: attention_naive.*no softmax",
         ),
         ({"recipe": "attention_sr"}, "rounds stochastically but key is None"),
-        ({"q": jnp.ones((B, M, 3, D))}, "k's heads must divide q's"),
+        ({"q": jnp.ones((B, M, 3, D))}, "k's heads, at least one, must divide q's"),
+        ({name: jnp.ones((B, 4, 0, D)) for name in "qkv"}, "k.s heads, at least one, must divide"),
         ({"q": jnp.ones((B, M, H, 7))}, "the same channels"),
         ({"q": jnp.ones((M, H, D))}, "of one rank"),
         ({"v": jnp.ones((B, 3, KH, E))}, "tokens and heads of k and v must agree"),
@@ -337,5 +338,16 @@ def test_recipes():
         fp4.AttentionRecipe(name="y", qk="x")
     with pytest.raises(ValueError, match="has no heads; it has"):
         fp4.AttentionRecipe.from_json({"name": "y", "heads": 2})
+    with pytest.raises(ValueError, match=r"has neither qk nor pv: .*; a registered one"):
+        fp4.AttentionRecipe.from_json({"name": "attention_qat"})
     with pytest.raises(ValueError, match="there is another attention recipe"):
         fp4.register_attention_recipe(dataclasses.replace(recipe, row_sums="output"))
+
+
+def test_static_amaxes_that_are_missing_are_named():
+    spec = fp4.TensorSpec(amax="static")
+    static = fp4.AttentionRecipe(name="mine", pv=fp4.Recipe(name="static", fprop=(spec, spec)))
+    q, k, v, *_ = data()
+    message = r"'mine' needs amax of pv.fprop.w: pass attention\(amax=\{\"pv.fprop.w\": ...\}\)"
+    with pytest.raises(ValueError, match=message):
+        fp4.attention(q, k, v, recipe=static, amax={"pv.fprop.x": 1.0})

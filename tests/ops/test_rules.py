@@ -31,6 +31,11 @@ def test_order_and_own_recipes_survive_json():
 def test_a_mapping_is_a_recipe_or_rules():
     assert recipe_or_rules(MINE.to_json()) == MINE
     assert isinstance(recipe_or_rules({"name": "full", "head": None}), Rules)
+    assert recipe_or_rules({"name": "full"}).of("name") == Rules.make({"name": 1}).of("name")
+    with pytest.raises(ValueError, match=r"a recipe has none of fprop, dgrad, wgrad: .*'full'"):
+        Rules.make({"head": {"name": "full"}})
+    with pytest.raises(ValueError, match="'attention_qat' is an attention recipe, not one of lay"):
+        recipe_or_rules("attention_qat")
     assert recipe_or_rules([["head", 1]]) == recipe_or_rules({"head": "full"})
     assert isinstance(recipe_or_rules(7), Recipe)
 

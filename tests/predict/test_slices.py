@@ -106,6 +106,10 @@ def test_a_run_is_segmented_saved_and_used_again(run, trained, folder, tmp_path)
     arguments = ("--save", "m.safetensors", "--rest", "float32")
     code, _, err = run("predict", trained, *arguments)
     assert (code, "--overwrite" in err) == (2, True)
+    (tmp_path / "notes.txt").write_text("mine")
+    code, _, err = run("predict", trained, "--save", "notes.txt")
+    assert (code, err) == (2, "error: notes.txt exists; name another file, or pass --overwrite.\n")
+    assert (tmp_path / "notes.txt").read_text() == "mine"
     assert (tmp_path / "again/predictions.csv").stat().st_mtime_ns == before
     arguments = ("--input", folder, "--out", "again", "--overwrite", "--threshold", "1")
     assert run("predict", "m.safetensors", *arguments)[0] == 0

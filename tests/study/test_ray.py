@@ -1,5 +1,6 @@
 """The Ray engine: the same summaries as here, whatever is lost on the way."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -12,6 +13,9 @@ from benchmarks.fabricated_training import read_journal
 from fp4jax.analysis.report import report_folder
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="Ray is not installed: the extra ray"
+)
 
 
 def start(out: Path, kind: str, where: str) -> dict:
@@ -58,12 +62,10 @@ def test_a_cluster_that_loses_a_node_and_gets_one(kind, tmp_path):
     start(tmp_path / "local", kind, "local")
     ours, theirs = summaries(tmp_path / "cluster"), summaries(tmp_path / "local")
     assert ours == theirs
-    for name in ours:
-        history = (tmp_path / "cluster" / "runs" / name / "metrics.jsonl").read_text().splitlines()
-        epochs = [json.loads(line)["epoch"] for line in history]
-        assert epochs == list(range(1, len(epochs) + 1))
-        other = (tmp_path / "local" / "runs" / name / "metrics.jsonl").read_text().splitlines()
-        assert len(epochs) == len(other)
+    # What is quantized after training has no epochs.
+    for path in (tmp_path / "cluster").glob("runs/*/metrics.jsonl"):
+        epochs = [json.loads(line)["epoch"] for line in path.read_text().splitlines()]
+        assert epochs == list(range(1, {"fabricated": 8, "real": 30}[kind] + 1))
     report = report_folder(tmp_path / "cluster")
     assert (report.finished, report.open, report.failures) == (count, (), ())
     if kind == "fabricated":

@@ -15,6 +15,7 @@ from fp4jax.train import (
     Options,
     RunFolder,
     Terminated,
+    dry_run,
     evaluate_folder,
     read_trained,
     train,
@@ -137,3 +138,12 @@ def test_warm_steps_are_those_of_the_baseline():
     _, warm = plain.step(plain.start(0), batch)
     np.testing.assert_allclose(values["loss"][0], warm["loss"], rtol=1e-5)
     assert abs(float(values["loss"][1] - values["loss"][0])) > 1e-4
+
+
+def test_a_warm_start_of_all_steps_is_refused_before_there_is_a_folder(tmp_path):
+    config = blobs.config(recipe="full", epochs=1, warm_start_steps=10_000)
+    with pytest.raises(ValueError, match="warm_start_steps is 10000, but the training has"):
+        train(config, COHORT, tmp_path)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="none would be left for the recipe"):
+        dry_run(config, COHORT)

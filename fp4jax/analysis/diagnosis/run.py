@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from flax import nnx
 
 from fp4jax.analysis.diagnosis.figure import draw
-from fp4jax.analysis.diagnosis.subject import of_run
+from fp4jax.analysis.diagnosis.subject import Subject, of_run
 from fp4jax.analysis.diagnosis.table import Row, diagnose
 from fp4jax.data import Cohort
 from fp4jax.files import replacing
+from fp4jax.nnx.attention_slots import attention_slots
 from fp4jax.ops.attention_recipe import AttentionRecipe, get_attention_recipe
 from fp4jax.ops.recipe import Recipe, get_recipe
 from fp4jax.ops.rules import Rules
@@ -76,7 +78,8 @@ def diagnose_run(
         The rows of the table, see :func:`diagnose`.
 
     Raises:
-        ValueError: the folder holds no run, or the data do not fit it.
+        ValueError: the folder holds no run, the data do not fit it, or a recipe of attention for
+            a model without.
     """
     _check(states, batches, draws)
     run = read_trained(path)
@@ -84,8 +87,14 @@ def diagnose_run(
     found = recipes_for(config, recipes)
     data = bound(config, data)
     chosen = patients_of(run, data)
+    subject = of_run(config, len(run.channels), len(run.regions))
+    if attentions and not _has_attention(subject):
+        raise ValueError(
+            f"attentions are {', '.join(map(str, attentions))}, but {config.arch} has no "
+            "attention; leave them out."
+        )
     rows = diagnose(
-        of_run(config, len(run.channels), len(run.regions)),
+        subject,
         {name: _state(run, name) for name in states},
         found,
         batches_of(config, data, chosen.patients, batches),
@@ -138,6 +147,11 @@ def write(path: Path, rows: Sequence[Row]) -> None:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+
+
+def _has_attention(subject: Subject) -> bool:
+    model = nnx.eval_shape(lambda: subject.build(get_recipe("baseline")))
+    return any(True for _ in attention_slots(model))
 
 
 def _check(states: Sequence[str], batches: int, draws: int) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from fp4jax import models
-from fp4jax.nnx.packed_files import contents_of
+from fp4jax.nnx.packed_files import contents_of, is_packed
 from fp4jax.nnx.unpacking import unpack
 from fp4jax.packed.file_format import LayerRecord, PackedModel
 from fp4jax.packed.rows import Rows
@@ -79,6 +79,11 @@ def parts_of(model: nnx.Module) -> Parts:
         ValueError: a model that is not packed, quantized products that are not those of packed
             weights, stacks of layers, or activations whose scale depends on the batch.
     """
+    if not is_packed(model):
+        raise ValueError(
+            "the model has no FP4 weights, and these files are of such: export a run that was "
+            "trained with a recipe, or quantize it with --recipe."
+        )
     contents = contents_of(model)
     check(contents)
     plain = unpack(model)

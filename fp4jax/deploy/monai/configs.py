@@ -15,7 +15,7 @@ from fp4jax.predict.about import About
 from fp4jax.version import __version__
 
 #: With which bundles of this package were checked.
-MONAI_VERSION, TORCH_VERSION = "1.6.1", "2.14.1"
+MONAI_VERSION, TORCH_VERSION = "1.6.1", "2.13.0"
 _SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
     "meta_schema_20240725.json"

@@ -1,24 +1,26 @@
 """How MONAI makes the network: class and arguments, for the key ``network_def`` of a bundle."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 from flax import nnx
 
 from fp4jax import models
+from fp4jax.models.windows import relative_position_index
 from fp4jax.predict.about import About
 from fp4jax.train.config import MONAI
 
 
 def network_def(about: About, model: nnx.Module) -> dict[str, Any]:
-    """``_target_`` and the arguments of MONAI's class, all of them, so that its defaults may change.
+    """``_target_`` and all arguments of MONAI's class, so that its defaults may change.
 
     Args:
         about: what makes the model.
         model: that it makes.
 
     Raises:
-        ValueError: a network that MONAI does not have.
+        ValueError: a network that MONAI does not have, or a size of it.
 
     Example:
         >>> about = About("unet", "monai", options={"channels": (4, 8), "strides": (2,)})
@@ -29,8 +31,7 @@ def network_def(about: About, model: nnx.Module) -> dict[str, Any]:
         raise ValueError(
             f"{about.arch} is no network of MONAI's; bundles are of {', '.join(_ARGUMENTS)}."
         )
-    scale = None if about.scale == MONAI else about.scale
-    options = models.resolved_options(about.arch, scale, about.options)
+    options = _options(about)
     name, arguments = _ARGUMENTS[about.arch]
     return {
         "_target_": name,
@@ -39,6 +40,36 @@ def network_def(about: About, model: nnx.Module) -> dict[str, Any]:
         "out_channels": about.num_classes,
         **arguments(options, model),
     }
+
+
+def buffers(about: About, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """What MONAI's state dict holds beside weights: counters of batches, and tables of windows.
+
+    Args:
+        about: what makes the model.
+        names: of its weights.
+
+    Example:
+        >>> about = About("unet", "monai", options={"channels": (4, 8), "strides": (2,)})
+        >>> buffers(about, ["norm.running_mean"])
+        {'norm.num_batches_tracked': array(0)}
+    """
+    found: dict[str, np.ndarray] = {}
+    for name in names:
+        module, _, last = name.rpartition(".")
+        if last == "running_mean":
+            found[f"{module}.num_batches_tracked"] = np.asarray(np.int64(0))
+        elif last == "relative_position_bias_table":
+            window = _options(about)["window_size"]
+            sizes = (window,) * about.spatial_dims if isinstance(window, int) else tuple(window)
+            index = relative_position_index(sizes).astype(np.int64)
+            found[f"{module}.relative_position_index"] = index
+    return found
+
+
+def _options(about: About) -> dict[str, Any]:
+    scale = None if about.scale == MONAI else about.scale
+    return models.resolved_options(about.arch, scale, about.options)
 
 
 def _act(name: str, slope: float) -> Any:
@@ -69,7 +100,12 @@ def _basic_unet(options: dict[str, Any], model: Any) -> dict[str, Any]:
 
 
 def _swin_unetr(options: dict[str, Any], model: Any) -> dict[str, Any]:
-    window = options["window_size"]
+    window, size = options["window_size"], options["feature_size"]
+    if size % 12:
+        raise ValueError(
+            f"feature_size is {size}, and MONAI's SwinUNETR takes multiples of 12 only: train "
+            "with --model.feature-size 12, 24 or 48 to export a bundle."
+        )
     return {
         "feature_size": options["feature_size"],
         "depths": list(options["depths"]),

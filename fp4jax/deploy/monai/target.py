@@ -1,6 +1,7 @@
 """The target "monai-bundle": the folder that MONAI's bundle specification asks for."""
 
 import dataclasses
+import math
 import zipfile
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from fp4jax.deploy.account import Account
 from fp4jax.deploy.card.target import card_text
 from fp4jax.deploy.layer_rows import float_bytes, layer_rows
 from fp4jax.deploy.monai.configs import INTENDED_USE, inference, metadata
-from fp4jax.deploy.monai.network import network_def
+from fp4jax.deploy.monai.network import buffers, network_def
 from fp4jax.deploy.monai.torch_file import write_state_dict
 from fp4jax.deploy.onnx import target as onnx
 from fp4jax.deploy.subject import Subject
@@ -27,6 +28,12 @@ decides on one, which the licence of the data may restrict: replace this text by
 The configuration files were written by fp4jax, whose licence is Apache 2.0.
 
 {INTENDED_USE}
+"""
+_README = """
+## This bundle
+
+`models/model.pt` holds the weights on the FP4 grid as float32 numbers, and MONAI leaves activations
+as they are. `models/model.onnx`, if it is there, quantizes activations as the table says.
 """
 ONNX = "onnx-portable"
 
@@ -46,6 +53,7 @@ def write(subject: Subject, path: Path, options: Options) -> Account:
     """
     network_def(subject.about, subject.model)
     weights = grid_weights(subject.model)
+    weights |= buffers(subject.about, weights)
     scores = {score.name: score.value for score in subject.scores}
     said = ""
     with replacing_folder(path, keep_existing=True) as temporary:
@@ -54,7 +62,7 @@ def write(subject: Subject, path: Path, options: Options) -> Account:
         write_json(temporary / "configs" / "metadata.json", metadata(subject, scores))
         write_json(temporary / "configs" / "inference.json", inference(subject))
         (temporary / "LICENSE").write_text(_LICENSE)
-        (temporary / "docs" / "README.md").write_text(card_text(subject, front=False))
+        (temporary / "docs" / "README.md").write_text(card_text(subject, front=False) + _README)
         write_state_dict(temporary / "models" / "model.pt", weights)
         _compare(temporary / "models" / "model.pt", weights)
         try:
@@ -64,13 +72,14 @@ def write(subject: Subject, path: Path, options: Options) -> Account:
             said = f"; model.onnx: {model.checked}"
         except ModuleNotFoundError as error:
             said = f"; no model.onnx: {error}"
-    how = "weights on the FP4 grid, as float32"
+    rows = layer_rows(subject.model, "weights on the FP4 grid, as float32")
+    rows = tuple(dataclasses.replace(row, nbytes=4 * math.prod(row.shape)) for row in rows)
     return Account(
         path,
         "monai-bundle",
         sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
         float_bytes(subject.model),
-        layer_rows(subject.model, how),
+        rows,
         f"model.pt was read back: {len(weights)} tensors{said}",
     )
 
@@ -83,10 +92,7 @@ def grid_weights(model: nnx.Module) -> dict[str, np.ndarray]:
         ['bias', 'weight']
     """
     plain = unpack(model) if is_packed(model) else model
-    weights = {n: a.astype(np.float32) for n, a in models.to_torch(plain).items()}
-    norms = [name for name in weights if name.endswith(".running_mean")]
-    counters = {n.replace("running_mean", "num_batches_tracked"): np.int64(0) for n in norms}
-    return weights | {name: np.asarray(value) for name, value in counters.items()}
+    return {name: array.astype(np.float32) for name, array in models.to_torch(plain).items()}
 
 
 def _compare(path: Path, weights: dict[str, np.ndarray]) -> None:

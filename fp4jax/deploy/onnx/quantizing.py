@@ -32,7 +32,8 @@ def quantized(
     Args:
         x: rotated already, where the spec rotates.
         amax: that of the whole operand; None: of each example of the leading axis its own.
-        in_steps: for runtimes whose 8-bit floats are not exact, see :mod:`.arithmetic`.
+        in_steps: for runtimes whose 8-bit floats are not exact, see
+            :mod:`fp4jax.deploy.onnx.arithmetic`.
     """
     b, m, k = x.shape
     blocks = x.reshape((b, m, k // BLOCK, BLOCK))

@@ -58,10 +58,9 @@ class Matrix:
         """(scale * tensor scale) * code value, float32.
 
         Example:
-            >>> import fp4jax
-            >>> q = fp4jax.quantize(jnp.ones((16, 2)), fp4jax.TensorSpec(), axis=0)
-            >>> Matrix.of(q, 2).dequantized().shape
-            (2, 16)
+            >>> codes, scales = np.full((2, 8), 0x21, np.uint8), np.full((2, 1), 0x38, np.uint8)
+            >>> Matrix(codes, scales, np.float32(2)).dequantized()[0, :4]
+            array([1., 2., 1., 2.], dtype=float32)
         """
         codes = np.stack([self.codes & 15, self.codes >> 4], -1).reshape(self.shape)
         scales = np.asarray(self.scales.view(jnp.float8_e4m3fn), np.float32) * self.tensor_scale

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from fp4jax.core.spec import is_number
 from fp4jax.extras import Extra
 from fp4jax.nnx.sensitivities.table import SensitivityTable, exactly
 
@@ -45,7 +46,7 @@ def keep_list(table: SensitivityTable, budget: int | float) -> tuple[str, ...]:
         >>> keep_list(table, 0.9), keep_list(table, 0.8)
         (('head$',), ('stem$', 'head$'))
     """
-    if not isinstance(budget, int | float) or isinstance(budget, bool) or not 0 < budget <= 1:
+    if not is_number(budget) or not 0 < budget <= 1:
         raise ValueError(
             f"budget is {budget}; give the share of multiply-adds to run in FP4, above 0 and at "
             "most 1."

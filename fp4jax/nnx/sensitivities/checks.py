@@ -40,6 +40,9 @@ def check(recipe: Recipe, batches: Sequence[Batch], metric: Any, loss: Any) -> N
     """ValueError for what can be told before anything runs."""
     if not batches:
         raise ValueError("there are no batches; give at least one, (inputs, targets) or inputs.")
+    for i, batch in enumerate(batches):
+        if any(0 in x.shape for x in batch.inputs):
+            raise ValueError(f"batch {i} is empty: its inputs hold no numbers; leave it out.")
     if not callable(metric) and metric not in METRICS:
         raise ValueError(
             f"metric is {shown(metric)}; allowed: {', '.join(METRICS)}, or a function (outputs, "

@@ -93,6 +93,22 @@ class Geometry:
     input_dilation: Sizes
     layout: lax.ConvDimensionNumbers
 
+    @property
+    def is_matrix_product(self) -> bool:
+        """Whether every pixel of the image is in one patch, in the order of the grid.
+
+        A kernel as large as the stride, or one pixel, of one group, without padding or zeros.
+        """
+        window = self.window
+        whole = tuple(g * s for g, s in zip(window.grid, window.stride, strict=True))
+        return (
+            window.groups == 1
+            and window.taps == window.stride
+            and whole == window.image
+            and not any(window.low)
+            and {*window.dilation, *self.input_dilation} <= {1}
+        )
+
     def x(self, lhs: Array) -> Array:
         return lhs.transpose(_channels_last(self.layout.lhs_spec))
 

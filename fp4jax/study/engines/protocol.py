@@ -71,10 +71,10 @@ def engine(name: str, **options: Any) -> Engine:
     Example:
         >>> engine("local", wait=120.0)
         Local(wait=120.0)
-        >>> engine("slurm")
+        >>> engine("slurm")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        ValueError: no engine 'slurm'; known names: local, ray.
+        ValueError: no engine 'slurm'; known names: local, ray...
     """
     make = _ENGINES.find(name)
     try:

@@ -181,6 +181,7 @@ class Two(nnx.Module):
     ("changes", "message"),
     [
         ({"batches": []}, "there are no batches"),
+        ({"batches": [X, X[:0]]}, "batch 1 is empty"),
         ({"batches": [X.at[0, 0].set(jnp.nan)]}, "outputs of the model .* batch 0 are not finite"),
         ({"model": nnx.Sequential(nnx.relu)}, "no layer of Sequential can be quantized"),
         ({"model": packed()}, "'layers.0' is packed"),
