@@ -144,7 +144,8 @@ def _scratch(kind: Kind, stages: int, out_dtype: Any) -> dict[str, Any]:
 
 def _swizzled(bits: int) -> tuple[Any, ...]:
     """Lines of 128 bytes, swizzled, in groups of eight."""
-    return plgpu.TilingTransform((8, 8 * _BYTES // bits)), plgpu.SwizzleTransform(_BYTES)
+    transforms: Any = plgpu  # whose types in newer versions of JAX are abstract to a type checker
+    return transforms.TilingTransform((8, 8 * _BYTES // bits)), transforms.SwizzleTransform(_BYTES)
 
 
 def _kernel(

@@ -212,7 +212,7 @@ def resolve(convolution: Callable[..., Array], lhs: Any, rhs: Any, *, mirrored: 
     """
     traced = jax.make_jaxpr(convolution)(lhs, rhs)
     (found,) = (e.params for e in traced.jaxpr.eqns if e.primitive is lax.conv_general_dilated_p)
-    (out,) = traced.out_avals
+    out: Any = traced.out_avals[0]
     layout = found["dimension_numbers"]
     x, y, taps = (
         tuple(shape[d] for d in spec[2:])

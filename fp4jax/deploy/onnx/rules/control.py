@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jax.extend.core import ClosedJaxpr
 
 from fp4jax.deploy.onnx.values import Value
 from fp4jax.deploy.onnx.walker import UnsupportedError, Walker, rule
@@ -77,6 +76,7 @@ def _scan(walker: Walker, equation: Any, inputs: Sequence[Value]) -> list[Value]
 
 
 def _run(walker: Walker, program: Any, inputs: Sequence[Value]) -> list[Value]:
-    if isinstance(program, ClosedJaxpr):
+    # Closed over its constants, or not.
+    if hasattr(program, "jaxpr"):
         return walker.run(program.jaxpr, program.consts, inputs)
     return walker.run(program, (), inputs)
