@@ -97,7 +97,8 @@ def test_classes_are_their_definition(background):
         value, 0.5 * expected["ce"] + 2 * expected["tversky"] + expected["dice"], rtol=2e-6
     )
     channel = jax.jit(loss)(logits, labels.astype(jnp.int32)[..., None])
-    np.testing.assert_array_equal(channel, value)
+    # Another program, whose sums may have another order.
+    np.testing.assert_allclose(channel, value, rtol=1e-6)
 
 
 def test_cross_entropy_of_classes_does_not_cancel():

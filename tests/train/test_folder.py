@@ -151,7 +151,7 @@ def test_folders_of_earlier_versions_are_read_and_not_changed(tmp_path):
 def test_environment(tmp_path):
     found = json.loads(json.dumps(environment()))
     assert found["numerics"] >= 1
-    assert found["packages"]["jax"].count(".") == 2
+    assert found["packages"]["jax"].count(".") >= 2
     assert found["device"]["count"] == 8
     assert found["command"] == sys.argv
     assert found["processor"]

@@ -47,7 +47,7 @@ def _cond(walker: Walker, equation: Any, inputs: Sequence[Value]) -> list[Value]
 def _scan(walker: Walker, equation: Any, inputs: Sequence[Value]) -> list[Value]:
     """Step by step; what steps stack is concatenated."""
     params, graph = equation.params, walker.graph
-    consts, carries = params["num_consts"], params["num_carry"]
+    consts, carries = _consts_and_carries(params)
     if params["length"] > LONGEST_SCAN:
         raise UnsupportedError(f"it has {params['length']} steps; {LONGEST_SCAN} can be written")
     fixed, carry, stacked = (
@@ -73,6 +73,14 @@ def _scan(walker: Walker, equation: Any, inputs: Sequence[Value]) -> list[Value]
         shape = variable.aval.shape
         outputs.append(graph.emit("Concat", rows, variable.aval.dtype, shape, axis=0))
     return [*carry, *outputs]
+
+
+def _consts_and_carries(params: Any) -> tuple[int, int]:
+    """How many inputs of a ``scan`` are the same in each step, and how many go from step to step."""
+    if "num_carry" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carries, _ = params["ft_in"].unpack()  # JAX 0.12
+    return len(consts), len(carries)
 
 
 def _run(walker: Walker, program: Any, inputs: Sequence[Value]) -> list[Value]:
