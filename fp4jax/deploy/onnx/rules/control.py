@@ -76,7 +76,7 @@ def _scan(walker: Walker, equation: Any, inputs: Sequence[Value]) -> list[Value]
 
 
 def _consts_and_carries(params: Any) -> tuple[int, int]:
-    """How many inputs of a ``scan`` are the same in each step, and how many go from step to step."""
+    """How many inputs of a ``scan`` are equal in each step, and how many go from step to step."""
     if "num_carry" in params:
         return params["num_consts"], params["num_carry"]
     consts, carries, _ = params["ft_in"].unpack()  # JAX 0.12
