@@ -67,7 +67,7 @@ def test_nothing_is_overwritten_and_targets_are_named(tmp_path):
 
 
 def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):
-    far = verification.Difference(0.5, {"encoders.0.0": 0.25, "logits": 0.1})
+    far = verification.Difference(0.5, 0.5, {"encoders.0.0": 0.25, "logits": 0.1})
     monkeypatch.setattr(verification, "compare", lambda *args: far)
     with pytest.raises(ValueError, match=r"2.5e-01 of the largest magnitude in encoders"):
         deploy.export(_subject(), "onnx-portable", tmp_path / "cnn.onnx", Options(batch=1))
@@ -75,7 +75,7 @@ def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
-    near = verification.Difference(0.0, {"logits": 0.0})
+    near = verification.Difference(0.0, 0.0, {"logits": 0.0})
     monkeypatch.setattr(verification, "compare", lambda *args: near)
 
     def full(self, data):
@@ -117,7 +117,8 @@ def test_subjects_that_cannot_be_written():
     assert isinstance(Subject(_ABOUT.create(), _ABOUT).model, nnx.Module)
 
 
-@pytest.mark.parametrize("wrong", [{"batch": 0}, {"bound": 0.0}])
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize("wrong", [{"batch": 0}, {"bound": 0.0}, {"half": "float8"}])
 def test_options(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Options(**wrong)
