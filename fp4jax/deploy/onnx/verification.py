@@ -93,7 +93,8 @@ def compare(
 def _programs(model: nnx.Module, written: Written) -> tuple[Any, Any]:
     """image -> logits of the packed model; (image, xs, ys) -> logits, xs and ys of its parts.
 
-    The latter computes what the file says. With None for xs and ys parts take what the ones before them give.
+    The latter computes what the file says. With None for xs and ys parts take what the ones before
+    them give.
     """
     plain, plain_state = nnx.split(model)
     marked, marked_state = nnx.split(mark(model, plain=False))
