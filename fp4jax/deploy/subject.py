@@ -90,8 +90,8 @@ def read_subject(path: str | Path, *, recipe: str | None = None, static: bool = 
     path = Path(path).expanduser()
     if not path.exists():
         raise ValueError(
-            f"there is no {path}; name a run's folder (experiments.train), a packed file "
-            "(experiments.predict --save), or a folder that experiments.export wrote as "
+            f"there is no {path}; name a run's folder (fp4jax train), a packed file "
+            "(fp4jax predict --save), or a folder that fp4jax export wrote as "
             "compressed-tensors or modelopt."
         )
     if not path.is_dir():
