@@ -1,4 +1,4 @@
-"""python -m tests.train.ray_training OUT KIND whole|killed|node|terminated: a training on a Ray cluster.
+"""python -m tests.train.ray_training OUT KIND killed|node|terminated: a training on a Ray cluster.
 
 Of a head, which trains nothing, and two nodes of one core each. KIND is a key of
 ``tests.train.several.KINDS``. ``killed``: the second process kills itself at a step, and the
