@@ -15,6 +15,7 @@ import threading
 import time
 from pathlib import Path
 
+from benchmarks import simulated_cluster
 from fp4jax.train import Devices, LostProcessError, RayHosts, RunFolder, Terminated
 from tests.study.ray_study import prepare
 from tests.train import several
@@ -36,49 +37,53 @@ class Training:
         return [f"{process}" for process in devices.all(os.getpid())]
 
 
-def when_begun(out: Path, then) -> threading.Thread:
-    """In a thread, when the first epoch of the run is over."""
-
-    def wait() -> None:
-        while not any(RunFolder(path).history() for path in out.glob("[!.]*")):
-            time.sleep(0.05)
-        then()
-
-    thread = threading.Thread(target=wait, daemon=True)
-    thread.start()
-    return thread
+def wait_until_begun(out: Path) -> None:
+    """Until the first epoch of the run is over."""
+    while not any(RunFolder(path).history() for path in out.glob("[!.]*")):
+        time.sleep(0.05)
 
 
-def main(out: Path, kind: str, what: str) -> None:
-    from ray.cluster_utils import Cluster
+def terminate_when_begun(out: Path) -> None:
+    """SIGTERM to this process, from a thread."""
+    wait_until_begun(out)
+    os.kill(os.getpid(), signal.SIGTERM)
 
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": 0})
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
-    hosts = RayHosts(address=cluster.address, heartbeat=30, prepare=prepare)
-    training, seen = Training(kind, out), {}
+
+def interrupted(what: str, hosts: RayHosts, training: Training) -> dict:
+    """Goes on until something has happened; what there is to check."""
     if what == "killed":
         try:
             once = dataclasses.replace(hosts, retries=0)
             once(dataclasses.replace(training, step=6))
         except LostProcessError as error:
-            seen["lost"] = str(error)
-    elif what == "node":
-
-        def lose() -> None:
-            cluster.remove_node(nodes[0], allow_graceful=False)
-            cluster.add_node(num_cpus=1)
-
-        when_begun(out, lose)
-    elif what == "terminated":
-        when_begun(out, lambda: os.kill(os.getpid(), signal.SIGTERM))
+            return {"lost": str(error)}
+    else:
+        thread = threading.Thread(target=terminate_when_begun, args=(training.out,), daemon=True)
+        thread.start()
         try:
             hosts(training)
         except Terminated:
-            (folder,) = out.glob("[!.]*")
-            seen["terminated"] = str(RunFolder(folder).status())
-    seen["processes"] = hosts(training)
-    print(json.dumps(seen), flush=True)
+            (path,) = training.out.glob("[!.]*")
+            return {"terminated": str(RunFolder(path).status())}
+    return {}
+
+
+def main(out: Path, kind: str, what: str) -> None:
+    training = Training(kind, out)
+    with simulated_cluster.cluster(nodes=2) as (cluster, nodes):
+        hosts = RayHosts(address=cluster.address, heartbeat=30, prepare=prepare)
+
+        def lose_a_node(over) -> None:
+            wait_until_begun(out)
+            simulated_cluster.replace(cluster, nodes[0])
+
+        if what == "node":
+            seen: dict = {}
+            processes = simulated_cluster.while_changing(lambda: hosts(training), lose_a_node)
+        else:
+            seen = interrupted(what, hosts, training)
+            processes = hosts(training)
+    print(json.dumps({**seen, "processes": processes}), flush=True)
     # Ray's own bookkeeping of a lost node fails at a normal exit.
     os._exit(0)
 
