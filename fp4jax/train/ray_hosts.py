@@ -46,7 +46,7 @@ class RayHosts:
 
     processes: int | None = None
     address: str | None = None
-    gpus_per_process: int | None = None
+    gpus_per_process: float | int | None = None
     cpus_per_process: float | int = 1.0
     heartbeat: int = 60
     runtime_env: Mapping[str, Any] = dataclasses.field(default_factory=dict)
