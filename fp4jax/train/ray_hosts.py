@@ -7,13 +7,15 @@ its node, all are ended, and others are started, which go on from the last check
 import contextlib
 import dataclasses
 import logging
+import os
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from fp4jax.train.devices import Devices
 from fp4jax.train.hosts import Hosts, LostProcessError
 from fp4jax.train.ray_cluster import Setting, connected, gpus_or_default, large_nodes
-from fp4jax.train.ray_process import Outcome, Process, terminate
+from fp4jax.train.ray_process import Outcome, Process
 from fp4jax.train.signals import Terminated, Termination
 
 T = TypeVar("T")
@@ -205,8 +207,13 @@ def _awaited(
 
 
 def _stop(ray: Any, where: tuple[str, str, int]) -> None:
+    """SIGTERM to a process, from its node."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     _, node, number = where
+
+    def terminate() -> None:  # sent as it is: nothing of this package is imported for it
+        os.kill(number, signal.SIGTERM)
+
     there = NodeAffinitySchedulingStrategy(node, soft=False)
-    ray.get(ray.remote(terminate).options(num_cpus=0, scheduling_strategy=there).remote(number))
+    ray.get(ray.remote(terminate).options(num_cpus=0, scheduling_strategy=there).remote())

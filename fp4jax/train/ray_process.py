@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import platform
-import signal
 import socket
 import traceback
 from collections.abc import Callable
@@ -67,8 +66,3 @@ class Process:
             # For people, where it is a mistake of the program.
             error.add_note(f"In a process on {platform.node()}:\n{traceback.format_exc()}")
             return Outcome("raised", portable(error))
-
-
-def terminate(number: int) -> None:
-    """SIGTERM to a process of this node."""
-    os.kill(number, signal.SIGTERM)

@@ -23,15 +23,18 @@ from tests.train import several
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """Of a kind; the second process kills itself at a step, if one is given."""
+    """Of a kind; the second process kills itself at a step, if one is given; steps may last."""
 
     kind: str
     out: Path
     step: int | None = None
+    seconds: float = 0.0
 
     def __call__(self, devices: Devices) -> list[str]:
         if self.step is not None and not devices.first:
             several.die_at(self.step)
+        if self.seconds:
+            several.wait_at_each_step(self.seconds)
         several.alone(self.kind, self.out, devices)
         # Who took part, and that they can talk when all is done.
         return [f"{process}" for process in devices.all(os.getpid())]
@@ -61,7 +64,7 @@ def interrupted(what: str, hosts: RayHosts, training: Training) -> dict:
         thread = threading.Thread(target=terminate_when_begun, args=(training.out,), daemon=True)
         thread.start()
         try:
-            hosts(training)
+            hosts(dataclasses.replace(training, seconds=4.0))
         except Terminated:
             (path,) = training.out.glob("[!.]*")
             return {"terminated": str(RunFolder(path).status())}
