@@ -92,6 +92,13 @@ def test_how_a_training_ends():
         ended(fine, Outcome("raised", ZeroDivisionError()))
 
 
+def test_ray_that_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    message = r"^ray is not installed: pip install 'fp4jax\[ray\]'$"
+    with pytest.raises(ModuleNotFoundError, match=message):
+        RayHosts()(lambda devices: None)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
