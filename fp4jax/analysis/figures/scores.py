@@ -45,7 +45,7 @@ def by_label(runs: "Sequence[RunResult]") -> dict[str, list[tuple["RunResult", C
 
 
 #: Pairs (run, its counts) by label, of each architecture and scale.
-Scores = Mapping[tuple[str, str], Mapping[str, list[Any]]]
+Scores = Mapping[tuple[str, str], dict[str, list[Any]]]
 
 
 def by_group(runs: "Sequence[RunResult]") -> Scores:
