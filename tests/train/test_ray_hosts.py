@@ -10,16 +10,24 @@ from pathlib import Path
 import jax
 import pytest
 
-from fp4jax.train import LostProcessError, RayHosts, RunFolder, Terminated
+from fp4jax.train import LostProcessError, RayHosts, RunFolder, Terminated, task
 from fp4jax.train.ray_hosts import _awaited
 from fp4jax.train.ray_process import Outcome
 from fp4jax.train.signals import Termination
-from tests.train import outcome, test_hosts
+from tests.train import outcome, several, test_hosts
 
 ROOT = Path(__file__).parents[2]
 with_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed: the extra ray"
 )
+
+
+@pytest.fixture
+def registered(tmp_path):
+    """The task of the kind ``dots``, in this process too."""
+    several.dots(tmp_path)
+    yield
+    del task._TASKS["dots"]
 
 
 def start(out: Path, kind: str, what: str) -> tuple[RunFolder, dict]:
@@ -41,7 +49,7 @@ def start(out: Path, kind: str, what: str) -> tuple[RunFolder, dict]:
     ("kind", "what"),
     [("slices", "killed"), ("dots", "node"), ("dots", "terminated")],
 )
-def test_what_was_lost_goes_on_to_the_bits_of_two_processes(kind, what, tmp_path):
+def test_what_was_lost_goes_on_to_the_bits_of_two_processes(kind, what, tmp_path, registered):
     folder, told = start(tmp_path / "ray", kind, what)
     assert len(set(told["processes"])) == 2
     if what == "killed":
