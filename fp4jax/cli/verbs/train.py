@@ -51,11 +51,19 @@ def command(args: Args) -> None:
         return
     wait = None if args.wait else args.hosts.wait
     saving = args.saving.saving()
-    training = Training(config, args.source, args.out, args.seeds, saving, args.pictures, wait)
+    # Processes of a cluster may begin in another folder.
+    out = args.out.absolute() if args.hosts.engine == "ray" else args.out
+    training = Training(config, args.source, out, args.seeds, saving, args.pictures, wait)
     folders = args.hosts.run(training)
     if folders is None:  # the first of several processes says it
         return
-    print_runs([folder.summary() or {} for folder in folders])
+    summaries = [folder.summary() for folder in folders]
+    if None in summaries:
+        raise ValueError(
+            f"the processes wrote to {out}, which this host does not see; give a folder that all "
+            "hosts share."
+        )
+    print_runs(filter(None, summaries))
     for folder in folders:
         print(folder.path)
 
