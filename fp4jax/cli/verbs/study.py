@@ -91,6 +91,8 @@ def command(args: Args) -> None:
     study, preset = args.study.study(), PRESETS[args.preset]()
     if args.watch and (args.dry_run or args.engine.worker):
         raise ValueError("--watch trains nothing; leave out --worker and --dry-run.")
+    # What is wrong with it is said at once, in a rehearsal too.
+    engine = args.engine.made()
     if args.dry_run:
         for run in study.runs():
             name = run.recipe_name
@@ -100,7 +102,6 @@ def command(args: Args) -> None:
         failed = [run for run in watch(args.out, args.preset) if run.status.state == "failed"]
         sys.exit(1 if failed else 0)
     args.engine.see_gpu()
-    engine = args.engine.made()
     source = args.source if preset.prepare is None else preset.prepare(args.source)
     data = study.data.open(source)
     print("\n".join(data.describe()))
