@@ -1,4 +1,4 @@
-"""The program fp4jax: its verbs, what it says alone, and that the other ways to a verb are the same."""
+"""The program fp4jax: its verbs, what it says alone; other ways to a verb are the same."""
 
 import importlib
 import runpy
