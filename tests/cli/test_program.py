@@ -103,6 +103,13 @@ def test_batch_scripts_are_printed(call):
         assert f'"$PYTHON" -m fp4jax {name} "$@"' in text
 
 
+@pytest.mark.parametrize("words", [(), ("csh",), ("bash", "zsh")], ids=len)
+def test_completion_is_for_one_shell(words, call):
+    given = " ".join((program.COMPLETION, *words))
+    error = f"error: {given}: name one shell of bash, zsh, tcsh, fish.\n"
+    assert call(program.COMPLETION, *words) == (2, "", error)
+
+
 @pytest.mark.slow
 def test_a_shell_completes_verbs_and_options(tmp_path):
     """As bash calls it, with what was typed so far."""
