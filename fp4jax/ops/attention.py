@@ -142,7 +142,7 @@ def attention(
     q = q.reshape(*batch, m, heads, h // heads, d)
     plan = Plan(recipe, float(d**-0.5 if scale is None else scale), precision, axis_name)
     arrays = _varying_together(q, k, v, bias, mask, factors, others=jax.tree.leaves(keys))
-    given = _settled(plan, *arrays, keys, by_product(amax, switches, recipe))
+    given = _settled(plan, arrays, keys, by_product(amax, switches, recipe))
     function: Any = _jitted if recipe.quantizes else _high_precision
     o = jnp.moveaxis(function(plan, *arrays, keys, given), -4, -3)
     return o.reshape(*batch, m, h, v.shape[-1])
@@ -204,14 +204,14 @@ class Plan:
         )
 
 
-def _settled(plan: Plan, q, k, v, bias, mask, factors, keys, given: Any) -> Any:
+def _settled(plan: Plan, arrays: Any, keys: RoleKeys | None, given: Any) -> Any:
     """Amaxes that are functions of their operands, as numbers."""
-    q, k, v = (jax.lax.stop_gradient(a) for a in (q, k, v))
+    q, k, v, bias, mask, factors = map(jax.lax.stop_gradient, arrays)
     if given["qk"].functions:
         given = {**given, "qk": _measured(plan.recipe.qk, plan.qk(q, k), given["qk"])}
     if given["pv"].functions:
         p = jax.nn.softmax(_scores(plan, plan.logits(q, k, keys, given), bias, mask))
-        operands = plan.pv(jax.lax.stop_gradient(_times(p, factors)), v)
+        operands = plan.pv(_times(p, factors), v)
         given = {**given, "pv": _measured(plan.recipe.pv, operands, given["pv"])}
     return given
 
@@ -325,4 +325,3 @@ def _varying_together(*arrays: Array | None, others: Any) -> list[Array | None]:
     there = [a for a in arrays if a is not None]
     together = iter([sharding.varying_together(a, a, *there, *others)[0] for a in there])
     return [None if a is None else next(together) for a in arrays]
-
