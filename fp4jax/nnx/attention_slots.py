@@ -56,7 +56,11 @@ class AttentionSlot(NamedTuple):
 
     def inject(self, recipe: Any) -> None:
         """Puts an operation with a recipe into the slot."""
-        setattr(self.module, SLOT, nnx.data(AttentionOp(recipe, self.module_path, self._stack)))
+        self.put(AttentionOp(recipe, self.module_path, self._stack))
+
+    def put(self, operation: nnx.Module) -> None:
+        """Puts an operation into the slot."""
+        setattr(self.module, SLOT, nnx.data(operation))
 
     def empty(self) -> None:
         """Puts back what the module has by default."""

@@ -34,6 +34,7 @@ def sensitivity_of_run(
     data: Data | Cohort,
     recipe: str | int | Recipe,
     *,
+    attention: str | None = None,
     metric: str = "kl",
     batches: int = 2,
     budget: float | None = None,
@@ -48,6 +49,7 @@ def sensitivity_of_run(
         path: the run's folder; an unfinished run is taken as it is, and says so.
         data: what the run was trained on, or other data that its network takes.
         recipe: whose operands are quantized.
+        attention: by which attentions are, each as a layer; None: they are no candidates.
         metric: what layers are weighed by: kl, loss, gradient or auprc, of the batches' pixels, the
             mean over regions. The table has all of them (auprc as its score), unless the batches
             have no positive pixel.
@@ -82,6 +84,7 @@ def sensitivity_of_run(
             score if scored else metric,
             loss=loss,
             activation="softmax" if exclusive(config) else "sigmoid",
+            attention=attention,
             progress=progress,
         )
     table = dataclasses.replace(table, metric="score" if metric == "auprc" else metric)
