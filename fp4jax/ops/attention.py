@@ -316,6 +316,8 @@ def _check_shapes(q: Array, k: Array, v: Array) -> None:
         )
     if q.shape[-1] != k.shape[-1]:
         raise ValueError(f"q and k must have the same channels: {shapes}")
+    if not q.shape[-1]:
+        raise ValueError(f"q and k must have channels: {shapes}")
     if not k.shape[-2] or q.shape[-2] % k.shape[-2]:
         raise ValueError(f"k's heads, at least one, must divide q's: {shapes}")
 

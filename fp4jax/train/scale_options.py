@@ -64,6 +64,12 @@ def check_run(config: Any, recipe: Recipe | Rules, defaults: dict[str, Any]) -> 
         if value != defaults[name]:
             raise ValueError(f"{name} is {value!r}, but {why}; leave it out.")
     amaxes = amaxes_of(recipe)
+    batches = config.calibration_batches
+    if config.calibrate is None and batches != defaults["calibration_batches"]:
+        raise ValueError(
+            f"calibration_batches is {batches}, but nothing is calibrated; give calibrate=max "
+            "(percentile, mse), or leave it out."
+        )
     if config.calibrate is not None and "learned" in amaxes:
         raise ValueError(
             f"calibrate is {config.calibrate!r}, but the recipe's amaxes are learned, and static "

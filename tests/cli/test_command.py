@@ -105,6 +105,10 @@ def test_help_shows_the_options_of_the_model(call):
         (("--arch", "resnet"), "no model 'resnet'; known names: cnn"),
         (("--arch", "resnet", "--model.stages", "4"), "--model.stages"),
         (("--learning-rate", "-1"), "--learning-rate is -1.0; it must be positive."),
+        (
+            ("--calibrate", "maxx"),
+            "--calibrate: invalid choice 'maxx'; allowed: max, mse, percentile, None. See --help.",
+        ),
         (("--epochs", "x"), "--epochs: 'x' is no integer. See --help."),
         (("--learning-rate", "x"), "--learning-rate: 'x' is no number. See --help."),
         (("--schedule", "x"), "--schedule"),
