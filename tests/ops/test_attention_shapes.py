@@ -59,7 +59,10 @@ SHARDED = (HEADS, HEADS, HEADS, P(None, "heads"), HEADS)
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=[slow] * (n != "attention_naive")) for n in RECIPES if "sr" not in n],
+    [
+        pytest.param(n, marks=[slow] * (n != "attention_naive"))
+        for n in ("attention_naive", "attention_qat", "attention_full", "tiles", "qk_only")
+    ],
 )
 def test_heads_on_two_devices(name):
     """With amax of all shards: the whole, in every bit."""
