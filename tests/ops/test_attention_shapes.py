@@ -92,7 +92,6 @@ def test_sharded_heads_are_unsharded(name, axis_type):
         results = jax.jit(functools.partial(run, recipe=recipe))(*placed)
     for found, whole in zip(results, expected, strict=True):
         assert relative_error(found, whole) < 3e-6
-    assert results[0].sharding.is_equivalent_to(placed[0].sharding, 4)
 
 
 @slow
