@@ -6,7 +6,7 @@ head of k; k (t, d), v (t, e); logits, P and dS (m, g, t).
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -46,6 +46,7 @@ def attention(
     amax: Mapping[str, Any] | None = None,
     axis_name: AxisName = None,
     switches: Mapping[str, Any] | None = None,
+    product: Callable[..., Any] | None = None,
 ) -> Shaped[Array, "..."]:
     """Softmax attention whose products q k^T and P v are quantized, forward and backward.
 
@@ -97,6 +98,8 @@ def attention(
         axis_name: as for :func:`fp4jax.dot_general`.
         switches: bools by product and role, likewise: an operand whose switch is off is in high
             precision.
+        product: what computes both products in place of :func:`fp4jax.dot_general`, with its
+            arguments; the derivative is then that of its operations.
 
     Returns:
         o (*b, m, h, e), in v's dtype. Reverse mode only, unless the recipe quantizes nothing. The
@@ -140,10 +143,10 @@ def attention(
     if keys is not None:
         keys = RoleKeys(*keys.of_data(q))
     q = q.reshape(*batch, m, heads, h // heads, d)
-    plan = Plan(recipe, float(d**-0.5 if scale is None else scale), precision, axis_name)
+    plan = Plan(recipe, float(d**-0.5 if scale is None else scale), precision, axis_name, product)
     arrays = _varying_together(q, k, v, bias, mask, factors, others=jax.tree.leaves(keys))
     given = _settled(plan, arrays, keys, by_product(amax, switches, recipe))
-    function: Any = _jitted if recipe.quantizes else _high_precision
+    function: Any = _jitted if recipe.quantizes and product is None else _plain
     o = jnp.moveaxis(function(plan, *arrays, keys, given), -4, -3)
     return o.reshape(*batch, m, h, v.shape[-1])
 
@@ -156,6 +159,7 @@ class Plan:
     scale: float
     precision: Any
     axis_name: AxisName
+    product: Callable[..., Any] | None = None
 
     def logits(self, q: Array, k: Array, keys: RoleKeys | None, given: Any) -> Array:
         """q k^T (*b, k, m, g, t) in float32, without scale."""
@@ -192,7 +196,9 @@ class Plan:
         keys: RoleKeys | None,
         given: Given,
     ) -> Array:
-        return dot_general(
+        # A product of somebody else's knows dot_general's older arguments.
+        switches = {} if given.switches is None else {"switches": given.switches}
+        return (self.product or dot_general)(
             *operands,
             self.precision,
             jnp.dtype(jnp.float32),
@@ -200,7 +206,7 @@ class Plan:
             key=keys if recipe.stochastic else None,
             amax=given.amax,
             axis_name=self.axis_name if recipe.quantizes else None,
-            switches=given.switches,
+            **switches,
         )
 
 
@@ -235,7 +241,7 @@ def _times(p: Array, factors: Array | None) -> Array:
     return p if factors is None else p * factors.astype(p.dtype)
 
 
-def _high_precision(plan: Plan, q, k, v, bias, mask, factors, keys, given) -> Array:
+def _plain(plan: Plan, q, k, v, bias, mask, factors, keys, given) -> Array:
     p = jax.nn.softmax(_scores(plan, plan.logits(q, k, keys, given), bias, mask))
     return plan.output(_times(p, factors), v, keys, given).astype(v.dtype)
 
