@@ -13,11 +13,14 @@ on where it was interrupted, and does nothing for runs that are finished.
 import dataclasses
 from pathlib import Path
 
+import tyro
+
 from experiments.command import main
 from experiments.options import HostOptions, RunOptions, SavingOptions, by_task, from_config
 from experiments.tables import print_runs
-from fp4jax.predict.pictures import Pictures
-from fp4jax.train import Options, Source, dry_run, train
+from experiments.track_options import TrackOptions
+from fp4jax.predict.pictures import Pictures, is_synthetic
+from fp4jax.train import Listeners, Options, Source, dry_run, train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Args:
     out: Path = Path("runs")
     # draw what was found in the test patients; pictures of patients may not be passed on freely
     # (of the synthetic cohort they are always drawn)
-    pictures: bool = False
+    pictures: tyro.conf.FlagCreatePairsOff[bool] = False
+    tracking: TrackOptions = dataclasses.field(default_factory=TrackOptions)
     saving: SavingOptions = dataclasses.field(default_factory=SavingOptions)
     hosts: HostOptions = dataclasses.field(default_factory=HostOptions)
     # wait for runs that another process trains; default: leave them alone
@@ -47,10 +51,15 @@ def command(args: Args) -> None:
         absent = args.source.root is None and config.data.needs_root
         print(dry_run(config, None if absent else config.data.open(args.source)))
         return
-    with args.hosts.joined() as devices:
+    synthetic = is_synthetic(config.data)
+    with (
+        args.hosts.joined() as devices,
+        args.tracking.listeners(args.out, synthetic) as trackers,
+    ):
         data = config.data.open(args.source)
+        drawn = Pictures(args.pictures, args.source if args.pictures else None)
         options = Options(
-            listener=Pictures(args.pictures, args.source if args.pictures else None),
+            listener=Listeners([drawn, *trackers]),
             saving=args.saving.saving(),
             wait=None if args.wait else 0.0,
             devices=devices,

@@ -10,6 +10,7 @@ from fp4jax.train.listeners import Guarded, Listener, Listeners
 
 CALLS = [
     ("begins", (["run"],)),
+    ("starts", ("run", Path("runs/one"))),
     ("steps", (3,)),
     ("epoch", ("cnn", {"epoch": 1})),
     ("ended", ("run", None, Path("runs/one"))),
@@ -29,6 +30,9 @@ class Recorder(Listener):
 
     def begins(self, runs):
         self._note("begins", (runs,))
+
+    def starts(self, run, folder):
+        self._note("starts", (run, folder))
 
     def steps(self, done):
         self._note("steps", (done,))
