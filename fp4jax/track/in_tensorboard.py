@@ -1,4 +1,4 @@
-"""TensorBoard: event files in ``tensorboard/RUN``, of which ``tensorboard --logdir`` makes pages."""
+"""TensorBoard: event files in ``tensorboard/RUN``, which ``tensorboard --logdir`` shows."""
 
 import io
 import json
