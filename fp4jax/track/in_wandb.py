@@ -1,4 +1,4 @@
-"""Weights & Biases: a run for each run; offline, in files, unless the environment says otherwise."""
+"""Weights & Biases: a run for each run; offline, unless the environment says otherwise."""
 
 import io
 import os

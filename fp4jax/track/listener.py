@@ -35,6 +35,7 @@ class Tracking(Listener):
     Example:
         >>> import tempfile
         >>> from fp4jax.track import Log
+        >>> from fp4jax.train import RunConfig
         >>> class Kept(Tracker, Log):
         ...     def open(self, run):
         ...         return self

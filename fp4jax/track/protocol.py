@@ -77,7 +77,8 @@ class Tracker:
         >>> class ConsoleLog(Log):
         ...     def scalars(self, epoch, values):
         ...         print(epoch, values["train_loss"])
-        >>> Console().open(Tracked("cnn_4m", Path("runs/cnn_4m"), {})).scalars(1, {"train_loss": 0.5})
+        >>> log = Console().open(Tracked("cnn_4m", Path("runs/cnn_4m"), {}))
+        >>> log.scalars(1, {"train_loss": 0.5})
         1 0.5
     """
 

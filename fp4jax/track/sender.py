@@ -1,4 +1,4 @@
-"""Sender: a thread that makes calls in order, so that a slow tracker holds no training step back."""
+"""Sender: a thread that makes calls in order, so that a slow tracker holds no step back."""
 
 import queue
 import threading
@@ -18,7 +18,7 @@ class Sender:
         >>> sender = Sender("example")
         >>> for i in range(3):
         ...     sender(lambda i=i: done.append(i))
-        >>> sender.close(seconds=10), done
+        >>> sender.close(seconds=10.0), done
         (0, [0, 1, 2])
     """
 

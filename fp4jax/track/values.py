@@ -25,9 +25,9 @@ def scores(summary: Mapping[str, Any]) -> dict[str, float]:
     ``val_auprc`` is a curve.
 
     Example:
-        >>> scores({"threshold": 0.4, "val": {"auprc": 0.8}, "test": {"auprc": 0.7, "bins": [1, 2]}})
+        >>> scores({"threshold": 0.4, "val": {"auprc": 0.8}, "test": {"auprc": 0.7, "bins": [1]}})
         {'threshold': 0.4, 'best_val_auprc': 0.8, 'test_auprc': 0.7}
-        >>> scores({"test": {}, "test_regions": {"core": {"dice": 0.5}}, "test_patients": {"p": 0.6}})
+        >>> scores({"test_regions": {"core": {"dice": 0.5}}, "test_patients": {"a": 0.6}})
         {'test_core_dice': 0.5}
     """
     found = {name: summary.get(name) for name in _OF_RUN}
@@ -41,8 +41,8 @@ def flat(record: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     """Records within a record with dots in their names; what is None or empty is left out.
 
     Example:
-        >>> flat({"arch": "cnn", "data": {"cohort": "lgg", "channels": ["pre", "flair"]}, "keep": None})
-        {'arch': 'cnn', 'data.cohort': 'lgg', 'data.channels': 'pre, flair'}
+        >>> flat({"arch": "cnn", "data": {"channels": ["pre", "flair"]}, "keep": None})
+        {'arch': 'cnn', 'data.channels': 'pre, flair'}
     """
     found: dict[str, Any] = {}
     for key, value in record.items():

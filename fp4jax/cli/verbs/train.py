@@ -37,6 +37,7 @@ class Args:
     # draw what was found in the test patients; pictures of patients may not be passed on freely
     # (of the synthetic cohort they are always drawn)
     pictures: tyro.conf.FlagCreatePairsOff[bool] = False
+
     tracking: TrackOptions = dataclasses.field(default_factory=TrackOptions)
     saving: SavingOptions = dataclasses.field(default_factory=SavingOptions)
     hosts: HostOptions = dataclasses.field(default_factory=HostOptions)
