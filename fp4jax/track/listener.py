@@ -1,6 +1,7 @@
 """Tracking: the listener that shows runs in a tracker; what goes wrong with that stops no run."""
 
 import contextlib
+import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from fp4jax.train.listeners import Listener, Listeners
 
 #: Seconds that a command waits at its end for a tracker that has not taken all.
 PATIENCE = 60.0
+_LOCKS = ".tracking"
 
 
 class Tracking(Listener):
@@ -31,6 +33,7 @@ class Tracking(Listener):
         name: of the tracker, in messages.
         tracker: where runs are shown.
         pictures: of what was found in test patients, too.
+        locks: a folder by which processes that share runs see which of them tells of one.
 
     Example:
         >>> import tempfile
@@ -50,14 +53,17 @@ class Tracking(Listener):
         1 {'val_auprc': 0.5}
     """
 
-    def __init__(self, name: str, tracker: Tracker, pictures: bool = True):
+    def __init__(
+        self, name: str, tracker: Tracker, pictures: bool = True, locks: Path | None = None
+    ):
         self.name, self.tracker, self.pictures = name, tracker, pictures
         self._sender = Sender(f"tracker {name}")
         self._runs: dict[str, Shown] = {}
+        self._locks = locks
 
     def starts(self, run: Any, folder: Path) -> None:
         """Opens a log, and tells it of the epochs before."""
-        shown = self._runs[folder.name] = Shown(self.tracker, _tracked(run, folder))
+        shown = self._runs[folder.name] = self._shown(run, folder)
         history = RunFolder(folder).history()
         self._sender(lambda: shown.epochs(history))
 
@@ -77,11 +83,16 @@ class Tracking(Listener):
             return
 
         def tell() -> None:
-            shown = known or Shown(self.tracker, _tracked(run, folder))
+            shown = known or self._shown(run, folder)
             shown.finish(RunFolder(folder).history(), scores(summary), pictures)
 
         pictures = _pictures(folder, summary) if self.pictures else dict
         self._sender(tell)
+
+    def _shown(self, run: Any, folder: Path) -> Shown:
+        digest = hashlib.sha256(self.name.encode()).hexdigest()[:8]
+        lock = None if self._locks is None else self._locks / f"{folder.name}.{digest}.lock"
+        return Shown(self.tracker, _tracked(run, folder), lock)
 
     def close(self) -> None:
         """Closes what is open, and waits until the tracker has all, :data:`PATIENCE` at most."""
@@ -114,7 +125,7 @@ def tracking(specs: Sequence[str], out: Path, pictures: bool = True) -> Iterator
     """
     if len(set(specs)) < len(specs):
         raise ValueError(f"track is {', '.join(specs)}; name each tracker once.")
-    shown = [Tracking(spec, tracker(spec, out), pictures) for spec in specs]
+    shown = [Tracking(spec, tracker(spec, out), pictures, out / _LOCKS) for spec in specs]
     try:
         # One for all, since each warns once.
         yield [Listeners(shown)] if shown else []

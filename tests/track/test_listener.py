@@ -145,6 +145,27 @@ def test_a_finished_run_that_the_tracker_has_is_not_told_again(tmp_path):
     assert "of a name" not in str(kept.said)
 
 
+def test_of_two_processes_one_tells(tmp_path):
+    """Workers of a study are all told of what is finished."""
+    folder, summary = folder_of(tmp_path, 3), {"test": {}}
+    training, other, later = Kept(), Kept(), Kept()
+    of = {kept: Tracking("same", kept, locks=tmp_path / "locks") for kept in (training, other)}
+    of[training].starts(RUN, folder.path)
+    while len(curve(training)) < 3:
+        time.sleep(0.01)
+    of[other].ended(RUN, summary, folder.path)
+    of[other].close()
+    of[training].ended(RUN, summary, folder.path)
+    of[training].close()
+    assert other.said == []
+    assert training.said[-1] == ("cnn_s1", "finished")
+    third = Tracking("same", later, locks=tmp_path / "locks")
+    third.ended(RUN, summary, folder.path)
+    third.close()
+    assert later.said[-1] == ("cnn_s1", "finished")
+    assert not list((tmp_path / "locks").iterdir())
+
+
 def test_what_is_wrong_is_said_before_anything_is_trained(tmp_path, registries):
     with pytest.raises(ValueError, match="no tracker 'neptune'; known names: tensorboard"):
         tracker("neptune:lab", tmp_path)
