@@ -28,7 +28,7 @@ class Claim:
 
     def take(self) -> bool:
         """Whether it is this one's now."""
-        if self._lock is None or self._path is None:
+        if self._lock is None or self._path is None or self._lock.is_locked:
             return True
         self._path.parent.mkdir(parents=True, exist_ok=True)
         try:
