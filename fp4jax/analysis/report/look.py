@@ -26,7 +26,7 @@ th.sorts { cursor: pointer; } th[aria-sort=ascending]::after { content: " ▲"; 
 th[aria-sort=descending]::after { content: " ▼"; }
 figure { margin: 1.2rem 0; } figure img { max-width: 100%; height: auto; background: #fff;
   border: 1px solid var(--line); border-radius: 4px; padding: 4px; }
-figure img { cursor: zoom-in; } 
+figure img { cursor: zoom-in; }
 figure img.pixels { image-rendering: pixelated; width: 100%; padding: 0; background: none; }
 dialog { border: 0; padding: 0; margin: auto; max-width: 100vw; max-height: 100vh; overflow: auto;
   background: #fff; cursor: zoom-out; } dialog::backdrop { background: rgb(0 0 0 / .75); }
