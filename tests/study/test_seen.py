@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import runpy
 import sys
 import threading
@@ -54,6 +55,7 @@ def test_what_runs_where(out):
         assert left(seen.runs) == 140
         text = shown(seen)
     assert "5 of 6 runs are over, 2 min to go" in text
+    assert re.search(r"^\S+ +epoch 4 +loss \d\.\d{3} [▁▂▃▄▅▆▇█]+", text, re.MULTILINE)
     record = json.loads((running / "status.json").read_text())
     (row,) = (line for line in text.splitlines() if record["host"] in line)
     assert [cell.strip() for cell in row.split("│")[1:-1]] == [
