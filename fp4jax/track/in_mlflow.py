@@ -38,7 +38,7 @@ class Mlflow(Tracker):
         # Nothing is sent to anybody that nobody asked for.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         with Extra("track"):
-            import mlflow  # noqa: F401
+            import mlflow  # noqa: F401  # pyright: ignore
         self.uri = target or os.environ.get("MLFLOW_TRACKING_URI", "")
         if not self.uri:
             raise ValueError(
@@ -68,7 +68,7 @@ class Mlflow(Tracker):
     def _connected(self) -> tuple[Any, str]:
         """Client, and id of the experiment; from the thread that writes, since it may take long."""
         if self._known is None:
-            from mlflow import MlflowClient
+            from mlflow import MlflowClient  # pyright: ignore
 
             client = MlflowClient(tracking_uri=self.uri)
             name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "fp4jax")
@@ -84,7 +84,7 @@ class Mlflow(Tracker):
         return self._known
 
     def _describe(self, client: Any, run_id: str, config: Mapping[str, Any]) -> None:
-        from mlflow.entities import Param
+        from mlflow.entities import Param  # pyright: ignore
 
         params = [Param(name, str(value)[:_LONGEST]) for name, value in config.items()]
         for start in range(0, len(params), _AT_ONCE):
@@ -102,7 +102,7 @@ class _Run(Log):
         self.epoch = max(points, default=0)
 
     def scalars(self, epoch: int, values: Mapping[str, float]) -> None:
-        from mlflow.entities import Metric
+        from mlflow.entities import Metric  # pyright: ignore
 
         now = int(1000 * time.time())
         metrics = [Metric(name, value, now, epoch) for name, value in values.items()]

@@ -33,7 +33,7 @@ class TensorBoard(Tracker):
 
     def __init__(self, target: str, out: Path):
         with Extra("track"):
-            import tensorboardX  # noqa: F401
+            import tensorboardX  # noqa: F401  # pyright: ignore
         self.folder = Path(target).expanduser() if target else out / "tensorboard"
 
     def open(self, run: Tracked) -> Log:
@@ -49,7 +49,7 @@ class TensorBoard(Tracker):
 
 class _Events(Log):
     def __init__(self, folder: Path, config: Mapping[str, Any]):
-        from tensorboardX import SummaryWriter
+        from tensorboardX import SummaryWriter  # pyright: ignore
 
         old = list(folder.glob(_EVENTS))
         self._folder, self._config = folder, dict(config)
@@ -68,7 +68,7 @@ class _Events(Log):
         self._writer.flush()
 
     def scores(self, epoch: int, values: Mapping[str, float]) -> None:
-        from tensorboardX.summary import hparams
+        from tensorboardX.summary import hparams  # pyright: ignore
 
         self.scalars(epoch, values)
         plain = {

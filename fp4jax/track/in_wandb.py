@@ -32,7 +32,7 @@ class Wandb(Tracker):
         # Reports of its errors would go to its makers.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         with Extra("track"):
-            import wandb  # noqa: F401
+            import wandb  # noqa: F401  # pyright: ignore
         *entity, project = (target or os.environ.get("WANDB_PROJECT", "fp4jax")).split("/")
         if len(entity) > 1 or not project:
             raise ValueError(
@@ -42,7 +42,7 @@ class Wandb(Tracker):
 
     def open(self, run: Tracked) -> Log:
         """The W&B run with the id, or a new one."""
-        import wandb
+        import wandb  # pyright: ignore
 
         self.out.mkdir(parents=True, exist_ok=True)
         settings = wandb.Settings(
@@ -94,7 +94,7 @@ class _Run(Log):
         self._run.summary.update(dict(values))
 
     def picture(self, name: str, png: bytes) -> None:
-        import wandb
+        import wandb  # pyright: ignore
 
         with Extra("study"):
             from PIL import Image

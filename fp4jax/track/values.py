@@ -30,7 +30,7 @@ def scores(summary: Mapping[str, Any]) -> dict[str, float]:
         >>> scores({"test_regions": {"core": {"dice": 0.5}}, "test_patients": {"a": 0.6}})
         {'test_core_dice': 0.5}
     """
-    found = {name: summary.get(name) for name in _OF_RUN}
+    found: dict[str, Any] = {name: summary.get(name) for name in _OF_RUN}
     found |= _parts(summary)
     static = summary.get("static", {})
     found |= {f"static_{name}": value for name, value in _parts(static).items()}

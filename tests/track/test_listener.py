@@ -211,3 +211,8 @@ def test_a_tracker_of_ones_own_sees_a_training(tmp_path, registries):
             assert own[2][:2] == ("scores", 2)
             assert own[2][2]["test_auprc"] == folder.summary()["test"]["auprc"]
             assert own[3:] == [("predictions", b"\x89PNG"), ("finished",)]
+    # Tracked later, finished runs are told from their files.
+    with tracking(["own:c"], tmp_path) as listeners:
+        options = Options(Listeners(listeners), progress=False)
+        train(config, blobs.cohort(), tmp_path / "with", [1, 2], options=options)
+    assert sorted(map(repr, kept["c"].said)) == sorted(map(repr, kept["a"].said))
