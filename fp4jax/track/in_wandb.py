@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ class Wandb(Tracker):
 
     Nothing leaves the machine unless ``WANDB_MODE`` says so (``online``): files are written to
     ``wandb`` in ``out``, and ``wandb sync`` uploads them when it is called. A run that goes on
-    continues under its id; which epochs were written is kept in ``wandb/epochs``, since W&B cannot
-    take a point back. Epochs after a checkpoint that are trained again are not written again.
+    keeps its id. Its files that were not uploaded are written anew, from ``metrics.jsonl``: what a
+    killed process had not written yet is not missed. W&B cannot take a point back; so of a run
+    that is online, or was uploaded, ``wandb/epochs`` has the last epoch, and only later ones are
+    sent.
 
     Args:
         target: PROJECT or ENTITY/PROJECT; default: ``WANDB_PROJECT``, else ``fp4jax``.
@@ -45,6 +48,10 @@ class Wandb(Tracker):
         import wandb  # pyright: ignore
 
         self.out.mkdir(parents=True, exist_ok=True)
+        mode = os.environ.get("WANDB_MODE", "offline")
+        parts = sorted((self.out / "wandb").glob(f"offline-run-*-{run.name}"))
+        uploaded = any(next(part.glob("*.synced"), None) for part in parts)
+        anew = mode == "offline" and not uploaded
         settings = wandb.Settings(
             silent=True,
             console="off",
@@ -61,13 +68,15 @@ class Wandb(Tracker):
             name=run.name,
             group=run.group or None,
             config=dict(run.config),
-            mode=os.environ.get("WANDB_MODE", "offline"),  # pyright: ignore
+            mode=mode,  # pyright: ignore
             resume="allow",
             # Several runs of a process at a time.
             reinit="create_new",
             settings=settings,
         )
-        return _Run(own, self._record(run))
+        for part in parts if anew else ():
+            shutil.rmtree(part, ignore_errors=True)
+        return _Run(own, self._record(run), anew)
 
     def has(self, run: Tracked) -> bool:
         """By what was kept of it."""
@@ -79,11 +88,11 @@ class Wandb(Tracker):
 
 
 class _Run(Log):
-    def __init__(self, run: Any, record: Path):
+    def __init__(self, run: Any, record: Path, anew: bool):
         self._run, self._record = run, record
-        kept = (read_json(record) or {}).get("epoch", 0)
-        # Online, the server knows; the next step of a run that goes on.
-        self.epoch = max(kept, run.step - 1)
+        kept = 0 if anew else (read_json(record) or {}).get("epoch", 0)
+        # Online, the server knows: the next step of a run that goes on.
+        self.epoch = 0 if anew else max(kept, run.step - 1)
         record.parent.mkdir(parents=True, exist_ok=True)
 
     def scalars(self, epoch: int, values: Mapping[str, float]) -> None:
