@@ -6,7 +6,7 @@ head of k; k (t, d), v (t, e); logits, P and dS (m, g, t).
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -45,6 +45,7 @@ def attention(
     key: Array | RoleKeys | None = None,
     amax: Mapping[str, Any] | None = None,
     axis_name: AxisName = None,
+    product: Callable[..., Any] | None = None,
 ) -> Shaped[Array, "..."]:
     """Softmax attention whose products q k^T and P v are quantized, forward and backward.
 
@@ -93,6 +94,8 @@ def attention(
         amax: of operands with ``amax="static"``, by product and role: {"qk.fprop.x": ...,
             "pv.fprop.w": ...}, see :func:`fp4jax.dot_general`.
         axis_name: as for :func:`fp4jax.dot_general`.
+        product: what computes both products in place of :func:`fp4jax.dot_general`, with its
+            arguments; the derivative is then that of its operations.
 
     Returns:
         o (*b, m, h, e), in v's dtype. Reverse mode only, unless the recipe quantizes nothing. The
@@ -136,10 +139,10 @@ def attention(
     if keys is not None:
         keys = RoleKeys(*keys.of_data(q))
     q = q.reshape(*batch, m, heads, h // heads, d)
-    plan = Plan(recipe, float(d**-0.5 if scale is None else scale), precision, axis_name)
+    plan = Plan(recipe, float(d**-0.5 if scale is None else scale), precision, axis_name, product)
     arrays = _varying_together(q, k, v, bias, mask, factors, others=jax.tree.leaves(keys))
     of_products = _by_product(amax, recipe)
-    function: Any = _jitted if recipe.quantizes else _high_precision
+    function: Any = _jitted if recipe.quantizes and product is None else _plain
     o = jnp.moveaxis(function(plan, *arrays, keys, of_products), -4, -3)
     return o.reshape(*batch, m, h, v.shape[-1])
 
@@ -152,6 +155,7 @@ class Plan:
     scale: float
     precision: Any
     axis_name: AxisName
+    product: Callable[..., Any] | None = None
 
     def logits(self, q: Array, k: Array, keys: RoleKeys | None, amax: Any) -> Array:
         """q k^T (*b, k, m, g, t) in float32, without scale."""
@@ -184,7 +188,7 @@ class Plan:
         keys: RoleKeys | None,
         amax: Mapping[str, Any] | None,
     ) -> Array:
-        return dot_general(
+        return (self.product or dot_general)(
             lhs,
             rhs,
             dims,
@@ -209,7 +213,7 @@ def _times(p: Array, factors: Array | None) -> Array:
     return p if factors is None else p * factors.astype(p.dtype)
 
 
-def _high_precision(plan: Plan, q, k, v, bias, mask, factors, keys, amax) -> Array:
+def _plain(plan: Plan, q, k, v, bias, mask, factors, keys, amax) -> Array:
     p = jax.nn.softmax(_scores(plan, plan.logits(q, k, keys, amax), bias, mask))
     return plan.output(_times(p, factors), v, keys, amax).astype(v.dtype)
 
