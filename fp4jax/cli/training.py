@@ -4,8 +4,9 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from fp4jax.predict.pictures import Pictures
-from fp4jax.train import Devices, Options, RunConfig, RunFolder, Saving, Source, train
+from fp4jax.cli.track_options import TrackOptions
+from fp4jax.predict.pictures import Pictures, is_synthetic
+from fp4jax.train import Devices, Listeners, Options, RunConfig, RunFolder, Saving, Source, train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Training:
         saving: when checkpoints are written.
         pictures: draw what was found in the test patients.
         wait: seconds to wait for runs that another process trains; None: without end.
+        tracking: where runs are shown; of several processes the first one does.
     """
 
     config: RunConfig
@@ -29,16 +31,21 @@ class Training:
     saving: Saving
     pictures: bool
     wait: float | None
+    tracking: TrackOptions = dataclasses.field(default_factory=TrackOptions)
 
     def __call__(self, devices: Devices | None) -> list[RunFolder]:
         """Trains what is open; on all of these devices, if several share a batch."""
         if devices is not None and devices.first:
             print(f"training on {devices}", file=sys.stderr, flush=True)
-        options = Options(
-            listener=Pictures(self.pictures, self.source if self.pictures else None),
-            saving=self.saving,
-            wait=self.wait,
-            devices=devices,
-        )
-        data = self.config.data.open(self.source)
-        return train(self.config, data, self.out, self.seeds, options=options)
+        first = devices is None or devices.first
+        tracking = self.tracking if first else TrackOptions()
+        with tracking.listeners(self.out, is_synthetic(self.config.data)) as trackers:
+            pictures = Pictures(self.pictures, self.source if self.pictures else None)
+            options = Options(
+                listener=Listeners([pictures, *trackers]),
+                saving=self.saving,
+                wait=self.wait,
+                devices=devices,
+            )
+            data = self.config.data.open(self.source)
+            return train(self.config, data, self.out, self.seeds, options=options)

@@ -6,6 +6,7 @@
     srun fp4jax train-volumes --root BraTS2023 --distributed
     fp4jax train-volumes --root BraTS2023 --distributed --engine ray --address auto
     fp4jax train --config runs/RUN/config.json --recipe full
+    fp4jax train --arch cnn --recipe full --track tensorboard wandb:lab
 
 Each run has a folder under --out, named by its configuration and its data. Repeating a command goes
 on where it was interrupted, and does nothing for runs that are finished.
@@ -14,10 +15,13 @@ on where it was interrupted, and does nothing for runs that are finished.
 import dataclasses
 from pathlib import Path
 
+import tyro
+
 from fp4jax.cli.command import Verb
 from fp4jax.cli.host_options import HostOptions
 from fp4jax.cli.options import RunOptions, SavingOptions, by_task, from_config
 from fp4jax.cli.tables import print_runs
+from fp4jax.cli.track_options import TrackOptions
 from fp4jax.cli.training import Training
 from fp4jax.train import Source, dry_run
 
@@ -34,7 +38,9 @@ class Args:
     out: Path = Path("runs")
     # draw what was found in the test patients; pictures of patients may not be passed on freely
     # (of the synthetic cohort they are always drawn)
-    pictures: bool = False
+    pictures: tyro.conf.FlagCreatePairsOff[bool] = False
+
+    tracking: TrackOptions = dataclasses.field(default_factory=TrackOptions)
     saving: SavingOptions = dataclasses.field(default_factory=SavingOptions)
     hosts: HostOptions = dataclasses.field(default_factory=HostOptions)
     # wait for runs that another process trains; default: leave them alone
@@ -53,7 +59,9 @@ def command(args: Args) -> None:
     saving = args.saving.saving()
     # Processes of a cluster may begin in another folder.
     out = args.out.absolute() if args.hosts.engine == "ray" else args.out
-    training = Training(config, args.source, out, args.seeds, saving, args.pictures, wait)
+    training = Training(
+        config, args.source, out, args.seeds, saving, args.pictures, wait, args.tracking
+    )
     folders = args.hosts.run(training)
     if folders is None:  # the first of several processes says it
         return
