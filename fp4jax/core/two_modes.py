@@ -30,6 +30,7 @@ def two_modes(
     tangent: Callable[[Any, Any, Sequence[Array | None]], Array],
     backward: Callable[[Any, Any, Array], Sequence[Any]],
     wrt: int = 2,
+    value: Callable[..., Array] | None = None,
 ) -> Callable[..., Array]:
     """``(plan, *args) -> y``, with a rule for tangents and another for gradients.
 
@@ -43,8 +44,9 @@ def two_modes(
             tangents; one is None where it is zero.
         backward: ``(plan, residuals, g) -> (gx, gw, ...)``: the gradients of the first ``wrt`` args
             (more may follow).
-        wrt: how many args have derivatives, each an array (or None). The derivatives with respect
-            to all others are zero.
+        wrt: how many args have derivatives, if they are arrays. All other derivatives are zero.
+        value: y alone, where nothing is differentiated; None for that of ``forward``. A ``forward``
+            that calls the function itself is never differentiated as it is written.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -64,11 +66,11 @@ def two_modes(
 
     @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
     def function(plan: Any, *args: Any) -> Array:
-        return forward(plan, *args)[0]
+        return forward(plan, *args)[0] if value is None else value(plan, *args)
 
     def rule(plan: Any, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Array, Any]:
         y, residuals = forward(plan, *primals)
-        moving = {i: t for i, t in enumerate(tangents[:wrt]) if not _is_zero(t)}
+        moving = {i: t for i, t in enumerate(tangents[:wrt]) if _moves(t)}
         if not moving:
             return y, SymbolicZero(jax.typeof(y).to_tangent_aval())
         leaves, structure = jax.tree.flatten(residuals)
@@ -79,8 +81,10 @@ def two_modes(
     return function
 
 
-def _is_zero(tangent: Any) -> bool:
-    return tangent is None or isinstance(tangent, SymbolicZero)
+def _moves(tangent: Any) -> bool:
+    """Whether it is of an array and not zero."""
+    leaves = jax.tree.leaves(tangent)
+    return len(leaves) == 1 and leaves[0] is tangent and not isinstance(tangent, SymbolicZero)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +143,7 @@ class _Lanes:
 _tangent = Primitive("two_modes_tangent")
 
 
-def _evaluate(*args: Array, call: _Call | _Lanes, out: Any) -> Array:
+def _evaluate(*args: Any, call: _Call | _Lanes, out: Any) -> Array:
     return call.tangent(args[: call.residuals], args[call.residuals :])
 
 
@@ -147,14 +151,14 @@ mlir.register_lowering(_tangent, mlir.lower_fun(_evaluate, multiple_results=Fals
 
 
 @_tangent.def_impl
-def _run(*args: Array, **params: Any) -> Array:
+def _run(*args: Any, **params: Any) -> Array:
     # A primitive is compiled even where JAX's functions are not.
     with jax.disable_jit(False):
         return _compiled(*args, **params)
 
 
 @functools.partial(jax.jit, static_argnames=("call", "out"))
-def _compiled(*args: Array, **params: Any) -> Array:
+def _compiled(*args: Any, **params: Any) -> Array:
     return _tangent.bind(*args, **params)
 
 

@@ -1,4 +1,4 @@
-"""Attention whose two products are quantized: a custom_vjp around two contractions and a softmax.
+"""Attention whose two products are quantized: two contractions around a softmax.
 
 Notation, for each batch entry and each head of k: q (m, g, d), with the g heads of q that share a
 head of k; k (t, d), v (t, e); logits, P and dS (m, g, t).
@@ -18,6 +18,7 @@ from fp4jax.core.formats import float_array
 from fp4jax.core.quantizer import check_key
 from fp4jax.core.seeds import AxisName
 from fp4jax.core.spec import shown
+from fp4jax.core.two_modes import two_modes
 from fp4jax.core.typing import Array, ArrayLike, Shaped
 from fp4jax.ops.attention_recipe import AttentionRecipe, get_attention_recipe
 from fp4jax.ops.dot import dot_general
@@ -139,7 +140,7 @@ def attention(
     plan = Plan(recipe, float(d**-0.5 if scale is None else scale), precision, axis_name)
     arrays = _varying_together(q, k, v, bias, mask, factors, others=jax.tree.leaves(keys))
     of_products = _by_product(amax, recipe)
-    function: Any = _jitted if recipe.quantizes else _high_precision
+    function: Any = _jitted if recipe.quantizes else _composed
     o = jnp.moveaxis(function(plan, *arrays, keys, of_products), -4, -3)
     return o.reshape(*batch, m, h, v.shape[-1])
 
@@ -209,14 +210,9 @@ def _times(p: Array, factors: Array | None) -> Array:
     return p if factors is None else p * factors.astype(p.dtype)
 
 
-def _high_precision(plan: Plan, q, k, v, bias, mask, factors, keys, amax) -> Array:
+def _composed(plan: Plan, q, k, v, bias, mask, factors, keys, amax) -> Array:
     p = jax.nn.softmax(_scores(plan, plan.logits(q, k, keys, amax), bias, mask))
     return plan.output(_times(p, factors), v, keys, amax).astype(v.dtype)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(plan: Plan, q, k, v, bias, mask, factors, keys, amax) -> Array:
-    return _forward(plan, q, k, v, bias, mask, factors, keys, amax)[0]
 
 
 def _forward(plan: Plan, q, k, v, bias, mask, factors, keys, amax):
@@ -245,11 +241,28 @@ def _backward(plan: Plan, saved, do):
         ds = jnp.where(mask, ds, np.float32(0))
     dq, dk = of_logits(ds * np.float32(plan.scale))
     dbias = None if bias is None else _summed_to(ds, bias)
-    return dq, dk, dv, dbias, None, None, None, None
+    return dq, dk, dv, dbias
+
+
+def _tangent(plan: Plan, saved, tangents):
+    """Of the forward pass, each product with the tangent of :func:`fp4jax.dot_general`."""
+    *args, mask, factors, keys, amax, _, _ = saved
+    moving = [i for i, t in enumerate(tangents) if t is not None]
+
+    def of_moving(*values: Array) -> Array:
+        used = list(args)
+        for i, value in zip(moving, values, strict=True):
+            used[i] = value
+        return _composed(plan, *used, mask, factors, keys, amax)
+
+    moved = [args[i] for i in moving], [tangents[i] for i in moving]
+    return jax.jvp(of_moving, *moved)[1]
 
 
 # As in dot.py.
-_attend.defvjp(_forward, jax.jit(_backward, static_argnums=0, inline=True))
+_attend = two_modes(
+    _forward, _tangent, jax.jit(_backward, static_argnums=0, inline=True), wrt=4
+)
 _jitted = jax.jit(_attend, static_argnums=0, inline=True)
 
 
