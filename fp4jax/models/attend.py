@@ -107,8 +107,9 @@ def _backward(block, saved, g):
 def _tangent(block, saved, tangents):
     """That of the forward pass, as it is written."""
     qkv, bias, labels, _ = saved
-    moved = [jnp.zeros_like(a) if t is None else t for a, t in zip((qkv, bias), tangents, strict=True)]
-    return jax.jvp(lambda *args: _forward(block, *args, labels)[0], (qkv, bias), moved)[1]
+    primals = qkv, bias
+    moved = (jnp.zeros_like(a) if t is None else t for a, t in zip(primals, tangents, strict=True))
+    return jax.jvp(lambda *args: _forward(block, *args, labels)[0], primals, tuple(moved))[1]
 
 
 _attend = two_modes(_forward, _tangent, _backward)
