@@ -5,7 +5,6 @@ head of k; k (t, d), v (t, e); logits, P and dS (m, g, t).
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -96,8 +95,9 @@ def attention(
         axis_name: as for :func:`fp4jax.dot_general`.
 
     Returns:
-        o (*b, m, h, e), in v's dtype. Reverse mode only, unless the recipe quantizes nothing. The
-        backward pass computes the logits, and what is quantized of the forward pass, again.
+        o (*b, m, h, e), in v's dtype. The backward pass computes the logits, and what is quantized
+        of the forward pass, again. Forward mode (``jax.jvp``) is the derivative of the forward pass
+        straight through the rounding: that of "attention_qat" in every recipe.
 
     Raises:
         ValueError: shapes that do not fit, an unknown recipe, a missing key, and what
@@ -260,9 +260,7 @@ def _tangent(plan: Plan, saved, tangents):
 
 
 # As in dot.py.
-_attend = two_modes(
-    _forward, _tangent, jax.jit(_backward, static_argnums=0, inline=True), wrt=4
-)
+_attend = two_modes(_forward, _tangent, jax.jit(_backward, static_argnums=0, inline=True), wrt=4)
 _jitted = jax.jit(_attend, static_argnums=0, inline=True)
 
 

@@ -79,8 +79,14 @@ def dot_general(
 
     Returns:
         What ``jax.lax.dot_general`` returns: same shape, dtype and sharding. Gradients have their
-        primals' dtypes and shardings; there is no forward-mode derivative (unless the recipe
-        quantizes nothing). Gradients of gradients pass straight through the rounding.
+        primals' dtypes and shardings.
+
+        Forward mode (``jax.jvp``, ``jax.jacfwd``, ``jax.linearize``) passes straight through the
+        rounding, ``dy = dx Q(w) + Q(x) dw`` with fprop's operands; nothing else is quantized. So
+        ``jax.grad`` is its transpose for recipes with ``residuals="quantized"`` that quantize
+        nothing but fprop ("chain_rule"), and for others not: what is transposed is the linear
+        function of ``jax.linearize``, by dgrad and wgrad. Gradients of gradients, and
+        ``jax.hessian``, pass straight through the rounding of all of them.
 
         What is a tensor decides amax, and where wgrad's blocks lie: under ``shard_map`` it is each
         shard (whose random bits differ from the others'), under ``vmap`` each example. So a layer
@@ -89,8 +95,6 @@ def dot_general(
         that enters as one array is one tensor.
 
     Raises:
-        TypeError: from JAX, for ``jax.jvp``, ``jax.jacfwd`` or ``jax.linearize`` of a call whose
-            recipe quantizes: rounding has no derivative, only a rule for reverse mode.
         ValueError: for dtypes that cannot be quantized, a missing key, a missing or unused amax,
             or ``amax="example"`` where lhs's leading dimension is contracted.
 

@@ -58,8 +58,8 @@ def scaled_matmul(
 
     Returns:
         The product, in ``preferred_element_type``. Works under ``jit``, ``vmap`` (over a, or
-        stacks of QTensors) and ``grad``: the gradient of a is ``g @ dequantized(b).T``, that of
-        a QTensor is zero (or None).
+        stacks of QTensors), ``grad`` and ``jvp``: the gradient of a is ``g @ dequantized(b).T``,
+        its tangent the product of da; those of a QTensor are zero.
 
     Raises:
         ValueError: for shapes, dtypes, quantized axes or scale layouts that do not fit, or an

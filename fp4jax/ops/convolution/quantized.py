@@ -70,12 +70,10 @@ def conv_general_dilated(
     Returns:
         What ``jax.lax.conv_general_dilated`` returns. Gradients have their primals' dtypes and
         shardings. A recipe that quantizes nothing computes the same function as lax, has all its
-        derivatives, and is faster on CPU; one that quantizes has no forward-mode derivative.
-        Gradients of gradients pass straight through the rounding.
+        derivatives, and is faster on CPU. Forward mode, and gradients of gradients, as of
+        :func:`fp4jax.dot_general`.
 
     Raises:
-        TypeError: from JAX, for ``jax.jvp``, ``jax.jacfwd`` or ``jax.linearize`` of a call whose
-            recipe quantizes: rounding has no derivative, only a rule for reverse mode.
         ValueError: for dtypes that cannot be quantized, a missing key, batch_group_count > 1 with
             a recipe that quantizes, a missing or unused amax, 16x16 tiles on anything but the
             kernel, or ``amax="row"`` for x in fprop or g in dgrad: an output sums several pixels.
