@@ -20,7 +20,7 @@ BIN := $(VENV)/bin
 study bench: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 study: $(VENV)/.installed-study
-	$(BIN)/python -m experiments.study demo
+	$(BIN)/fp4jax study demo
 
 test: lint
 	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)

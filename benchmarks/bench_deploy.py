@@ -3,7 +3,7 @@
     python -m benchmarks.bench_deploy [--arch swin cnn] [--scale 500k] [--rounds 21] [--json FILE]
 
 One image at a time, all cores of the machine, arrays on the host before and after. Files are
-written in memory, as experiments.export writes them: onnx-portable (4-bit integers and a table) for
+written in memory, as fp4jax export writes them: onnx-portable (4-bit integers and a table) for
 onnxruntime, onnx-standard (4-bit floats) for OpenVINO, and both once more of the float32 model.
 OpenVINO is asked for float32. A runtime that is not installed has a row that says so. Ratios
 are over fp4jax's float32 model; above 1 is slower. MB: the file, or what the model holds in memory.

@@ -26,6 +26,7 @@ from fp4jax.version import __version__ as __version__
 if TYPE_CHECKING:
     from fp4jax import (
         analysis as analysis,
+        cli as cli,
         core as core,
         data as data,
         deploy as deploy,
@@ -74,6 +75,7 @@ __all__ = [
 
 _SUBPACKAGES = (
     "analysis",
+    "cli",
     "core",
     "data",
     "deploy",

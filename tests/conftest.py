@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import tests.golden
-from experiments import compilation_cache
+from fp4jax.cli import compilation_cache
 
 # Before any array is made. A library is easier to use the fewer implicit promotions it needs.
 jax.config.update("jax_num_cpu_devices", 8)
@@ -51,7 +51,7 @@ FIRST = (
     "nnx/test_apply_recipe.py",
     "ops/test_modes.py",
     "models/test_models_golden.py",
-    "experiments/test_experiments.py",
+    "cli/test_verbs.py",
     "train/test_volumes.py",
     "nnx/test_training_nnx.py",
     "train/test_train_resume.py",

@@ -3,16 +3,16 @@
 import inspect
 import itertools
 import re
-import runpy
 import shlex
-import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
 
-from experiments import command
-from experiments.parsing import parse, read_config, take_flag, take_values
+from fp4jax.cli.command import Verb
+from fp4jax.cli.parsing import parse, read_config, take_flag, take_values
+from fp4jax.cli.program import VERBS, load
 from tests.registered import registries as registries
 
 ROOT = Path(__file__).parents[1]
@@ -27,9 +27,9 @@ def blocks(page: Path, *languages: str) -> list[str]:
 
 
 def commands(page: Path) -> list[str]:
-    """Lines ``python -m experiments...``, those continued by a backslash as one."""
+    """What follows ``fp4jax`` in lines that call it, those continued by a backslash as one."""
     lines = "\n".join(blocks(page, "", "bash", "sh", "console")).replace("\\\n", " ").splitlines()
-    found = (re.search(r"python3? -m (experiments\.\w+.*)", line) for line in lines)
+    found = (re.search(r"^(?:[^#]*[\s/(])?fp4jax ([a-z].*)", line) for line in lines)
     return list(dict.fromkeys(match[1] for match in found if match))
 
 
@@ -53,38 +53,29 @@ def test_code_of_a_page_runs_from_its_beginning_to_its_end(page, tmp_path, monke
     jax.effects_barrier()
 
 
-def parse_only(kind, arguments, argv, config):
-    """What experiments.command.main does before it runs a command."""
+def parse_only(verb: Verb, argv: list[str]) -> Any:
+    """What fp4jax.cli.command.main does before it runs a command."""
     _, argv = take_flag(argv, "--debug")
     _, argv = take_values(argv, "--plugin")
-    if config is not None and "--config" in argv:
+    if verb.config is not None and "--config" in argv:
         _, argv = read_config(argv)
-    if inspect.isfunction(arguments):
-        arguments = arguments(argv, None)
-    return parse(arguments, argv, kind)
+    kind = verb.arguments
+    if inspect.isfunction(kind):
+        kind = kind(argv, None)
+    return parse(kind, argv, verb.description)
 
 
 @pytest.mark.parametrize("page", [page for page in WITH_COMMANDS if commands(page)], ids=name)
 def test_commands_of_a_page_parse(page, tmp_path, monkeypatch):
-    parsed = []
-
-    def main(run, arguments, description, *, config=None):
-        parsed.append(parse_only(description, arguments, sys.argv[1:], config))
-
-    monkeypatch.setattr(command, "main", main)
     monkeypatch.chdir(tmp_path)
     for line in commands(page):
-        words = words_of(line)
+        verb, *words = words_of(line)
+        assert verb in VERBS, line
         config = words.index("--config") + 1 if "--config" in words else None
         if config is not None:
             Path(words[config]).parent.mkdir(parents=True, exist_ok=True)
             Path(words[config]).touch()
-        monkeypatch.setattr(sys, "argv", words)
-        with monkeypatch.context() as quiet:
-            # A module that runs as a program is executed anew.
-            quiet.delitem(sys.modules, words[0], raising=False)
-            runpy.run_module(words[0], run_name="__main__")
-    assert len(parsed) == len(commands(page))
+        parse_only(load(verb), words)
 
 
 def test_links_of_pages_lead_to_files():

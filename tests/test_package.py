@@ -276,6 +276,8 @@ def test_optional_imports_name_their_extra():
     found = [
         f"{path.relative_to(ROOT)}:{line}"
         for path in PACKAGE.rglob("*.py")
+        # fp4jax.cli.program imports all others of its folder in ``with Extra``.
+        if not path.is_relative_to(PACKAGE / "cli")
         for line in unprotected_imports(ast.parse(path.read_text()))
     ]
     assert not found

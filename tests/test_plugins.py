@@ -13,8 +13,8 @@ import pytest
 from flax import nnx
 
 import fp4jax as fp4
-from experiments import command
 from fp4jax import data, losses, models, plugins
+from fp4jax.cli import command
 from tests.registered import registries as registries
 
 ROOT = Path(__file__).parents[1]
@@ -128,8 +128,8 @@ def test_a_command_in_a_process_of_its_own(own):
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 sys.argv[1:] = ["--plugin", "own_parts", "--data", "squares", "--image-size", "8"]
-from experiments import data
-data.main(data.command, data.Args, data.__doc__)
+from fp4jax.cli.verbs import data
+data.VERB.run()
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=own)
     assert run.returncode == 0, run.stderr

@@ -41,7 +41,7 @@ def test_every_command_runs(folder):
     }
     for line in commands(PAGE):
         done = subprocess.run(
-            f"{sys.executable} -m {line}",
+            f"{sys.executable} -m fp4jax {line}",
             shell=True,
             cwd=folder,
             env=environment,
@@ -67,6 +67,6 @@ def test_only_training_is_told_what_the_data_are():
     """All later commands get it from the run, or from the file."""
     for line in commands(PAGE):
         command, *words = line.split()
-        if command not in ("experiments.data", "experiments.train", "experiments.train_volumes"):
+        if command not in ("data", "train", "train-volumes"):
             known = {"--patterns", "--label", "--labels", "--mask", "--spacing", "--image-size"}
             assert not known.intersection(words), line

@@ -120,7 +120,7 @@ def segment_slices(
     if not isinstance(network.task, Slices):
         raise ValueError(
             f"the model {network.about.run} is of {network.task.kind}, not of slices; segment "
-            "NIfTI files with experiments.segment."
+            "NIfTI files with fp4jax segment."
         )
     options, out = options or SliceOptions(), Path(out).expanduser()
     options, source = _with_defaults(options, network), Path(source).expanduser()

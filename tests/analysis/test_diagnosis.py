@@ -346,12 +346,12 @@ def command(monkeypatch, capsys):
     """command("folder", "--recipes", "1") -> (exit code, standard output, standard error)"""
 
     def call(*arguments: object) -> tuple[int, str, str]:
-        module = importlib.import_module("experiments.diagnose")
+        module = importlib.import_module("fp4jax.cli.verbs.diagnose")
         monkeypatch.setattr(sys, "argv", ["diagnose", *map(str, arguments)])
         monkeypatch.setenv("COLUMNS", "200")
         code = 0
         try:
-            module.main(module.command, module.Args, module.__doc__)
+            module.VERB.run()
         except SystemExit as error:
             code = int(error.code or 0)
         return code, *capsys.readouterr()

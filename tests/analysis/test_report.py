@@ -140,7 +140,7 @@ def test_what_it_was_made_of_and_with(page):
     assert "jax 0.9.0, 2026-11-28 20:00 UTC." in lead
     assert "For research only, not a medical device." in lead
     assert "1 not finished" in lead
-    assert "study.py demo" in page.text
+    assert "fp4jax study demo" in page.text
     assert "/home/somebody" not in page.text
 
 

@@ -10,7 +10,7 @@ from fp4jax import predict
 from fp4jax.predict.about import hashed
 from fp4jax.train import RunConfig, Slices, Source, read_trained, train
 from tests import blobs
-from tests.experiments.test_experiments import run as run  # the fixture
+from tests.cli.test_verbs import run as run  # the fixture
 
 COHORT = blobs.cohort()
 

@@ -9,7 +9,7 @@ import tifffile
 from fp4jax import metrics, predict
 from fp4jax.train import train
 from tests import blobs
-from tests.experiments.test_experiments import run as run  # the fixture
+from tests.cli.test_verbs import run as run  # the fixture
 
 COHORT = blobs.cohort(patients=10)
 

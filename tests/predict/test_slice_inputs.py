@@ -12,7 +12,7 @@ from fp4jax import metrics, predict
 from fp4jax.predict import SliceOptions, slice_files
 from fp4jax.train import read_trained, train
 from tests import blobs
-from tests.experiments.test_experiments import run as run  # the fixture
+from tests.cli.test_verbs import run as run  # the fixture
 
 COHORT = blobs.cohort()
 

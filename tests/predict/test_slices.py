@@ -15,7 +15,7 @@ from fp4jax.data.image_files import read_image
 from fp4jax.predict import slice_files
 from fp4jax.train import read_trained, train
 from tests import blobs
-from tests.experiments.test_experiments import run as run  # the fixture
+from tests.cli.test_verbs import run as run  # the fixture
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from fp4jax.predict import CaseOptions
 from fp4jax.predict.slice_stack import WINDOW, SliceStack
 from fp4jax.train import RunConfig, Slices, Source, train
 from tests import blobs
-from tests.experiments.test_experiments import run as run  # the fixture
+from tests.cli.test_verbs import run as run  # the fixture
 
 MODALITIES = ("flair", "t1c")
 

@@ -16,7 +16,7 @@ from fp4jax.data import phantom
 from fp4jax.predict import volumes
 from fp4jax.train import Listener, Options, RunConfig, Saving, Source, Volumes, train
 from fp4jax.train.program import build
-from tests.experiments.test_experiments import run as run  # the fixture
+from tests.cli.test_verbs import run as run  # the fixture
 
 TASK = Volumes(patch_size=(24, 24, 16), steps=4, val_share=0.2, test_share=0.2)
 PATTERNS = {"flair": "*t2f.nii.gz", "t1c": "*t1c.nii.gz"}
@@ -306,7 +306,7 @@ def test_what_is_asked_wrongly_is_one_line(arguments, says, trained, folders, ru
 def test_help_explains_every_option(run):
     code, out, _ = run("segment", "--help")
     assert code == 0
-    assert "python -m experiments.segment" in out
+    assert "fp4jax segment" in out
     assert "--patterns" in out
 
 

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from benchmarks import fabricated_training
-from experiments import compilation_cache
+from fp4jax.cli import compilation_cache
 from fp4jax.study import Study, engine, execute
 from fp4jax.train import train_together
 from fp4jax.train.folder import RunFolder

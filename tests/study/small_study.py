@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax
 
-from experiments import compilation_cache
+from fp4jax.cli import compilation_cache
 from fp4jax.study import Study, execute
 from tests import blobs
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "experiments" / "slurm" / "study.sbatch"
+SCRIPT = ROOT / "fp4jax" / "cli" / "slurm" / "study.sbatch"
 # Saves when it is asked to end, once; then has nothing to do.
 WORKER = """#!/bin/bash
 echo "$@" >>"$SLURM_STAND_IN/calls"
@@ -54,7 +54,7 @@ def test_a_worker_that_saved_goes_into_the_queue_again(tmp_path):
     # The shell waited until all was saved, and the second time there was nothing to do.
     assert (tmp_path / "saved").exists()
     assert (tmp_path / "code.0").read_text() == "0\n"
-    call = "-m experiments.study demo --epochs 2 --worker\n"
+    call = "-m fp4jax study demo --epochs 2 --worker\n"
     assert (tmp_path / "calls").read_text() == call * 2
 
 
@@ -93,7 +93,7 @@ def test_a_study_of_two_workers_of_which_one_is_preempted(tmp_path):
         history = (run / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["epoch"] for line in history] == list(range(1, epochs + 1))
     assert not (out / "report.html").exists()
-    watch = [sys.executable, "-m", "experiments.study", "demo", "--out", str(out), "--watch"]
+    watch = [sys.executable, "-m", "fp4jax", "study", "demo", "--out", str(out), "--watch"]
     seen = subprocess.run(watch, cwd=ROOT, capture_output=True, text=True)
     assert seen.returncode == 0, seen.stderr
     assert "4 of 4 runs are over" in seen.stdout

@@ -57,13 +57,27 @@ def summary(runs: "Sequence[RunResult]") -> str:
 
 
 def command(words: Sequence[str]) -> str:
-    """A command line without the folders of the machine it ran on.
+    """A command line without the folders of the machine it ran on, to be repeated anywhere.
+
+    ``python -m experiments.VERB`` and ``python -m fp4jax VERB`` are the command ``fp4jax VERB``.
 
     Example:
         >>> command(["/home/a/experiments/study.py", "demo", "--out", "my runs"])
-        "study.py demo --out 'my runs'"
+        "fp4jax study demo --out 'my runs'"
+        >>> command(["/usr/bin/fp4jax", "study", "demo"]), command(["/home/a/mine.py"])
+        ('fp4jax study demo', 'mine.py')
     """
-    return shlex.join([Path(words[0]).name, *words[1:]]) if words else ""
+    if not words:
+        return ""
+    program = Path(words[0])
+    match program.parent.name, program.name:
+        case "experiments", name if name.endswith(".py"):
+            first = ["fp4jax", program.stem.replace("_", "-")]
+        case "fp4jax", "__main__.py":
+            first = ["fp4jax"]
+        case _, name:
+            first = [name]
+    return shlex.join([*first, *words[1:]])
 
 
 def day(date: str) -> str:

@@ -55,7 +55,7 @@ def _data(about: About) -> str:
 def _scores(subject: Subject) -> str:
     if not subject.scores:
         return (
-            "Not known. `python -m experiments.evaluate FILE --root FOLDER` scores the packed file "
+            "Not known. `fp4jax evaluate FILE --root FOLDER` scores the packed file "
             "on patients that it was not trained on."
         )
     lines = [

@@ -151,6 +151,6 @@ def check(contents: PackedModel) -> None:
         if x is not None and x.amax != "static":
             raise ValueError(
                 f"layer {path!r} takes the scale of its activations from each batch, which no "
-                "loader of these files does: calibrate it (experiments.train --calibrate max, or "
+                "loader of these files does: calibrate it (fp4jax train --calibrate max, or "
                 "fp4jax.nnx.calibrate), and export that with --static."
             )

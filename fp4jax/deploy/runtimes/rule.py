@@ -181,7 +181,7 @@ _RUNTIMES: Registry[Runtime] = Registry("target")
 
 
 def register_runtime(runtime: Runtime) -> None:
-    """Makes a runtime known by its name, to ``experiments.targets --target`` too.
+    """Makes a runtime known by its name, to ``fp4jax targets --target`` too.
 
     Raises:
         ValueError: the name is taken by another one.

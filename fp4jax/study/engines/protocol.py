@@ -31,7 +31,7 @@ _ENGINES: Registry[Callable[..., Engine]] = Registry("engine")
 
 
 def register_engine(name: str, make: Callable[..., Engine]) -> None:
-    """Makes an engine known by a name, to :func:`engine` and ``experiments.study --engine``.
+    """Makes an engine known by a name, to :func:`engine` and ``fp4jax study --engine``.
 
     Args:
         name: letters, digits and ``_ . + -``.

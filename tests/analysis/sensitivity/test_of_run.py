@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from experiments.options import RunOptions, SliceOptions
 from fp4jax.analysis.sensitivity import draw, propose
 from fp4jax.analysis.sensitivity.of_run import auprc, auprc_of_classes, sensitivity_of_run
+from fp4jax.cli.options import RunOptions, SliceOptions
 from fp4jax.nnx import Report, SensitivityTable, report
 from fp4jax.train import RunConfig, Slices, Source
 from fp4jax.train.program import build
@@ -33,11 +33,11 @@ def diagnose(monkeypatch, capsys):
     """diagnose("folder", "--sensitivity") -> (exit code, standard output, standard error)"""
 
     def call(*arguments: object) -> tuple[int, str, str]:
-        module = importlib.import_module("experiments.diagnose")
+        module = importlib.import_module("fp4jax.cli.verbs.diagnose")
         monkeypatch.setattr(sys, "argv", ["diagnose", *map(str, arguments)])
         code = 0
         try:
-            module.main(module.command, module.Args, module.__doc__)
+            module.VERB.run()
         except SystemExit as error:
             code = int(error.code or 0)
         return code, *capsys.readouterr()

@@ -40,7 +40,7 @@ def test_a_card_and_the_packed_file_beside_it(tmp_path):
 def test_what_is_not_known_is_said():
     text = card_text(subject("vit", "full"), front=False)
     assert text.startswith("# vit\n")
-    assert "Not known. `python -m experiments.evaluate" in text
+    assert "Not known. `fp4jax evaluate" in text
 
 
 def test_scores_of_a_run_have_intervals_over_patients(tmp_path):

@@ -1,0 +1,1 @@
+"""The verbs of ``fp4jax VERB``, one module each."""
