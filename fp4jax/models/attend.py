@@ -109,7 +109,8 @@ def _tangent(block, saved, tangents):
     qkv, bias, labels, _ = saved
     primals = qkv, bias
     moved = (jnp.zeros_like(a) if t is None else t for a, t in zip(primals, tangents, strict=True))
-    return jax.jvp(lambda *args: _forward(block, *args, labels)[0], primals, tuple(moved))[1]
+    y = lambda qkv, bias: _forward(block, qkv, bias, labels)[0]  # noqa: E731
+    return jax.jvp(y, primals, tuple(moved))[1]
 
 
 _attend = two_modes(_forward, _tangent, _backward)

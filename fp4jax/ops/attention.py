@@ -246,14 +246,14 @@ def _backward(plan: Plan, saved, do):
 
 def _tangent(plan: Plan, saved, tangents):
     """Of the forward pass, each product with the tangent of :func:`fp4jax.dot_general`."""
-    *args, mask, factors, keys, amax, _, _ = saved
+    args, others = saved[:4], saved[4:8]
     moving = [i for i, t in enumerate(tangents) if t is not None]
 
     def of_moving(*values: Array) -> Array:
         used = list(args)
         for i, value in zip(moving, values, strict=True):
             used[i] = value
-        return _composed(plan, *used, mask, factors, keys, amax)
+        return _composed(plan, *used, *others)
 
     moved = [args[i] for i in moving], [tangents[i] for i in moving]
     return jax.jvp(of_moving, *moved)[1]
