@@ -104,13 +104,13 @@ class _Call:
     moving: tuple[int, ...]
     wrt: int
 
-    def tangent(self, residuals: Sequence[Array], tangents: Sequence[Array]) -> Array:
+    def tangent(self, residuals: Sequence[Any], tangents: Sequence[Any]) -> Array:
         given: list[Array | None] = [None] * self.wrt
         for i, t in zip(self.moving, tangents, strict=True):
             given[i] = t
         return self.rules.tangent(self.plan, self.structure.unflatten(residuals), tuple(given))
 
-    def backward(self, residuals: Sequence[Array], g: Array) -> list[Array]:
+    def backward(self, residuals: Sequence[Any], g: Any) -> list[Array]:
         gradients = self.rules.backward(self.plan, self.structure.unflatten(residuals), g)
         return [gradients[i] for i in self.moving]
 
@@ -128,12 +128,12 @@ class _Lanes:
         axes = [0 if m else None for m in mapped]
         return jax.vmap(function, in_axes=(axes, last), **dict(self.options))
 
-    def tangent(self, residuals: Sequence[Array], tangents: Sequence[Array]) -> Array:
+    def tangent(self, residuals: Sequence[Any], tangents: Sequence[Any]) -> Array:
         of_residuals, of_tangents = self.mapped[: self.residuals], self.mapped[self.residuals :]
         axes = [0 if m else None for m in of_tangents]
         return self._vmap(self.call.tangent, of_residuals, axes)(list(residuals), list(tangents))
 
-    def backward(self, residuals: Sequence[Array], g: Array) -> list[Array]:
+    def backward(self, residuals: Sequence[Any], g: Any) -> list[Array]:
         of_residuals, of_tangents = self.mapped[: self.residuals], self.mapped[self.residuals :]
         gradients = self._vmap(self.call.backward, of_residuals, 0)(list(residuals), g)
         # What all lanes share has the sum of their gradients.
@@ -179,7 +179,7 @@ def _transpose(g: Any, *args: Any, call: _Call | _Lanes, out: Any) -> list[Any]:
 ad.primitive_transposes[_tangent] = _transpose
 
 
-def _jvp(primals: Sequence[Array], tangents: Sequence[Any], *, call: Any, out: Any):
+def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, call: Any, out: Any):
     """A tangent's own tangent: linear in the tangents, and as the rule has it in the residuals."""
     dy = _tangent.bind(*primals, call=call, out=out)
     n = call.residuals
@@ -191,7 +191,7 @@ def _jvp(primals: Sequence[Array], tangents: Sequence[Any], *, call: Any, out: A
         terms.append(_tangent.bind(*residuals, *moved, call=call, out=out))
     if moving:
 
-        def of_residuals(*values: Array) -> Array:
+        def of_residuals(*values: Any) -> Array:
             used = list(residuals)
             for i, value in zip(moving, values, strict=True):
                 used[i] = value
@@ -205,7 +205,7 @@ def _jvp(primals: Sequence[Array], tangents: Sequence[Any], *, call: Any, out: A
 ad.primitive_jvps[_tangent] = _jvp
 
 
-def _batch(axis: Any, args: Sequence[Array], dims: Sequence[Any], *, call: Any, out: Any):
+def _batch(axis: Any, args: Sequence[Any], dims: Sequence[Any], *, call: Any, out: Any):
     if all(d is None for d in dims):
         return _tangent.bind(*args, call=call, out=out), None
     moved = [a if d is None else jnp.moveaxis(a, d, 0) for a, d in zip(args, dims, strict=True)]

@@ -249,7 +249,7 @@ def _tangent(plan: Plan, saved, tangents):
     args, others = saved[:4], saved[4:8]
     moving = [i for i, t in enumerate(tangents) if t is not None]
 
-    def of_moving(*values: Array) -> Array:
+    def of_moving(*values: Any) -> Array:
         used = list(args)
         for i, value in zip(moving, values, strict=True):
             used[i] = value
