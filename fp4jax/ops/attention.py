@@ -5,7 +5,7 @@ head of k; k (t, d), v (t, e); logits, P and dS (m, g, t).
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
