@@ -60,13 +60,20 @@ class Op(nnx.Module):
         keys = None
         if self.key is not None and self.seeds is not None:
             keys = CallKeys(self.key.get_value(), self.seeds.get_value())
-        options = {"recipe": self.recipe, "key": keys}
-        given = {
+        options, given = {"recipe": self.recipe, "key": keys}, self.given()
+        return options | ({"amax": given} if given else {})
+
+    def given(self) -> dict[str, Any]:
+        """The amaxes that are given, by role.
+
+        Raises:
+            ValueError: one is missing.
+        """
+        return {
             self.roles[operand]: self._amax(operand)
             for operand, spec in self.forward_specs().items()
             if spec is not None and spec.given
         }
-        return options | ({"amax": given} if given else {})
 
     @property
     def spec_of_x(self) -> TensorSpec | None:

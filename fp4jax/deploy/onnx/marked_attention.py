@@ -5,6 +5,7 @@ q, k, P and v are no weights, so there is nothing packed: a file quantizes them 
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -22,12 +23,16 @@ from fp4jax.ops import gemm
 from fp4jax.ops.attention_function import dot_product_attention
 from fp4jax.ops.attention_recipe import AttentionRecipe
 from fp4jax.ops.dot import DotPlan
-from fp4jax.ops.recipe import Recipe
+from fp4jax.ops.recipe import ROLES, Recipe
 
 
 @dataclasses.dataclass(frozen=True)
 class QuantizedOperand:
     """x (*rows, k) -> the values of its codes, k padded to 16 and rotated where the spec rotates.
+
+    Attributes:
+        spec: how it is quantized.
+        amax: the static one; None for that of x.
 
     Example:
         >>> QuantizedOperand(TensorSpec())(jnp.full((2, 20), 1.5)).shape
@@ -35,9 +40,11 @@ class QuantizedOperand:
     """
 
     spec: TensorSpec
+    amax: float | None = None
 
     def __call__(self, x: Array) -> Array:
-        return gemm.dequantized(gemm.operand(_padded(x), self.spec, _AXES, None))
+        amax = None if self.amax is None else jnp.float32(self.amax)
+        return gemm.dequantized(gemm.operand(_padded(x), self.spec, _AXES, None, amax))
 
 
 _AXES = gemm.BlockAxes(contracted=-1, tile=None)
@@ -53,23 +60,34 @@ class MarkedAttention(nnx.Module):
     def __init__(self, path: str, operation: AttentionOp):
         self.path = path
         self.recipe = _forward(path, operation.recipe)
+        # Numbers of the file, by product and role.
+        self.amax = nnx.static({role: float(a) for role, a in operation.given().items()})
 
     def __call__(self, query: Array, key: Array, value: Array, *args: Any, **kwargs: Any) -> Array:
         product = functools.partial(_product, self.path)
-        options = {"recipe": self.recipe, "product": product}
+        options = {"recipe": self.recipe, "product": product, "amax": self.amax}
         return dot_product_attention(query, key, value, *args, options=options, **kwargs)
 
 
 def _product(
-    path: str, lhs: Array, rhs: Array, dims: Any, precision: Any, dtype: Any, *, recipe: Recipe, **_
+    path: str,
+    lhs: Array,
+    rhs: Array,
+    dims: Any,
+    precision: Any,
+    dtype: Any,
+    *,
+    recipe: Recipe,
+    amax: Mapping[str, float] | None,
+    **_: Any,
 ) -> Array:
     """A dot_general whose operands are marked where the recipe quantizes them."""
     out = jax.eval_shape(lambda a, b: lax.dot_general(a, b, dims, precision, dtype), lhs, rhs)
     plan = DotPlan.make(lhs.shape, rhs.shape, dims, recipe, precision, out)
-    operands = plan.x(lhs), plan.w(rhs).swapaxes(-1, -2)
+    operands, given = (plan.x(lhs), plan.w(rhs).swapaxes(-1, -2)), amax or {}
     x, w = (
-        _padded(a) if spec is None else bind(path, QuantizedOperand(spec), a)
-        for a, spec in zip(operands, recipe.fprop, strict=True)
+        _padded(a) if spec is None else bind(path, QuantizedOperand(spec, given.get(role)), a)
+        for a, spec, role in zip(operands, recipe.fprop, ROLES, strict=False)
     )
     batch = tuple(range(x.ndim - 2))
     contracted = (x.ndim - 1,), (w.ndim - 1,)
@@ -102,4 +120,5 @@ def _problem(spec: TensorSpec) -> str | None:
         return "rounds stochastically in the forward pass"
     if spec.tiles:
         return "has 16x16 tiles"
-    return None if spec.amax == "tensor" else f"has amax={spec.amax!r}"
+    known = ("tensor", "static", "learned")
+    return None if spec.amax in known else f"has amax={spec.amax!r}"

@@ -28,9 +28,11 @@ class Attend(nnx.Module):
         return self.attend(x)
 
 
-def test_attention_is_quantized_as_the_file_runs():
+@pytest.mark.parametrize("static", [False, True])
+def test_attention_is_quantized_as_the_file_runs(static):
     x = images(3, 8)
-    model = packed(Attend(), "forward_only", attention="attention_qat")
+    calibrated = x / 2 if static else None
+    model = packed(Attend(), "forward_only", calibrated, attention="attention_qat")
     written = to_onnx(model, (3, 8), DIALECTS["onnx-portable"])
     forms = collections.Counter(call.form for call in written.calls)
     assert forms == {"dot": 4, "values": 4}

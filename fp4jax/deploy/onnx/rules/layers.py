@@ -118,7 +118,8 @@ def _quantized(
     del path
     graph, (b, *rows, k) = walker.graph, x.shape
     x = _blocks(walker, graph.reshape(x, (b, math.prod(rows), k)), rotate=product.spec.hadamard)
-    y = walker.dialect.activation(Array(graph, x), product.spec, None, "values")
+    amax = None if product.amax is None else np.float32(product.amax)
+    y = walker.dialect.activation(Array(graph, x), product.spec, amax, "values")
     return y.value, "values"
 
 
