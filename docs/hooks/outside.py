@@ -1,0 +1,76 @@
+"""Files outside of docs/ that pages link to become part of the site, under their own paths.
+
+A page may link to any file of the repository as it does on the disk; the links are rewritten to where
+the site has it. Markdown among these files becomes a page, whose links are followed in turn.
+"""
+
+import posixpath
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+#: A link or picture of Markdown to a file: its address without the anchor, the anchor.
+LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)(#[^)\s]*)?(?=\))")
+DOCS = "docs/"
+
+
+def in_repository(page: str, target: str) -> str:
+    """The path in the repository of what a page, at its path there, links to."""
+    return posixpath.normpath(posixpath.join(posixpath.dirname(page), target))
+
+
+def in_site(path: str) -> str:
+    """Where the site has a file of the repository."""
+    return path.removeprefix(DOCS)
+
+
+def rewritten(markdown: str, page: str) -> str:
+    """The text of a page, whose path is given in the repository, with links as the site has them."""
+
+    def link(match: re.Match[str]) -> str:
+        target = in_site(in_repository(page, match[1]))
+        start = posixpath.dirname(in_site(page)) or "."
+        return posixpath.relpath(target, start) + (match[2] or "")
+
+    return LINK.sub(link, markdown)
+
+
+def linked(root: Path) -> set[str]:
+    """All files outside of docs/ that its pages, and the pages found by them, link to."""
+    queue = [path.relative_to(root).as_posix() for path in (root / DOCS).rglob("*.md")]
+    found: set[str] = set()
+    while queue:
+        page = queue.pop()
+        for target, _ in LINK.findall((root / page).read_text()):
+            path = in_repository(page, target)
+            if path.startswith(DOCS) or path in found or not (root / path).is_file():
+                continue
+            found.add(path)
+            if path.endswith(".md"):
+                queue.append(path)
+    return found
+
+
+def repository(config: MkDocsConfig) -> Path:
+    return Path(config.docs_dir).parent
+
+
+def path_of(file: File, config: MkDocsConfig) -> str:
+    """A file's path in the repository, which a generated one would have in docs/."""
+    if file.abs_src_path is None:
+        return DOCS + file.src_uri
+    return Path(file.abs_src_path).relative_to(repository(config)).as_posix()
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    root = repository(config)
+    for path in sorted(linked(root)):
+        files.append(File(path, str(root), config.site_dir, config.use_directory_urls))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    return rewritten(markdown, path_of(page.file, config))
