@@ -121,7 +121,9 @@ def test_the_site_has_every_name_and_every_equation(site):
         ids = site[folder / "api" / f"{package}.html"].ids
         assert not {f"{package}.{name}" for name in public_names(package, ROOT)} - ids
     text = (folder / "nvfp4.html").read_text()
-    equations = len(re.findall(r"^\$\$\n.*?^\$\$", (ROOT / "docs/nvfp4.md").read_text(), re.S | re.M))
+    equations = len(
+        re.findall(r"^\$\$\n.*?^\$\$", (ROOT / "docs/nvfp4.md").read_text(), re.S | re.M)
+    )
     assert text.count('<div class="equation"><svg') == equations > 0
     assert text.count('<figure class="drawn"><svg') == 3
     assert "arithmatex" not in text

@@ -50,7 +50,14 @@ def draw() -> str:
             text(middle, 260, number(code), size=10),
         ]
     parts += [
-        text(LEFT, 240, "16 codes of 4 bits, as E2M1 values", size=11, fill="soft", text_anchor="start"),
+        text(
+            LEFT,
+            240,
+            "16 codes of 4 bits, as E2M1 values",
+            size=11,
+            fill="soft",
+            text_anchor="start",
+        ),
         rectangle(LEFT + 1, 282, 168, 24, "tile", rx=2),
         text(LEFT + 85, 298, f"block scale {number(block_scale)} (0x{scale_byte:02X})", size=11),
         rectangle(LEFT + 182, 282, 191, 24, "rotated", rx=2),

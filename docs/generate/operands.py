@@ -1,7 +1,7 @@
 """What the paper's eight recipes do to the six operands of a layer's products, from the recipes."""
 
 import fp4jax as fp4
-from docs.generate.svg import drawing, rectangle, text, var, tag
+from docs.generate.svg import drawing, rectangle, tag, text, var
 from fp4jax.ops.recipe import ROLES
 
 WIDTH, HEIGHT, LEFT, TOP, CELL, ROW = 480, 350, 140, 62, 55, 27

@@ -22,7 +22,14 @@ def table(header: list[str], body: list[list[str]]) -> str:
 
 
 def lgg_128(folder: Path) -> str:
-    header = ["model", "best epoch, from 0", "minutes", "test AUPRC", "validation AUPRC", "Dice per patient"]
+    header = [
+        "model",
+        "best epoch, from 0",
+        "minutes",
+        "test AUPRC",
+        "validation AUPRC",
+        "Dice per patient",
+    ]
     return table(
         header,
         [
@@ -59,7 +66,7 @@ def lgg_64(folder: Path) -> str:
         for model in by_model:
             of = percent[model, label]
             mean = float(by_model[model][label]["mean"])
-            line.append(f"{mean:.3f} ({sum(of) / len(of):.1f} %)")
+            line.append(f"{mean:.3f} ({sum(of) / len(of):.1f}%)")
         body.append(line)
     return table(["recipe", *(_MODELS[model] for model in by_model)], body)
 

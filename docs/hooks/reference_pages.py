@@ -5,6 +5,9 @@ themselves (``from ... import name as name``), the way in which type checkers te
 """
 
 import ast
+import itertools
+import re
+import textwrap
 from pathlib import Path
 
 #: In the order of the site's menu.
@@ -32,10 +35,15 @@ PACKAGES = (
     "fp4jax.core.hooks",
 )
 
+#: A paragraph that is code or a table: it begins with an assignment, a call, or a rule of "=".
+_CODE = re.compile(r"=|[\w, ()]+ = |\w+\([^)]*\) *$")
+
 
 def source(package: str, root: Path) -> ast.Module:
     path = root.joinpath(*package.split("."))
-    return ast.parse((path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text())
+    return ast.parse(
+        (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
+    )
 
 
 def public_names(package: str, root: Path) -> list[str]:
@@ -51,18 +59,26 @@ def public_names(package: str, root: Path) -> list[str]:
         for alias in node.names
         if alias.asname == alias.name
     }
-    defined = {
-        node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)
-    }
+    defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     found = imported or defined
     return sorted((name for name in found if not name.startswith("_")), key=str.lower)
 
 
+def shown(docstring: str) -> str:
+    """A package's text as Markdown: what is indented, a table or a line of code stays as it is."""
+    parts = []
+    for paragraph in docstring.split("\n\n"):
+        whole = bool(_CODE.match(paragraph))
+        for kept, run in itertools.groupby(
+            paragraph.split("\n"), lambda line, whole=whole: whole or line.startswith("    ")
+        ):
+            text = textwrap.dedent("\n".join(run))
+            parts.append(f"```text\n{text}\n```" if kept else text)
+    return "\n\n".join(parts)
+
+
 def page(package: str, root: Path) -> str:
-    """Markdown: the package's text as it is written, then every name."""
-    summary, _, rest = (ast.get_docstring(source(package, root)) or "").partition("\n")
-    parts = [f"# {package}", summary]
-    if rest.strip():
-        parts.append(f"```text\n{rest.strip(chr(10))}\n```")
+    """Markdown: the package's text, then every name."""
+    parts = [f"# {package}", shown(ast.get_docstring(source(package, root)) or "")]
     parts += [f"::: {package}.{name}" for name in public_names(package, root)]
     return "\n\n".join(parts) + "\n"
