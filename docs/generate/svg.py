@@ -1,7 +1,7 @@
 """Drawings as text: the few elements of SVG that the figures need, in colours of the page.
 
-Colours are CSS variables. A file that is shown by itself has their values in a style of its own; the
-site puts the drawing into the page, where docs/stylesheets/site.css has them for light and dark.
+Colours are CSS variables. A file that is shown by itself has their values in a style of its own;
+the site puts the drawing into the page, where docs/stylesheets/site.css has them.
 """
 
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""What griffe should read of a docstring: ``Example:`` holds doctests, as its ``Examples:`` does."""
+"""How griffe should read docstrings: ``Example:`` holds doctests, as its ``Examples:`` does."""
 
 import re
 from typing import Any
