@@ -80,12 +80,19 @@ check-python:
 	  { echo "$(VENV) was made by another Python than '$(PYTHON)' ($(MINOR)). Hint: make clean"; exit 1; }
 
 # Pins what a fresh install of everything resolves to now; run it once with Python 3.11 and once with 3.13.
+# Nothing is installed.
+ALL_EXTRAS = study,deploy,ray,track,test,docs,bench
+READ_PINS = import json, sys; \
+  found = [one["metadata"] for one in json.load(open(sys.argv[1]))["install"]]; \
+  pins = {one["name"]: one["version"] for one in found if one["name"] != "fp4jax"}; \
+  print(*(f"{name}=={pins[name]}" for name in sorted(pins, key=str.lower)), sep="\n")
+
 constraints: check-python
 	@test "$(MINOR)" = "$(PINNED)" || { echo "Hint: make constraints PYTHON=python3.11, then PYTHON=python3.13"; exit 1; }
 	tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && $(PYTHON) -m venv $$tmp && \
-	$$tmp/bin/python -m pip install --quiet --disable-pip-version-check -e '.[study,deploy,test,bench,ray]' && \
+	$$tmp/bin/python -m pip install --quiet --disable-pip-version-check --dry-run --report $$tmp/report '.[$(ALL_EXTRAS)]' && \
 	{ echo "# Exact versions tested on Python $(PINNED). Regenerate: make constraints PYTHON=python$(PINNED)"; \
-	  $$tmp/bin/python -m pip freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==[A-Za-z0-9.!+]+$$'; } > $$tmp/pins && \
+	  $$tmp/bin/python -c '$(READ_PINS)' $$tmp/report; } > $$tmp/pins && \
 	cp $$tmp/pins $(CONSTRAINTS)
 
 clean:

@@ -17,9 +17,8 @@ import random
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +26,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import timing
+from benchmarks import simulated_cluster, timing
 from benchmarks.fabricated_training import Times, cohort, read_journal, task
 from fp4jax.analysis.report import report_folder
 from fp4jax.files import write_json
@@ -167,26 +166,21 @@ def _with_workers(args: Args, out: Path) -> int:
 
 def _on_ray(args: Args, out: Path) -> int:
     """A cluster of a head and a node per slot on this machine."""
-    from ray.cluster_utils import Cluster
+    dying, own_study = _Deaths(args, out / "runs"), study(args.runs, args.epochs)
+    with simulated_cluster.cluster(args.slots) as (cluster, nodes):
+        own, times = engine("ray", address=cluster.address), Times(args.seconds)
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": 0})
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(args.slots)]
-    dying, over = _Deaths(args, out / "runs"), threading.Event()
+        def run() -> None:
+            execute(own_study, cohort(), out, engine=own, train=times)
 
-    def kill() -> None:
-        while not over.wait(0.1):
-            if dying.due():
-                place = dying.choose(args.slots)
-                cluster.remove_node(nodes[place], allow_graceful=False)
-                nodes[place] = cluster.add_node(num_cpus=1)
+        def kill(over: Callable[[], bool]) -> None:
+            while not over():
+                time.sleep(0.1)
+                if dying.due():
+                    place = dying.choose(args.slots)
+                    nodes[place] = simulated_cluster.replace(cluster, nodes[place])
 
-    thread = threading.Thread(target=kill)
-    thread.start()
-    own = engine("ray", address=cluster.address)
-    execute(study(args.runs, args.epochs), cohort(), out, engine=own, train=Times(args.seconds))
-    over.set()
-    thread.join()
-    cluster.shutdown()
+        simulated_cluster.while_changing(run, kill)
     return dying.count
 
 

@@ -31,7 +31,7 @@ class Extra:
         ModuleNotFoundError: absent_package is not installed: pip install 'fp4jax[study]'
     """
 
-    def __init__(self, name: Literal["study", "deploy", "bench", "ray"]):
+    def __init__(self, name: Literal["study", "deploy", "bench", "ray", "track"]):
         self.name = name
 
     def __enter__(self) -> None:

@@ -14,6 +14,7 @@ from fp4jax.losses import named
 from fp4jax.models import registry
 from fp4jax.ops import attention_recipe, recipe
 from fp4jax.study.engines import protocol
+from fp4jax.track import registry as trackers
 
 REGISTRIES = (
     number_format._FORMATS,
@@ -25,6 +26,7 @@ REGISTRIES = (
     targets._TARGETS,
     rule._RUNTIMES,
     protocol._ENGINES,
+    trackers._TRACKERS,
 )
 
 

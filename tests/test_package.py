@@ -20,9 +20,10 @@ PACKAGE = ROOT / "fp4jax"
 # Installed only for training, studies, tests or benchmarks; `import fp4jax` needs none of them.
 TRAINING = {"flax", "optax", "orbax"}
 EXTRAS = {
-    "array_record", "beartype", "chex", "hypothesis", "jaxtyping", "matplotlib", "nibabel",
-    "pandas", "pytest", "qwix", "rich", "safetensors", "sklearn", "statsmodels", "tensorflow",
-    "tensorflow_datasets", "tifffile", "torch", "tyro",
+    "array_record", "beartype", "chex", "hypothesis", "jaxtyping", "matplotlib", "mlflow",
+    "nibabel", "onnx", "onnxruntime", "pandas", "pytest", "qwix", "ray", "rich", "safetensors",
+    "sklearn", "statsmodels", "tensorboardX", "tensorflow",
+    "tensorflow_datasets", "tifffile", "torch", "tyro", "wandb",
 }  # fmt: skip
 # What the extra "study" installs, by the names of modules.
 STUDY = {

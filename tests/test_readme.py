@@ -14,6 +14,10 @@ def test_there_are_examples():
     assert len(EXAMPLES) == 3
 
 
+def test_it_is_a_page():
+    assert len(README.read_text().splitlines()) <= 150
+
+
 @pytest.mark.parametrize("code", EXAMPLES, ids=["quantize", "train", "calibrate"])
 @pytest.mark.usefixtures("standard_promotion")
 def test_example_runs(code, capsys):

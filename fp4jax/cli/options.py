@@ -1,9 +1,7 @@
 """The options of a run on the command line: its data, by task, and all else, with typed flags."""
 
-import contextlib
 import dataclasses
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,14 +12,11 @@ from fp4jax.cli.parsing import take_values
 from fp4jax.cli.recipe_options import recipe_of, text_of
 from fp4jax.files import read_json
 from fp4jax.train import (
-    Devices,
-    Hosts,
     RunConfig,
     Saving,
     Slices,
     Task,
     from_json,
-    joined,
     tasks,
 )
 from fp4jax.train.task import get_task
@@ -79,30 +74,6 @@ class SavingOptions:
     def saving(self) -> Saving:
         """As the trainer takes it."""
         return Saving(self.checkpoint_epochs, self.checkpoint_seconds)
-
-
-@dataclasses.dataclass(frozen=True)
-class HostOptions(Hosts):
-    """One training on several hosts or devices."""
-
-    # share each batch among all devices: of this process, and of all processes that srun, mpirun or
-    # the options below connect
-    distributed: bool = False
-
-    @contextlib.contextmanager
-    def joined(self) -> Iterator[Devices | None]:
-        """The devices that share a batch; None if one trains alone."""
-        if not self.distributed:
-            for name in ("coordinator", "process_id", "processes"):
-                if getattr(self, name) is not None:
-                    raise ValueError(f"{name} is of several processes; give --distributed with it.")
-            yield None
-            return
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(Hosts)}
-        with joined(Hosts(**fields)) as devices:
-            if devices.first:
-                print(f"training on {devices}", file=sys.stderr)
-            yield devices
 
 
 def plain(task: Task) -> Task:

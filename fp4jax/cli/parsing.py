@@ -154,6 +154,7 @@ def _refusal(stop: SystemExit, box: str) -> ValueError:
     if said is None:
         words = re.sub(r"^(Parsing error|Missing argument|Unrecognized options) ", "", words)
         words = re.sub(r" Perhaps you meant: (\S+).*", r"; perhaps you meant \1", words)
+        words = _CHOICE.sub(_choice, words)
     elif said[1].startswith("-"):
         text = said[2]
         for pattern, clearer in _NO_NUMBER.items():
@@ -166,6 +167,18 @@ def _refusal(stop: SystemExit, box: str) -> ValueError:
                 return error
         words = said[2]
     return ValueError(f"{words.rstrip('. ')}. See --help.")
+
+
+# The box has the phrase in its title, too.
+_CHOICE = re.compile(
+    r"^Invalid choice invalid choice '(.*)' for argument '(\S+)'\. Expected one of \((.*)\)"
+)
+
+
+def _choice(found: re.Match[str]) -> str:
+    """In the order of the alphabet: tyro's is another one each time."""
+    allowed = sorted(re.findall(r"'([^']*)'", found[3]), key=lambda name: (name == "None", name))
+    return f"{found[2]}: invalid choice '{found[1]}'; allowed: {', '.join(allowed)}"
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

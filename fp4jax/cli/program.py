@@ -44,8 +44,8 @@ def main() -> None:
             print(about())
         case "--version":
             print(f"fp4jax {__version__}")
-        case _ if name.partition("=")[0] == COMPLETION:
-            run_completion([name, *argv])
+        case _ if name == COMPLETION:
+            run_completion(argv)
         case _ if name.replace("_", "-") in VERBS:
             run(name, argv)
         case _:
@@ -107,7 +107,7 @@ def about() -> str:
             "",
             "fp4jax VERB --help   options, with examples",
             "fp4jax --version     the version",
-            f"fp4jax {COMPLETION} bash   completion for a shell: bash, zsh or tcsh",
+            f"fp4jax {COMPLETION} bash   completion for a shell: bash, zsh, tcsh or fish",
         ]
     )
 

@@ -103,13 +103,26 @@ class Grid:
         return self.smallest_normal * 2.0**-self.mantissa
 
     @property
+    def nan(self) -> int | None:
+        """The code of NaN: of integers the one below ``-largest``, of floats the last, if spare.
+
+        Example:
+            >>> Grid(4, 3, largest=448).nan, Grid(0, 7).nan, Grid(2, 1).nan
+            (127, 128, None)
+        """
+        if self.integers:
+            return 2 ** (self.bits - 1)
+        last = 2 ** (self.bits - 1) - 1
+        return last if len(self.values) <= last else None
+
+    @property
     def values(self) -> np.ndarray:
         """The numbers that are not negative, in the order of their codes: float32."""
         values = _values(self)
         return values[values <= self.maximum]
 
     def encode(self, values: Float[Array, "*shape"]) -> UInt8[Array, "*shape"]:
-        """Codes of float32 numbers that lie on the grid, in the low bits; NaN becomes code 0.
+        """Codes of float32 numbers that lie on the grid, in the low bits; of NaN :attr:`nan`, or 0.
 
         Example:
             >>> Grid(2, 1).encode(jnp.array([0.0, 0.5, -1.5, 6.0])).tolist()
@@ -118,7 +131,8 @@ class Grid:
             [7, 15]
         """
         if self.integers:
-            number = jnp.where(jnp.isnan(values), np.float32(0), values).astype(jnp.int32)
+            nan = np.float32(-(2 ** (self.bits - 1)))
+            number = jnp.where(jnp.isnan(values), nan, values).astype(jnp.int32)
             return (number & np.int32(2**self.bits - 1)).astype(jnp.uint8)
         bits = lax.bitcast_convert_type(values, jnp.uint32)
         below = _MANTISSA - self.mantissa
@@ -130,7 +144,7 @@ class Grid:
         code = jnp.where(normal, magnitude - jnp.uint32(offset), self._subnormal_code(magnitude))
         sign = (bits >> (_SIGN + 1 - self.bits)) & jnp.uint32(2 ** (self.bits - 1))
         code = code | sign
-        return jnp.where(jnp.isnan(values), jnp.uint32(0), code).astype(jnp.uint8)
+        return jnp.where(jnp.isnan(values), jnp.uint32(self.nan or 0), code).astype(jnp.uint8)
 
     def _subnormal_code(self, magnitude: Array) -> Array:
         numbers = np.arange(2**self.mantissa - 1, dtype=np.float32) * np.float32(self.step)
@@ -144,9 +158,16 @@ class Grid:
         Example:
             >>> Grid(2, 1).decode(jnp.array([1, 7, 15], jnp.uint8)).tolist()
             [0.5, 6.0, -6.0]
-            >>> Grid(0, 3).decode(jnp.array([7, 15], jnp.uint8)).tolist()
-            [7.0, -1.0]
+            >>> Grid(0, 3).decode(jnp.array([7, 15, 8], jnp.uint8)).tolist()
+            [7.0, -1.0, nan]
         """
+        values = self._decode(codes)
+        if self.nan is None:
+            return values
+        magnitude = codes if self.integers else codes & jnp.uint8(2 ** (self.bits - 1) - 1)
+        return jnp.where(magnitude == jnp.uint8(self.nan), np.float32(np.nan), values)
+
+    def _decode(self, codes: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
         if self.integers:
             sign = np.int32(2 ** (self.bits - 1))
             return ((codes.astype(jnp.int32) ^ sign) - sign).astype(jnp.float32)

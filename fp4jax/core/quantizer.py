@@ -63,10 +63,10 @@ def quantize(
 
     Zeros give exact zeros; a NaN anywhere makes every value NaN; an Inf makes every value NaN or
     Inf, as in TransformerEngine. (Of the blocks alone in which they are, where a format has no
-    tensor scale. With a given amax a NaN stays in its block, or itself in formats without blocks,
-    and an Inf is clamped as whatever exceeds amax.) One thing is not fp4jax's to say: in which
-    order XLA:CPU adds the 16 numbers of a rotation (``spec.hadamard``; see
-    :mod:`fp4jax.core.hadamard`).
+    tensor scale. With a given amax, to which larger numbers are clamped, a NaN or an Inf makes its
+    block NaN, or itself in formats without blocks: neither is taken for a large number.)
+    One thing is not fp4jax's to say: in which order XLA:CPU adds the 16 numbers of a rotation
+    (``spec.hadamard``; see :mod:`fp4jax.core.hadamard`).
 
     Example:
         >>> import jax.numpy as jnp
@@ -244,9 +244,10 @@ def static_amax(amax: Any, what: str) -> Float[Array, ""]:
 
 
 def _one_tensor(spec: TensorSpec) -> TensorSpec:
-    """As implementations know it: with a given amax the arithmetic is the tensor's."""
-    one = spec.given or spec.clip != 1
-    return dataclasses.replace(spec, amax="tensor", clip=1.0) if one else spec
+    """As implementations know it: an amax is the tensor's, or it is given."""
+    if not spec.given and spec.clip == 1:
+        return spec
+    return dataclasses.replace(spec, amax="static" if spec.given else "tensor", clip=1.0)
 
 
 def _with_given(spec: Any, amax: Any) -> Any:

@@ -63,6 +63,12 @@ def encode(
     if amax_of_all is not None:
         several = amax_of_all.ndim > 0
         amax = amax._replace(tensor=view.per_element(amax_of_all) if several else amax_of_all)
+    if amax_of_all is not None and spec.given:
+        # Nothing else would tell it from a large number: those are clamped to a given amax.
+        if view.axes:
+            amax = amax._replace(block=scaling.infinite_as_nan(amax.block, amax.tensor))
+        else:
+            blocked = scaling.infinite_as_nan(blocked, amax.tensor)
     if spec.scaling == "four_over_six":
         values, scales = scaling.choose_four_over_six(blocked, amax, spec, view)
         return Encoded(values, scales, amax.tensor, view)

@@ -79,6 +79,22 @@ def _largest(magnitudes: Array, axes: tuple[int, ...]) -> Array:
     return lax.reduce(magnitudes, np.int32(0), lax.max, axes)
 
 
+def infinite_as_nan(x: Float[Array, "..."], amax: Float[Array, "*parts"]) -> Float[Array, "..."]:
+    """x with NaN for Inf, where the tensor's amax, a given one, is finite.
+
+    Of magnitudes of blocks: their scales become NaN then, as of blocks with a NaN. With an amax of
+    Inf nothing is finite in any case.
+
+    Example:
+        >>> infinite_as_nan(jnp.array([3e38, -jnp.inf]), jnp.float32(2)).tolist()
+        [3.0000000054977558e+38, nan]
+    """
+    infinity, nan = np.float32(np.inf), np.float32(np.nan)
+    # What equals NaN? Nothing.
+    hidden = jnp.where(amax < infinity, infinity, nan)
+    return jnp.where(jnp.abs(x) == hidden, nan, x)
+
+
 def find_scale(amax: Amax, spec: TensorSpec) -> Scale:
     """Block scales and encode multipliers for ``scaling="amax"``."""
     if not spec.has_tensor_scale:

@@ -91,7 +91,8 @@ class TensorSpec:
             TransformerEngine's row-scaled NVFP4. In a product these are the rows of the GEMM.
 
             ``"static"``: a value that is given (``amax=``), of a calibration or of earlier steps.
-            What exceeds it is clamped to it, about: block scales to 448, codes to 6.
+            What exceeds it is clamped to it, about: block scales to 448, codes to 6. Inf is not,
+            it makes its block NaN.
 
             Formats without a tensor scale (mxfp4, mxfp8, int4) have ``"tensor"``, which says
             nothing there.

@@ -117,9 +117,9 @@ class Cohort:
 
     def __repr__(self) -> str:
         n, h, w, _ = self.images.shape
-        channels = ", ".join(self.channels)
+        channels, count = ", ".join(self.channels), len(self.patients)
         return (
-            f"Cohort({self.name!r}, {len(self.patients)} patients, {n} slices of {h}x{w}, "
+            f"Cohort({self.name!r}, {count} patient{'s' * (count != 1)}, {n} slices of {h}x{w}, "
             f"channels {channels})"
         )
 

@@ -69,7 +69,7 @@ def patient_holdout(cohort: Cohort, seed: int = 2026) -> Split:
     patients = list(strata)
     if len(patients) < 6:
         raise ValueError(
-            f"The cohort has {len(patients)} patients; a hold-out of 80/10/10 % needs at least 6. "
+            f"The cohort has {_counted(patients)}; a hold-out of 80/10/10 % needs at least 6. "
             "If scans of several patients were taken for those of one, say with patient_pattern "
             "which part of a scan's name is the patient."
         )
@@ -108,7 +108,7 @@ def split_folds(
     bins = np.array(list(strata.values()))
     if folds < 2 or 2 * folds > len(patients):
         raise ValueError(
-            f"folds is {folds} for {len(patients)} patients; a fold holds out a validation and a "
+            f"folds is {folds} for {_counted(patients)}; a fold holds out a validation and a "
             f"test patient at least, so 2 to {len(patients) // 2} folds are possible."
         )
     stratified = np.bincount(bins).max() >= folds
@@ -126,6 +126,10 @@ def split_folds(
         if cross_fit:
             splits.append(Split(rest, test, val, f"fold{i}_swapped"))
     return tuple(splits)
+
+
+def _counted(patients: Sequence[str] | np.ndarray) -> str:
+    return f"{len(patients)} patient{'s' * (len(patients) != 1)}"
 
 
 def _divide(

@@ -1,6 +1,7 @@
 """Subject: the model that is taken out of JAX, and what is known of it."""
 
 import dataclasses
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,10 @@ from fp4jax.nnx.packing import quantized_layers
 from fp4jax.predict.about import About
 from fp4jax.predict.packed_files import describe, load_packed
 from fp4jax.predict.packed_runs import packed_run, run_model
+
+_LOG = logging.getLogger(__name__)
+#: In which files compute.
+FLOAT = "float32"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,7 +41,7 @@ class Subject:
                 "the model has a recipe and is not packed; export what fp4jax.nnx.pack(model) "
                 "returns."
             )
-        if self.about.dtype != "float32":
+        if self.about.dtype != FLOAT:
             raise ValueError(
                 f"the model computes in {self.about.dtype}, and files are written in float32: "
                 "pack it with About(dtype='float32'), whose parameters are the same."
@@ -70,6 +75,9 @@ def image_shape(about: About) -> tuple[int, ...]:
 def read_subject(path: str | Path, *, recipe: str | None = None, static: bool = False) -> Subject:
     """The best epoch of a run, packed by its recipe, or a packed file.
 
+    Files are written in float32: a model that was trained in bfloat16 has the same parameters, and
+    is read to compute in float32, which is said.
+
     Args:
         path: a run's folder, or a file of :func:`fp4jax.predict.save_packed`.
         recipe: of a run: another recipe than its own; "baseline" for none.
@@ -80,14 +88,27 @@ def read_subject(path: str | Path, *, recipe: str | None = None, static: bool = 
         OSError: it cannot be read.
     """
     path = Path(path).expanduser()
+    if not path.exists():
+        raise ValueError(
+            f"there is no {path}; name a run's folder (fp4jax train), a packed file "
+            "(fp4jax predict --save), or a folder that fp4jax export wrote as "
+            "compressed-tensors or modelopt."
+        )
     if not path.is_dir():
         if recipe is not None:
             raise ValueError(f"recipe is for runs, but {path} is no folder: it is packed already.")
-        about = describe(path)
+        about = _in_float32(path, describe(path))
         return Subject(load_packed(path, about), about)
-    model, about = run_model(path, recipe=recipe, static=static)
+    model, about = run_model(path, recipe=recipe, static=static, dtype=FLOAT)
     # The scores are of the run's own recipe and of dynamic scales.
     scores = scores_of(path) if recipe is None and not static else ()
     if not any(recipe.quantizes for _, recipe in quantized_layers(model)):
         return Subject(model, about, scores)
-    return Subject(*packed_run(path, recipe=recipe, static=static), scores)
+    return Subject(*packed_run(path, recipe=recipe, static=static, dtype=FLOAT), scores)
+
+
+def _in_float32(path: Path, about: About) -> About:
+    """What makes the model, computing in float32."""
+    if about.dtype != FLOAT:
+        _LOG.warning("%s computes in %s; files are written in %s.", path, about.dtype, FLOAT)
+    return dataclasses.replace(about, dtype=FLOAT)

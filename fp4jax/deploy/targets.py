@@ -3,10 +3,13 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal, get_args
 
 from fp4jax.deploy.account import Account
 from fp4jax.deploy.subject import Subject
 from fp4jax.registration import Registry
+
+Half = Literal["bfloat16", "float16", "float32"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,11 +21,14 @@ class Options:
         channels_first: whether images and logits are (batch, channels, *space).
         bound: largest difference of a part of the file from the packed model, over the largest
             magnitude, that is no error.
+        half: the type of what runs in 16 bits on the target ("onnx-trt": convolutions); "float32"
+            writes the packed model itself, to the last bit of its sums.
     """
 
     batch: int | None = None
     channels_first: bool = False
     bound: float = 1e-4
+    half: Half = "bfloat16"
 
     def __post_init__(self) -> None:
         if self.batch is not None and self.batch < 1:
@@ -31,6 +37,8 @@ class Options:
             )
         if not self.bound > 0:
             raise ValueError(f"bound is {self.bound}; give a positive number, such as 1e-4.")
+        if self.half not in (allowed := get_args(Half)):
+            raise ValueError(f"half is {self.half!r}; allowed: {', '.join(allowed)}.")
 
 
 @dataclasses.dataclass(frozen=True)

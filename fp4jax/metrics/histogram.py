@@ -96,9 +96,10 @@ class Histogram:
         True
     """
 
-    counts: Array
+    # read from files they are arrays of NumPy
+    counts: Array | np.ndarray
     # pixels whose logit is NaN; with any, all results are NaN
-    invalid: Array
+    invalid: Array | np.ndarray
 
     @classmethod
     def zeros(cls, bins: int = BINS) -> "Histogram":
@@ -139,7 +140,12 @@ class Histogram:
             per_image = (weights.astype(jnp.float32) != 0).reshape(-1, *(1,) * (z.ndim - 1))
             used = jnp.broadcast_to(per_image, z.shape)
         index = jnp.where(used & ~jnp.isnan(z), index, 2 * total)
-        counts = self.counts.reshape(-1).at[index.reshape(-1)].add(np.uint32(1), mode="drop")
+        counts = (
+            jnp.asarray(self.counts)
+            .reshape(-1)
+            .at[index.reshape(-1)]
+            .add(np.uint32(1), mode="drop")
+        )
         invalid = self.invalid + jnp.sum(used & jnp.isnan(z), dtype=jnp.uint32)
         return Histogram(counts.reshape(self.counts.shape), invalid)
 

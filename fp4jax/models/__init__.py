@@ -2,6 +2,7 @@
 
 from fp4jax.models.multiplications import macs as macs
 from fp4jax.models.registry import (
+    attends as attends,
     create as create,
     default_scale as default_scale,
     names as names,

@@ -92,6 +92,8 @@ class BasicUNet(nnx.Module):
         (1, 35, 32, 1)
     """
 
+    #: Whether it has attention, whose products a recipe may quantize.
+    attends: ClassVar[bool] = False
     scales: ClassVar[dict[str, dict[str, Any]]] = {
         "500k": {"features": (16, 16, 32, 64, 128, 16)},
         "4m": {"features": (32, 48, 96, 176, 336, 32)},

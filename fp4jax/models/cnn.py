@@ -49,6 +49,8 @@ class CNN(nnx.Module):
         (1, 16, 16, 1)
     """
 
+    #: Whether it has attention, whose products a recipe may quantize.
+    attends: ClassVar[bool] = False
     scales: ClassVar[dict[str, dict[str, Any]]] = {
         "500k": {"stages": 4, "channels": 64},
         "4m": {"stages": 6, "channels": 128},

@@ -38,9 +38,10 @@ def register(name: str, cls: type) -> None:
       ``rngs`` and ``dtype`` (None: float32), and ``spatial_dims`` if it takes volumes. All others
       are the model's options (:func:`options`): annotate them.
 
-    Two attributes are optional. ``default_scale``: None if the constructor's defaults are the
+    Three attributes are optional. ``default_scale``: None if the constructor's defaults are the
     default size; else "4m" or, where there is none, the first scale is. ``sized_by``: the option
-    that is a size of its own; where it is given, nothing of a scale goes with it.
+    that is a size of its own; where it is given, nothing of a scale goes with it. ``attends``:
+    False for a model without attention, which refuses recipes of attention before it is built.
 
     Args:
         name: of letters, digits and ``_ . + -``, for it is part of the names of runs.
@@ -158,6 +159,16 @@ def spatial_dims(name: str) -> tuple[int, ...]:
         ((2,), (2, 3))
     """
     return (2, 3) if "spatial_dims" in typed_options.parameters(_MODELS.find(name)) else (2,)
+
+
+def attends(name: str) -> bool:
+    """Whether a model may have attention; False only of those that say so.
+
+    Example:
+        >>> attends("cnn"), attends("swin")
+        (False, True)
+    """
+    return bool(getattr(_MODELS.find(name), "attends", True))
 
 
 def options(name: str) -> dict[str, Option]:

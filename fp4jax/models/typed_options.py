@@ -1,6 +1,7 @@
 """Option: an argument of a model's class that users may choose; its type, default and meaning."""
 
 import dataclasses
+import functools
 import inspect
 import re
 import typing
@@ -66,6 +67,11 @@ class Option:
 
 def of_class(model: Any) -> dict[str, Option]:
     """The options of a model's class, by name and in the order of the constructor's arguments."""
+    return dict(_of_class(model))
+
+
+@functools.cache  # a study asks for every run
+def _of_class(model: Any) -> dict[str, Option]:
     try:
         hints = typing.get_type_hints(model.__init__, include_extras=True)
     except Exception:  # names in annotations that exist for type checkers only

@@ -101,6 +101,8 @@ class UNet(nnx.Module):
         (1, 16, 16, 1)
     """
 
+    #: Whether it has attention, whose products a recipe may quantize.
+    attends: ClassVar[bool] = False
     scales: ClassVar[dict[str, dict[str, Any]]] = {
         "500k": {"channels": (16, 32, 64, 160), "strides": (2, 2, 2), "num_res_units": 2},
         "4m": {"channels": (32, 64, 128, 192, 320), "num_res_units": 2},

@@ -14,6 +14,7 @@ from fp4jax.nnx.keys import Model
 from fp4jax.nnx.operations import Op
 from fp4jax.nnx.slots import Layer, layers
 from fp4jax.nnx.transposed import ConvTranspose
+from fp4jax.ops.attention_given import FORWARD_ROLES
 from fp4jax.ops.attention_recipe import AttentionRecipe, get_attention_recipe
 from fp4jax.ops.recipe import Recipe, get_recipe
 from fp4jax.ops.rules import Rules, check_pattern, recipe_or_rules
@@ -60,8 +61,8 @@ def apply_recipe(
         The model.
 
     Raises:
-        ValueError: for an unknown recipe, an attention recipe with static or learned amaxes, a
-            pattern that matches no layer, layers without a rule
+        ValueError: for an unknown recipe, an attention recipe with learned amaxes, or static ones
+            of the backward pass, a pattern that matches no layer, layers without a rule
             (all are listed), a rule that earlier ones leave no layer, a model without layers
             to quantize, a packed model (apply recipes to the trained one and pack that), or a
             layer whose slot is taken by somebody else's function; attention recipes for a model
@@ -175,11 +176,14 @@ def _attentions(
             own = chosen.of_attention(slot.path)
         if own is not None and slot.problem:
             raise ValueError(slot.problem)
-        if own is not None and own.given:
+        given = {} if own is None else own.given
+        static = FORWARD_ROLES.values()
+        odd = [role for role, kind in given.items() if kind != "static" or role not in static]
+        if own is not None and odd:
             raise ValueError(
-                f"attention recipe {own.name!r} takes an amax of {', '.join(own.given)} from "
-                "outside, which attention in a model has no place for: use amax='tensor', "
-                "'example' or 'row' there, or fp4jax.attention(..., amax=)."
+                f"attention recipe {own.name!r} takes an amax of {', '.join(odd)} from outside, "
+                f"which attention in a model has no place for: static ones of {', '.join(static)} "
+                "alone; use amax='tensor', 'example' or 'row', or fp4jax.attention(..., amax=)."
             )
         pairs.append((slot, own if own is not None and own.quantizes else None))
     return pairs

@@ -12,14 +12,13 @@ from typing import Any, NamedTuple
 from flax import nnx
 from flax.nnx.nn.attention import dot_product_attention
 
+from fp4jax.nnx.amax_places import ATTENTION
 from fp4jax.nnx.keys import check_model, dotted
 from fp4jax.nnx.operations import AttentionOp
 from fp4jax.nnx.slots import layers
 
 #: The attribute.
 SLOT = "attention_fn"
-#: What ends the path of a slot, by which rules name it.
-NAME = "attention"
 
 
 class AttentionSlot(NamedTuple):
@@ -32,7 +31,7 @@ class AttentionSlot(NamedTuple):
     @property
     def path(self) -> str:
         """The module's, and "attention" behind it: what rules and ``keep`` are matched with."""
-        return f"{self.module_path}.{NAME}" if self.module_path else NAME
+        return f"{self.module_path}.{ATTENTION}" if self.module_path else ATTENTION
 
     @property
     def held(self) -> Any:
@@ -57,7 +56,11 @@ class AttentionSlot(NamedTuple):
 
     def inject(self, recipe: Any) -> None:
         """Puts an operation with a recipe into the slot."""
-        setattr(self.module, SLOT, nnx.data(AttentionOp(recipe, self.module_path, self._stack)))
+        self.put(AttentionOp(recipe, self.module_path, self._stack))
+
+    def put(self, operation: nnx.Module) -> None:
+        """Puts an operation into the slot."""
+        setattr(self.module, SLOT, nnx.data(operation))
 
     def empty(self) -> None:
         """Puts back what the module has by default."""

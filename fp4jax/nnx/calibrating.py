@@ -12,6 +12,7 @@ from flax import nnx
 
 from fp4jax.core.spec import is_number, shown
 from fp4jax.core.typing import Array
+from fp4jax.nnx.amax_places import amax_places
 from fp4jax.nnx.keys import Model, refresh_keys
 from fp4jax.nnx.observers import (
     CANDIDATES,
@@ -23,7 +24,7 @@ from fp4jax.nnx.observers import (
     percentile_of,
 )
 from fp4jax.nnx.packed_operations import PackedOp
-from fp4jax.nnx.static_x import quantizing_x, set_static
+from fp4jax.nnx.static_x import set_static
 
 _LOG = logging.getLogger("fp4jax")
 
@@ -42,6 +43,8 @@ def calibrate(
     call: Callable[..., Any] | None = None,
 ) -> Model:
     """Gives x of every quantized layer a static amax A, found on some batches.
+
+    So q, k, P and v of attention, where a recipe quantizes its products.
 
     The forward pass then does not look at x to scale it, which is what deployment targets ask for,
     and an example's result does not depend on what else is in the batch. Block scales stay dynamic.
@@ -151,7 +154,7 @@ def _check(method: Any, headroom: Any, percentile: Any) -> None:
 
 
 def _check_model(model: Any) -> None:
-    found = [op for _, op, _ in quantizing_x(model)]
+    found = list(amax_places(model))
     if any(isinstance(op, PackedOp) for _, op in nnx.iter_modules(model)):
         raise ValueError(
             f"{type(model).__name__} is packed; calibrate the model that was trained, then pack "
@@ -175,9 +178,9 @@ def _observe(
     watched: Any = nnx.clone(model)
     watched.eval()
     observers: dict[str, Observer] = {}
-    for path, op, spec in quantizing_x(watched):
-        observers[path] = make(path, op.stack, spec.clip)
-        set_static(op, jnp.zeros(op.stack), observers[path])
+    for place in amax_places(watched):
+        observers[place.path] = make(place.path, place.stack, place.spec.clip)
+        set_static(place, jnp.zeros(place.stack), observers[place.path])
     # Stochastic operations want some key.
     refresh_keys(watched, 0, 0)
     names = {id(observer): path for path, observer in observers.items()}
@@ -265,11 +268,12 @@ def _set(model: nnx.Module, amaxes: dict[str, np.ndarray]) -> None:
     zero = [path or "(model)" for path, amax in amaxes.items() if not np.all(amax)]
     if zero:
         _LOG.warning("x of %s was 0 in all batches; its amax is set to 1.", ", ".join(zero))
-    for path, op, spec in quantizing_x(model):
-        amax: Array = jnp.asarray(np.where(amaxes[path] == 0, np.float32(1), amaxes[path]))
-        if spec.amax == "learned" and op.amax is not None:
-            op.amax.set_value(amax)
+    for place in amax_places(model):
+        found = amaxes[place.path]
+        amax: Array = jnp.asarray(np.where(found == 0, np.float32(1), found))
+        if place.spec.amax == "learned" and place.amax is not None:
+            place.amax.set_value(amax)
         else:
-            set_static(op, amax)
+            set_static(place, amax)
     sizes = np.concatenate([np.ravel(amax) for amax in amaxes.values()])
     _LOG.info("%d layers calibrated: amax %.3g to %.3g", len(amaxes), sizes.min(), sizes.max())

@@ -1,6 +1,6 @@
 """What an injection slot holds: a static recipe and, if it is stochastic, a rounding key."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -11,11 +11,11 @@ from fp4jax.nnx.amax_variables import LearnedAmax
 from fp4jax.nnx.keys import RoundingKey, RoundingSeeds, first_key
 from fp4jax.nnx.watches import FirstAmax
 from fp4jax.ops.attention_function import dot_product_attention
+from fp4jax.ops.attention_given import FORWARD_ROLES
 from fp4jax.ops.attention_recipe import AttentionRecipe
 from fp4jax.ops.convolution.quantized import conv_general_dilated, conv_transpose
 from fp4jax.ops.dot import dot_general
 from fp4jax.ops.einsum import einsum
-from fp4jax.ops.recipe import Recipe
 from fp4jax.ops.role_keys import CallKeys
 
 
@@ -61,31 +61,54 @@ class Op(nnx.Module):
         if self.key is not None and self.seeds is not None:
             keys = CallKeys(self.key.get_value(), self.seeds.get_value())
         options = {"recipe": self.recipe, "key": keys}
-        spec = self.spec_of_x
-        return options | ({"amax": self._amax()} if spec is not None and spec.given else {})
+        given = {
+            self.roles[operand]: self._amax(operand)
+            for operand, spec in self.forward_specs().items()
+            if spec is not None and spec.given
+        }
+        return options | ({"amax": given} if given else {})
 
     @property
     def spec_of_x(self) -> TensorSpec | None:
         """How x of fprop is quantized; None in high precision, and in attention, which has no x."""
-        return self.recipe.fprop[0] if isinstance(self.recipe, Recipe) else None
+        return self.forward_specs().get("x")
 
-    def _amax(self) -> dict[str, Any]:
-        """The amax of x, or a function of x that tells it.
+    #: The operands whose amax may be given, and their roles.
+    roles: ClassVar[dict[str, str]] = {"x": "fprop.x"}
+
+    def forward_specs(self) -> dict[str, TensorSpec | None]:
+        """How the operands are quantized whose amax may be given."""
+        return {"x": self.recipe.fprop[0]}
+
+    def amax_of(self, operand: str) -> nnx.Variable | None:
+        """The variable with an operand's amax."""
+        return self.amax
+
+    def watch_of(self, operand: str) -> Any:
+        """The module that watches an operand."""
+        return self.watch
+
+    def set_amax(self, operand: str, amax: nnx.Variable | None, watch: nnx.Module | None) -> None:
+        """Sets both."""
+        self.amax, self.watch = nnx.data(amax), nnx.data(watch)
+
+    def _amax(self, operand: str) -> Any:
+        """The amax of an operand, or a function of it that tells it.
 
         Raises:
             ValueError: there is none.
         """
-        amax = None if self.amax is None else self.amax.get_value()
-        if self.watch is not None:
-            watch: Any = self.watch
-            return {"fprop.x": lambda x, spec, axes: watch(x, spec, axes, amax)}
+        variable, watch = self.amax_of(operand), self.watch_of(operand)
+        amax = None if variable is None else variable.get_value()
+        if watch is not None:
+            return lambda x, spec, axes: watch(x, spec, axes, amax)
         if amax is None:
             raise ValueError(
-                f"a layer has the recipe {self.recipe.name!r} with amax='static' for x, and no "
-                "amax: calibrate the model on some batches first, fp4jax.nnx.calibrate(model, "
-                "batches)."
+                f"a layer has the recipe {self.recipe.name!r} with amax='static' for {operand}, "
+                "and no amax: calibrate the model on some batches first, "
+                "fp4jax.nnx.calibrate(model, batches)."
             )
-        return {"fprop.x": amax}
+        return amax
 
 
 class DotGeneral(Op):
@@ -129,7 +152,38 @@ class AttentionOp(Op):
     """``fp4jax.attention`` for an ``attention_fn`` slot, with the arguments that Flax passes."""
 
     recipe: AttentionRecipe
+    roles = FORWARD_ROLES
 
-    def __call__(self, query: Array, key: Array, value: Array, *args: Any, **kwargs: Any) -> Array:
-        options = self.options()
+    def __init__(self, recipe: AttentionRecipe, path: str, stack: tuple[int, ...] = ()):
+        super().__init__(recipe, path, stack)
+        # By operand, of those that have one.
+        self.amaxes, self.watches = nnx.Dict(), nnx.Dict()
+
+    def forward_specs(self) -> dict[str, TensorSpec | None]:
+        qk, pv = self.recipe.qk.fprop, self.recipe.pv.fprop
+        return dict(zip(self.roles, (*qk, *pv), strict=True))
+
+    def amax_of(self, operand: str) -> nnx.Variable | None:
+        return self.amaxes.get(operand)
+
+    def watch_of(self, operand: str) -> Any:
+        return self.watches.get(operand)
+
+    def set_amax(self, operand: str, amax: nnx.Variable | None, watch: nnx.Module | None) -> None:
+        for held, value in ((self.amaxes, amax), (self.watches, watch)):
+            if value is not None:
+                held[operand] = value
+            elif operand in held:
+                del held[operand]
+
+    def __call__(
+        self,
+        query: Array,
+        key: Array,
+        value: Array,
+        *args: Any,
+        switches: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Array:
+        options = self.options() | {"switches": switches}
         return dot_product_attention(query, key, value, *args, options=options, **kwargs)

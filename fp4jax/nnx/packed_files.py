@@ -18,7 +18,7 @@ from fp4jax.nnx.applying import apply_recipe
 from fp4jax.nnx.attention_slots import attention_slots
 from fp4jax.nnx.keys import Model, dotted
 from fp4jax.nnx.packed_operations import PackedOp
-from fp4jax.nnx.packing import forward_part, pack_layer
+from fp4jax.nnx.packing import forward_part, pack_attention, pack_layer
 from fp4jax.nnx.slots import Layer, layers
 from fp4jax.ops.attention_recipe import AttentionRecipe
 from fp4jax.packed.file_format import LayerRecord, PackedModel, read_model, write_model
@@ -187,7 +187,7 @@ def _prepared(path: str | Path, template: Model, contents: PackedModel) -> Model
         for name, recipe in json.loads(contents.metadata.get(_ATTENTION, "{}")).items():
             if name not in slots:
                 raise ValueError(f"{path} has quantized {name!r}, which the model lacks.")
-            slots[name].inject(AttentionRecipe.from_json(recipe))
+            pack_attention(slots[name], AttentionRecipe.from_json(recipe))
         narrow(model, jnp.dtype(contents.metadata.get(_REST, "float32")))
     model.eval()
     return model

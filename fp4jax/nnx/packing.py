@@ -10,9 +10,10 @@ from flax import nnx
 
 from fp4jax.core.number_format import NVFP4
 from fp4jax.core.typing import Array, DTypeLike
+from fp4jax.nnx.amax_places import AmaxPlace, amax_places, places_of
 from fp4jax.nnx.amax_variables import CalibratedAmax
 from fp4jax.nnx.announce import announce
-from fp4jax.nnx.attention_slots import attention_slots
+from fp4jax.nnx.attention_slots import AttentionSlot, attention_slots
 from fp4jax.nnx.keys import Model
 from fp4jax.nnx.operations import ConvGeneralDilated, ConvTransposeOp, DotGeneral, Op
 from fp4jax.nnx.packed_operations import (
@@ -80,7 +81,7 @@ def pack(model: Model, *, rest_dtype: DTypeLike | None = None, verbose: bool = F
         pack_layer(layer, recipe)
     for slot in attention_slots(model):
         if slot.operation is not None:
-            slot.inject(forward_attention(slot.operation.recipe))
+            pack_attention(slot, forward_attention(slot.operation.recipe))
     if rest_dtype is not None:
         narrow(model, rest_dtype)
     model.eval()
@@ -106,6 +107,18 @@ def forward_part(recipe: Recipe) -> Recipe:
 def forward_attention(recipe: AttentionRecipe) -> AttentionRecipe:
     """An attention recipe without its backward pass."""
     return AttentionRecipe(name=recipe.name, qk=forward_part(recipe.qk), pv=forward_part(recipe.pv))
+
+
+def pack_attention(slot: AttentionSlot, recipe: AttentionRecipe) -> None:
+    """Leaves the forward pass of an attention, with its amaxes; of a template, places for them."""
+    held = slot.operation
+    slot.inject(recipe)
+    assert slot.operation is not None
+    for place in places_of(slot.operation):
+        if place.spec.amax == "static":
+            old = None if held is None else held.amax_of(place.operand)
+            amax = jnp.zeros(place.stack) if old is None else old.get_value()
+            place.set(recipe, CalibratedAmax(amax), None)
 
 
 def pack_layer(layer: Layer, recipe: Recipe) -> None:
@@ -148,13 +161,13 @@ def _check(model: Any) -> None:
             f"{type(model).__name__} is packed already; pack the model that was trained."
         )
     found = list(quantized_layers(model))
-    held: list[tuple[str, Recipe, Layer | None]] = [
-        (f"layer {layer.path!r}", recipe, layer) for layer, recipe in found
+    held: list[tuple[str, Recipe, bool]] = [
+        (f"layer {layer.path!r}", recipe, False) for layer, recipe in found
     ]
     for slot in attention_slots(model):
         if slot.operation is not None:
             own = forward_attention(slot.operation.recipe)
-            held += [(repr(slot.path), product, None) for product in (own.qk, own.pv)]
+            held += [(repr(slot.path), product, True) for product in (own.qk, own.pv)]
     for what, recipe, _ in held:
         if recipe.stochastic:
             raise ValueError(
@@ -163,7 +176,7 @@ def _check(model: Any) -> None:
                 "rounding='nearest' in fprop first, for example dataclasses.replace(recipe, fprop="
                 "get_recipe('full').fprop)."
             )
-    for what, recipe, layer in held:
+    for what, recipe, attends in held:
         for i, spec in enumerate(recipe.fprop):
             if spec is not None and spec.format != NVFP4:
                 raise ValueError(
@@ -171,26 +184,28 @@ def _check(model: Any) -> None:
                     f"{spec.format.name}; packed layers and files are nvfp4's: apply a recipe "
                     "whose fprop is in nvfp4, fp4jax.with_format(recipe, 'nvfp4')."
                 )
-            if layer is not None and i == 0 and spec is not None and spec.amax == "static":
-                _check_amax(layer)
-            elif spec is not None and spec.amax != "tensor":
+            if (attends or i == 0) and spec is not None and spec.amax == "static":
+                continue
+            if spec is not None and spec.amax != "tensor":
                 raise ValueError(
                     f"{what} has the recipe {recipe.name!r} with amax={spec.amax!r}; "
                     "packed layers have one tensor scale, that of the operand: apply a recipe "
                     "whose fprop has amax='tensor' first."
                 )
+    for place in amax_places(model):
+        if place.spec.given:
+            _check_amax(place)
     _check_weights(model, found)
 
 
-def _check_amax(layer: Layer) -> None:
-    """ValueError if the amax of a layer's x is not known."""
-    held = None if layer.operation is None else layer.operation.amax
-    value = None if held is None else held.get_value()
+def _check_amax(place: AmaxPlace) -> None:
+    """ValueError if a static amax is not known."""
+    value = None if place.amax is None else place.amax.get_value()
     shapes = isinstance(value, jax.ShapeDtypeStruct)
     if value is None or not (shapes or bool((value != 0).all())):
         raise ValueError(
-            f"layer {layer.path!r} has amax='static' for x, and no amax: calibrate the model on "
-            "some batches first, fp4jax.nnx.calibrate(model, batches)."
+            f"layer {place.path!r} has amax='static' for {place.operand}, and no amax: calibrate "
+            "the model on some batches first, fp4jax.nnx.calibrate(model, batches)."
         )
 
 

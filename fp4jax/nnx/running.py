@@ -1,15 +1,16 @@
 """Static scales that follow the training: running_amax(model, ...), update_amax(model)."""
 
 import math
+from collections.abc import Iterator
 
 import jax.numpy as jnp
 from flax import nnx
 
 from fp4jax.core.spec import is_number, shown
-from fp4jax.nnx.keys import Model, check_model
-from fp4jax.nnx.operations import Op
+from fp4jax.nnx.amax_places import amax_places
+from fp4jax.nnx.keys import Model
 from fp4jax.nnx.packed_operations import PackedOp
-from fp4jax.nnx.static_x import quantizing_x, set_static
+from fp4jax.nnx.static_x import set_static
 from fp4jax.nnx.watches import AmaxWatch, AverageAmax, DelayedAmax
 
 
@@ -49,25 +50,25 @@ def running_amax(model: Model, memory: int | float) -> Model:
     """
     check_memory("memory", memory)
     memory = float(memory) if memory < 1 else int(memory)
-    if any(isinstance(op, PackedOp) for _, op, _ in quantizing_x(model)):
+    if any(isinstance(place.operation, PackedOp) for place in amax_places(model)):
         raise ValueError(
             f"{type(model).__name__} is packed, which is not trained: its amaxes are those it was "
             "packed with."
         )
-    found = [(op, spec) for _, op, spec in quantizing_x(model) if spec.amax != "learned"]
+    found = [place for place in amax_places(model) if place.spec.amax != "learned"]
     if not found:
         raise ValueError(
             f"no layer of {type(model).__name__} quantizes x by an amax of its own (formats with "
             "scales of blocks alone have none); apply a recipe that does first: "
             "fp4jax.nnx.apply_recipe(model, 'full')."
         )
-    for op, _ in found:
+    for place in found:
         one = (
-            AverageAmax(float(memory), op.stack)
+            AverageAmax(float(memory), place.stack)
             if memory < 1
-            else DelayedAmax(int(memory), op.stack)
+            else DelayedAmax(int(memory), place.stack)
         )
-        set_static(op, jnp.zeros(op.stack), one)
+        set_static(place, jnp.zeros(place.stack), one)
     return model
 
 
@@ -86,18 +87,21 @@ def update_amax(model: Model) -> Model:
     Raises:
         ValueError: for anything but an NNX model.
     """
-    check_model(model)
-    for _, op in nnx.iter_modules(model):
-        if isinstance(op, Op) and isinstance(op.watch, AmaxWatch) and op.amax is not None:
-            op.amax.set_value(op.watch.advance(op.amax.get_value()))
+    for amax, watch in _followed(model):
+        amax.set_value(watch.advance(amax.get_value()))
     return model
 
 
 def follows(model: nnx.Module) -> bool:
     """Whether :func:`update_amax` has something to do."""
-    return any(
-        isinstance(op, Op) and isinstance(op.watch, AmaxWatch) for _, op in nnx.iter_modules(model)
-    )
+    return any(True for _ in _followed(model))
+
+
+def _followed(model: nnx.Module) -> Iterator[tuple[nnx.Variable, AmaxWatch]]:
+    for place in amax_places(model):
+        amax, watch = place.amax, place.watch
+        if isinstance(watch, AmaxWatch) and amax is not None:
+            yield amax, watch
 
 
 def check_memory(name: str, memory: int | float) -> None:

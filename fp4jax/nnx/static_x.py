@@ -1,7 +1,6 @@
-"""Layers whose x has a static amax: their recipes, and amaxes that are set and read by path."""
+"""Operands with a static amax: set and read by path."""
 
-import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,66 +8,24 @@ import numpy as np
 from flax import nnx
 from jax.core import Tracer
 
-from fp4jax.core.spec import TensorSpec
 from fp4jax.core.typing import Array, Float
+from fp4jax.nnx.amax_places import AmaxPlace, amax_places, with_static
 from fp4jax.nnx.amax_variables import CalibratedAmax
-from fp4jax.nnx.keys import Model, check_model, dotted
-from fp4jax.nnx.operations import Op
-from fp4jax.ops.recipe import Recipe
-
-_SUFFIX = "+static"
-
-
-def with_static_x(recipe: Recipe) -> Recipe:
-    """A recipe that quantizes x of fprop by a given amax, under the name "NAME+static".
-
-    Where x has no tensor scale, or its amax is static already, the recipe as it is.
-
-    Example:
-        >>> from fp4jax.ops.recipe import get_recipe
-        >>> recipe = with_static_x(get_recipe("full"))
-        >>> recipe.name, recipe.fprop[0].amax, recipe.fprop[1].amax
-        ('full+static', 'static', 'tensor')
-    """
-    x, w = recipe.fprop
-    if x is None or x.amax == "static" or not x.has_tensor_scale:
-        return recipe
-    # A share of an amax that is given is an amax that is given.
-    static = dataclasses.replace(x, amax="static", clip=1.0)
-    return dataclasses.replace(recipe, name=recipe.name + _SUFFIX, fprop=(static, w))
-
-
-def quantizing_x(model: nnx.Module) -> Iterator[tuple[str, Op, TensorSpec]]:
-    """(dotted path of the layer, operation, spec of x) where x of fprop has a tensor scale.
-
-    In high precision it has none, nor in formats with scales of blocks alone.
-
-    Example:
-        >>> from fp4jax.nnx import apply_recipe
-        >>> layer = apply_recipe(nnx.Linear(16, 4, rngs=nnx.Rngs(0)), "full")
-        >>> [(path, type(op).__name__) for path, op, _ in quantizing_x(layer)]
-        [('', 'DotGeneral')]
-    """
-    check_model(model)
-    for path, module in list(nnx.iter_modules(model)):
-        if not isinstance(module, Op):
-            continue
-        spec = module.spec_of_x
-        if spec is not None and spec.has_tensor_scale:
-            yield dotted(path[:-1]), module, spec
+from fp4jax.nnx.keys import Model
 
 
 def set_static(
-    operation: Op, amax: Float[Array, "*stack"], watch: nnx.Module | None = None
+    place: AmaxPlace, amax: Float[Array, "*stack"], watch: nnx.Module | None = None
 ) -> None:
-    """From now on the operation quantizes x by this amax, or by what ``watch`` makes of it."""
-    operation.recipe = with_static_x(operation.recipe)
-    operation.amax = nnx.data(CalibratedAmax(jnp.asarray(amax, jnp.float32)))
-    operation.watch = nnx.data(watch)
+    """From now on the operand is quantized by this amax, or by what ``watch`` makes of it."""
+    recipe = with_static(place.operation.recipe, place.operand)
+    place.set(recipe, CalibratedAmax(jnp.asarray(amax, jnp.float32)), watch)
 
 
 def static_amaxes(model: nnx.Module) -> dict[str, Array]:
     """The static or learned amax of x of each layer that has one, by its path.
+
+    Of attention those of q, k, P and v, as "encoder.attn.attention.q", ".k", ".p" and ".v".
 
     Raises:
         ValueError: for anything but an NNX model.
@@ -81,7 +38,8 @@ def static_amaxes(model: nnx.Module) -> dict[str, Array]:
         >>> static_amaxes(calibrate(layer, [jnp.full((2, 16), 3.0)]))
         {'': Array(3., dtype=float32)}
     """
-    return {path: op.amax.get_value() for path, op, _ in quantizing_x(model) if op.amax is not None}
+    found = {place.path: place.amax for place in amax_places(model)}
+    return {path: amax.get_value() for path, amax in found.items() if amax is not None}
 
 
 def set_static_amaxes(model: Model, amaxes: Mapping[str, Any]) -> Model:
@@ -105,7 +63,7 @@ def set_static_amaxes(model: Model, amaxes: Mapping[str, Any]) -> Model:
         >>> set_static_amaxes(layer, {"": 3.0}).dot_general.recipe.name
         'full+static'
     """
-    found = {path: op for path, op, _ in quantizing_x(model)}
+    found = {place.path: place for place in amax_places(model)}
     if unknown := sorted(set(amaxes) - set(found)):
         raise ValueError(
             f"amaxes are given for {', '.join(unknown)}, which quantize no x in this model; its "
@@ -145,7 +103,7 @@ def expect_static(model: Model) -> Model:
         >>> float(expect_static(layer).dot_general.amax[...])
         0.0
     """
-    for _, op, spec in quantizing_x(model):
-        if not spec.given or op.amax is None:
-            set_static(op, jnp.zeros(op.stack))
+    for place in amax_places(model):
+        if not place.spec.given or place.amax is None:
+            set_static(place, jnp.zeros(place.stack))
     return model

@@ -6,7 +6,7 @@ head of k; k (t, d), v (t, e); logits, P and dS (m, g, t).
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,10 +17,10 @@ from fp4jax.core import sharding
 from fp4jax.core.formats import float_array
 from fp4jax.core.quantizer import check_key
 from fp4jax.core.seeds import AxisName
-from fp4jax.core.spec import shown
 from fp4jax.core.typing import Array, ArrayLike, Shaped
+from fp4jax.ops.attention_given import Given, by_product
 from fp4jax.ops.attention_recipe import AttentionRecipe, get_attention_recipe
-from fp4jax.ops.dot import dot_general
+from fp4jax.ops.dot import dot_general, fprop_operand
 from fp4jax.ops.recipe import Recipe
 from fp4jax.ops.role_keys import RoleKeys, role_keys
 
@@ -45,6 +45,8 @@ def attention(
     key: Array | RoleKeys | None = None,
     amax: Mapping[str, Any] | None = None,
     axis_name: AxisName = None,
+    switches: Mapping[str, Any] | None = None,
+    product: Callable[..., Any] | None = None,
 ) -> Shaped[Array, "..."]:
     """Softmax attention whose products q k^T and P v are quantized, forward and backward.
 
@@ -91,8 +93,13 @@ def attention(
         key: a ``jax.random`` key, needed if the recipe is stochastic; a new one for every
             step and layer. All operands of both products draw independent bits from it.
         amax: of operands with ``amax="static"``, by product and role: {"qk.fprop.x": ...,
-            "pv.fprop.w": ...}, see :func:`fp4jax.dot_general`.
+            "pv.fprop.w": ...}, see :func:`fp4jax.dot_general`. Those of the forward pass may be
+            functions ``(operand, spec, axes) -> number``.
         axis_name: as for :func:`fp4jax.dot_general`.
+        switches: bools by product and role, likewise: an operand whose switch is off is in high
+            precision.
+        product: what computes both products in place of :func:`fp4jax.dot_general`, with its
+            arguments; the derivative is then that of its operations.
 
     Returns:
         o (*b, m, h, e), in v's dtype. Reverse mode only, unless the recipe quantizes nothing. The
@@ -136,11 +143,11 @@ def attention(
     if keys is not None:
         keys = RoleKeys(*keys.of_data(q))
     q = q.reshape(*batch, m, heads, h // heads, d)
-    plan = Plan(recipe, float(d**-0.5 if scale is None else scale), precision, axis_name)
+    plan = Plan(recipe, float(d**-0.5 if scale is None else scale), precision, axis_name, product)
     arrays = _varying_together(q, k, v, bias, mask, factors, others=jax.tree.leaves(keys))
-    of_products = _by_product(amax, recipe)
-    function: Any = _jitted if recipe.quantizes else _high_precision
-    o = jnp.moveaxis(function(plan, *arrays, keys, of_products), -4, -3)
+    given = _settled(plan, arrays, keys, by_product(amax, switches, recipe))
+    function: Any = _jitted if recipe.quantizes and product is None else _plain
+    o = jnp.moveaxis(function(plan, *arrays, keys, given), -4, -3)
     return o.reshape(*batch, m, h, v.shape[-1])
 
 
@@ -152,49 +159,74 @@ class Plan:
     scale: float
     precision: Any
     axis_name: AxisName
+    product: Callable[..., Any] | None = None
 
-    def logits(self, q: Array, k: Array, keys: RoleKeys | None, amax: Any) -> Array:
+    def logits(self, q: Array, k: Array, keys: RoleKeys | None, given: Any) -> Array:
         """q k^T (*b, k, m, g, t) in float32, without scale."""
+        with jax.named_scope("qk"):
+            return self._product(self.recipe.qk, self.qk(q, k), keys, given["qk"])
+
+    def output(self, p: Array, v: Array, keys: RoleKeys | None, given: Any) -> Array:
+        """P v (*b, k, m, g, e) in float32."""
+        if keys is not None:
+            keys = keys.apart(jnp.uint32(_OTHER_BITS))
+        with jax.named_scope("pv"):
+            return self._product(self.recipe.pv, self.pv(p, v), keys, given["pv"])
+
+    def qk(self, q: Array, k: Array) -> tuple[Array, Array, Any]:
+        """Operands and dimensions of q k^T."""
         b = tuple(range(k.ndim - 3))
         heads = (*b, len(b) + 1)
-        dims = (((q.ndim - 1,), (k.ndim - 1,)), (heads, heads))
-        with jax.named_scope("qk"):
-            return self._product(self.recipe.qk, q, k, dims, keys, amax["qk"])
+        return q, k, (((q.ndim - 1,), (k.ndim - 1,)), (heads, heads))
 
-    def output(self, p: Array, v: Array, keys: RoleKeys | None, amax: Any) -> Array:
-        """P v (*b, k, m, g, e) in float32."""
+    def pv(self, p: Array, v: Array) -> tuple[Array, Array, Any]:
+        """Operands and dimensions of P v."""
         if self.recipe.pv.fprop[0] is None:
             p = p.astype(v.dtype)
         else:
             # P is quantized as the softmax has it, whatever the dtype of v.
             v = v.astype(p.dtype)
-        if keys is not None:
-            keys = keys.apart(jnp.uint32(_OTHER_BITS))
         b = tuple(range(v.ndim - 3))
-        dims = (((p.ndim - 1,), (len(b),)), ((*b, len(b)), (*b, len(b) + 1)))
-        with jax.named_scope("pv"):
-            return self._product(self.recipe.pv, p, v, dims, keys, amax["pv"])
+        return p, v, (((p.ndim - 1,), (len(b),)), ((*b, len(b)), (*b, len(b) + 1)))
 
     def _product(
         self,
         recipe: Recipe,
-        lhs: Array,
-        rhs: Array,
-        dims: Any,
+        operands: tuple[Array, Array, Any],
         keys: RoleKeys | None,
-        amax: Mapping[str, Any] | None,
+        given: Given,
     ) -> Array:
-        return dot_general(
-            lhs,
-            rhs,
-            dims,
+        # A product of somebody else's knows dot_general's older arguments.
+        switches = {} if given.switches is None else {"switches": given.switches}
+        return (self.product or dot_general)(
+            *operands,
             self.precision,
             jnp.dtype(jnp.float32),
             recipe=recipe,
             key=keys if recipe.stochastic else None,
-            amax=amax,
+            amax=given.amax,
             axis_name=self.axis_name if recipe.quantizes else None,
+            **switches,
         )
+
+
+def _settled(plan: Plan, arrays: Any, keys: RoleKeys | None, given: Any) -> Any:
+    """Amaxes that are functions of their operands, as numbers."""
+    q, k, v, bias, mask, factors = map(jax.lax.stop_gradient, arrays)
+    if given["qk"].functions:
+        given = {**given, "qk": _measured(plan.recipe.qk, plan.qk(q, k), given["qk"])}
+    if given["pv"].functions:
+        p = jax.nn.softmax(_scores(plan, plan.logits(q, k, keys, given), bias, mask))
+        operands = plan.pv(_times(p, factors), v)
+        given = {**given, "pv": _measured(plan.recipe.pv, operands, given["pv"])}
+    return given
+
+
+def _measured(recipe: Recipe, operands: tuple[Array, Array, Any], given: Given) -> Given:
+    amax = dict(given.amax or {})
+    for role, function in given.functions.items():
+        amax[role] = function(*fprop_operand(role, recipe, *operands))
+    return given._replace(amax=amax)
 
 
 def _scores(plan: Plan, product: Array, bias: Array | None, mask: Array | None) -> Array:
@@ -209,34 +241,34 @@ def _times(p: Array, factors: Array | None) -> Array:
     return p if factors is None else p * factors.astype(p.dtype)
 
 
-def _high_precision(plan: Plan, q, k, v, bias, mask, factors, keys, amax) -> Array:
-    p = jax.nn.softmax(_scores(plan, plan.logits(q, k, keys, amax), bias, mask))
-    return plan.output(_times(p, factors), v, keys, amax).astype(v.dtype)
+def _plain(plan: Plan, q, k, v, bias, mask, factors, keys, given) -> Array:
+    p = jax.nn.softmax(_scores(plan, plan.logits(q, k, keys, given), bias, mask))
+    return plan.output(_times(p, factors), v, keys, given).astype(v.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(plan: Plan, q, k, v, bias, mask, factors, keys, amax) -> Array:
-    return _forward(plan, q, k, v, bias, mask, factors, keys, amax)[0]
+def _attend(plan: Plan, q, k, v, bias, mask, factors, keys, given) -> Array:
+    return _forward(plan, q, k, v, bias, mask, factors, keys, given)[0]
 
 
-def _forward(plan: Plan, q, k, v, bias, mask, factors, keys, amax):
-    z = _scores(plan, plan.logits(q, k, keys, amax), bias, mask)
-    o = plan.output(_times(jax.nn.softmax(z), factors), v, keys, amax)
+def _forward(plan: Plan, q, k, v, bias, mask, factors, keys, given):
+    z = _scores(plan, plan.logits(q, k, keys, given), bias, mask)
+    o = plan.output(_times(jax.nn.softmax(z), factors), v, keys, given)
     norm = jax.nn.logsumexp(z, -1, keepdims=True) if plan.recipe.logits == "original" else None
     kept = o if plan.recipe.row_sums == "output" else None
-    return o.astype(v.dtype), (q, k, v, bias, mask, factors, keys, amax, norm, kept)
+    return o.astype(v.dtype), (q, k, v, bias, mask, factors, keys, given, norm, kept)
 
 
 def _backward(plan: Plan, saved, do):
-    q, k, v, bias, mask, factors, keys, amax, norm, o = saved
+    q, k, v, bias, mask, factors, keys, given, norm, o = saved
     do = do.astype(jnp.float32)
-    product, of_logits = jax.vjp(lambda q, k: plan.logits(q, k, keys, amax), q, k)
+    product, of_logits = jax.vjp(lambda q, k: plan.logits(q, k, keys, given), q, k)
     if plan.recipe.logits == "original":
         p = jnp.exp(_scores(plan, _exact_product(plan, q, k), bias, mask) - norm)
     else:
         p = jax.nn.softmax(_scores(plan, product, bias, mask))
     # The vjp of the product alone: the compiler drops a result that nobody uses.
-    _, of_output = jax.vjp(lambda p, v: plan.output(p, v, keys, amax), _times(p, factors), v)
+    _, of_output = jax.vjp(lambda p, v: plan.output(p, v, keys, given), _times(p, factors), v)
     dp, dv = of_output(do)
     dp = _times(dp, factors)
     sums = dp * p if o is None else do * o
@@ -255,7 +287,7 @@ _jitted = jax.jit(_attend, static_argnums=0, inline=True)
 
 def _exact_product(plan: Plan, q: Array, k: Array) -> Array:
     exact = dataclasses.replace(plan.recipe, qk="baseline")
-    return dataclasses.replace(plan, recipe=exact).logits(q, k, None, {"qk": None})
+    return dataclasses.replace(plan, recipe=exact).logits(q, k, None, {"qk": Given()})
 
 
 def _summed_to(x: Array, like: Array) -> Array:
@@ -290,6 +322,8 @@ def _check_shapes(q: Array, k: Array, v: Array) -> None:
         )
     if q.shape[-1] != k.shape[-1]:
         raise ValueError(f"q and k must have the same channels: {shapes}")
+    if not q.shape[-1]:
+        raise ValueError(f"q and k must have channels: {shapes}")
     if not k.shape[-2] or q.shape[-2] % k.shape[-2]:
         raise ValueError(f"k's heads, at least one, must divide q's: {shapes}")
 
@@ -299,23 +333,3 @@ def _varying_together(*arrays: Array | None, others: Any) -> list[Array | None]:
     there = [a for a in arrays if a is not None]
     together = iter([sharding.varying_together(a, a, *there, *others)[0] for a in there])
     return [None if a is None else next(together) for a in arrays]
-
-
-def _by_product(amax: Any, recipe: AttentionRecipe) -> dict[str, Any]:
-    """{"qk.fprop.x": a} -> {"qk": {"fprop.x": a}, "pv": None}."""
-    parts: dict[str, dict[str, Any]] = {"qk": {}, "pv": {}}
-    if amax is not None and not isinstance(amax, Mapping):
-        raise ValueError(f'amax is {shown(amax)}; give a mapping such as {{"qk.fprop.x": 3.0}}.')
-    for role, value in (amax or {}).items():
-        product, _, operand = str(role).partition(".")
-        if product not in parts:
-            raise ValueError(f"amax has {role!r}; roles begin with 'qk.' or 'pv.'.")
-        parts[product][operand] = value
-    static = [role for role, kind in recipe.given.items() if kind == "static"]
-    if missing := [role for role in static if (amax or {}).get(role) is None]:
-        example = ", ".join(f'"{role}": ...' for role in missing)
-        raise ValueError(
-            f"attention recipe {recipe.name!r} needs amax of {', '.join(missing)}: pass "
-            f"attention(amax={{{example}}})."
-        )
-    return {product: given or None for product, given in parts.items()}

@@ -124,6 +124,23 @@ def dot_general(
     return _jitted(plan, lhs, rhs, keys, given)
 
 
+def fprop_operand(
+    role: str, recipe: Recipe, lhs: Array, rhs: Array, dimension_numbers: Any
+) -> tuple[Array, Any, BlockAxes]:
+    """An operand as fprop quantizes it, its spec, and where its blocks lie.
+
+    Args:
+        role: "fprop.x" for lhs, "fprop.w" for rhs.
+        recipe, lhs, rhs, dimension_numbers: of the product.
+    """
+    out = jax.eval_shape(lambda a, b: lax.dot_general(a, b, dimension_numbers), lhs, rhs)
+    plan = DotPlan.make(lhs.shape, rhs.shape, dimension_numbers, recipe, None, out)
+    if role == "fprop.x":
+        x, axes = plan.fprop_x(lhs)
+        return x, recipe.fprop[0], axes
+    return plan.w(rhs), recipe.fprop[1], W_FPROP
+
+
 def _high_precision(product, lhs: Array, rhs: Array, dimension_numbers: Any) -> Array:
     """``product(lhs, rhs)``; several leading free dimensions of lhs enter as one.
 

@@ -69,12 +69,15 @@ class Convolution(Product):
         if not plain and (_no_overlap(self.window) or positions <= outputs):
             return self._as_gemm(image, w)
         values, scale = kernel_operand(w)
-        kernel = values.reshape(-1, outputs, *self.window.taps, w.shape[-2] // self._taps)
-        kernel = kernel[..., : x.values.shape[-1]]
-        # (group, o, *taps, c) -> (*taps, c, group o)
-        kernel = jnp.moveaxis(kernel, (0, 1), (-2, -1)).reshape(*kernel.shape[2:], -1)
+        kernel = self.kernel(values, x.values.shape[-1])
         gather = functools.partial(windows.gather, window=self.window)
         return gemm.contract(image, Operand(kernel, scale), gather, self.out_dtype, self.precision)
+
+    def kernel(self, values: Array, channels: int) -> Array:
+        """(*group, o, taps c') -> (*taps, c, group o), of the first channels of each tap."""
+        o, columns = values.shape[-2:]
+        kernel = values.reshape(-1, o, *self.window.taps, columns // self._taps)[..., :channels]
+        return jnp.moveaxis(kernel, (0, 1), (-2, -1)).reshape(*kernel.shape[2:], -1)
 
     @property
     def _taps(self) -> int:
@@ -130,10 +133,15 @@ class TransposedConvolution(Product):
             sums = overlap_add(parts[..., : self.outputs], self.window)
             return scaled(sums, x, w, self.out_dtype)
         values, scale = kernel_operand(w)
-        kernel = values.reshape(*self.window.taps, w.shape[-1] // taps, k)
         scatter = functools.partial(windows.scatter, window=self.window)
-        kernel = Operand(kernel[..., : self.outputs, :], scale)
+        kernel = Operand(self.kernel(values, k), scale)
         return gemm.contract(x, kernel, scatter, self.out_dtype, self.precision)
+
+    def kernel(self, values: Array, channels: int) -> Array:
+        """(taps o', c) -> (*taps, o, c), of the first channels."""
+        taps = self.window.taps
+        kernel = values.reshape(*taps, values.shape[-2] // math.prod(taps), values.shape[-1])
+        return kernel[..., : self.outputs, :channels]
 
 
 def _geometry(function: Any, x: Any, kernel: Any, arguments: dict[str, Any]) -> Geometry:

@@ -9,6 +9,7 @@ from fp4jax.core.typing import Float, UInt8
 from fp4jax.data.nifti import LoadedCase
 from fp4jax.extras import Extra
 from fp4jax.files import replacing
+from fp4jax.predict.slice_picture import DRAWING
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 _COLOURS = ("#56B4E9", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#F0E442")
@@ -45,16 +46,17 @@ def need_matplotlib() -> None:
 
 def picture_of_case(path: Path, case: LoadedCase, predicted: UInt8[np.ndarray, "x y z k"]) -> None:
     """:func:`picture` of a case, with its labels if it has any."""
-    picture(
-        path,
-        case.image,
-        predicted,
-        case.target,
-        modalities=case.modalities,
-        regions=case.regions,
-        spacing=case.spacing,
-        title=case.id,
-    )
+    with DRAWING:
+        picture(
+            path,
+            case.image,
+            predicted,
+            case.target,
+            modalities=case.modalities,
+            regions=case.regions,
+            spacing=case.spacing,
+            title=case.id,
+        )
 
 
 def picture(

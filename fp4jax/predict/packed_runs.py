@@ -1,6 +1,8 @@
 """The best epoch of a run as a packed model."""
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 from flax import nnx
 
@@ -16,6 +18,7 @@ def packed_run(
     recipe: str | None = None,
     rest_dtype: DTypeLike | None = None,
     static: bool = False,
+    dtype: str | None = None,
 ) -> tuple[nnx.Module, About]:
     """The model of a run's best epoch, packed, and what it is; of slices or of volumes.
 
@@ -24,11 +27,12 @@ def packed_run(
         recipe: another recipe than the run's: post-training quantization of a baseline run.
         rest_dtype: of the parameters that are not quantized, see :func:`fp4jax.nnx.pack`.
         static: with the static scales that the run was calibrated to.
+        dtype: another one of the computation than the run's; parameters are the same.
 
     Raises:
         ValueError: no run, no parameters, or a recipe that quantizes no weights.
     """
-    model, about = run_model(path, recipe=recipe, static=static)
+    model, about = run_model(path, recipe=recipe, static=static, dtype=dtype)
     try:
         return fp4nnx.pack(model, rest_dtype=rest_dtype, verbose=False), about
     except ValueError as error:
@@ -38,9 +42,12 @@ def packed_run(
 
 
 def run_model(
-    path: str | Path, *, recipe: str | None = None, static: bool = False
+    path: str | Path, *, recipe: str | None = None, static: bool = False, dtype: str | None = None
 ) -> tuple[nnx.Module, About]:
     """The model of a run's best epoch with its recipe, in evaluation mode, and what it is."""
     run = read_trained(Path(path).expanduser(), static=static)
+    if dtype is not None:
+        config: Any = dataclasses.replace(run.config, dtype=dtype)
+        run = dataclasses.replace(run, config=config)
     trained = run.model(recipe)
     return trained.network(), about_run(run, trained.config)

@@ -1,6 +1,7 @@
 """Pictures: a listener that draws what runs found in their test patients."""
 
 import dataclasses
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,7 @@ class Pictures(Listener):
 
     def ended(self, run: Any, summary: dict[str, Any] | None, folder: Path) -> None:
         """Draws the run's pictures, if it has test patients."""
-        synthetic = isinstance(run.data, Slices) and run.data.cohort == "phantom"
-        if summary is None or not (self.always or synthetic):
+        if summary is None or not (self.always or is_synthetic(run.data)):
             return
         if (folder / "examples.npz").exists() and not (folder / PICTURE).exists():
             draw_run(folder, summary)
@@ -58,14 +58,37 @@ class Pictures(Listener):
             draw_cases(folder, run.data, self.source)
 
 
-def draw_run(folder: Path, summary: dict[str, Any]) -> Path | None:
-    """Writes ``predictions.png`` of a finished run; None if no test patient has a Dice."""
+def is_synthetic(task: Any) -> bool:
+    """Whether a task is that of the synthetic cohort, whose pictures anybody may see."""
+    return isinstance(task, Slices) and task.cohort == "phantom"
+
+
+def draw_run(folder: Path, summary: dict[str, Any], path: Path | None = None) -> Path | None:
+    """Writes ``predictions.png`` of a finished run, or ``path``; None if no patient has a Dice."""
     examples = read_examples(folder / "examples.npz")
     dice = {name: d for name, d in summary["test_patients"].items() if d is not None}
     if not dice:
         return None
-    picture(folder / PICTURE, examples, dice, summary["threshold"], title=folder.name)
-    return folder / PICTURE
+    path = path or folder / PICTURE
+    picture(path, examples, dice, summary["threshold"], title=folder.name)
+    return path
+
+
+def pictures_of(folder: Path, summary: dict[str, Any]) -> dict[str, bytes]:
+    """The pictures of a finished run as PNG files by name, for whoever shows them elsewhere.
+
+    ``predictions`` is drawn where the run's folder has none, and the folder stays as it is; of
+    ``pictures/CASE`` there are those that lie there.
+    """
+    found = {f"{CASES}/{path.stem}": path for path in sorted((folder / CASES).glob("*.png"))}
+    with tempfile.TemporaryDirectory() as room:
+        path: Path | None = folder / PICTURE
+        if path is not None and not path.exists():
+            known = (folder / "examples.npz").exists()
+            path = draw_run(folder, summary, Path(room) / PICTURE) if known else None
+        if path is not None:
+            found = {path.stem: path, **found}
+        return {name: file.read_bytes() for name, file in found.items()}
 
 
 def draw_cases(folder: Path, task: Volumes, source: Source) -> None:

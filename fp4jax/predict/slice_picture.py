@@ -1,5 +1,6 @@
 """Prediction pictures: input, truth, prediction and error of the best, median and worst patient."""
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from fp4jax.train.patients import Examples
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 HIT, FALSE_ALARM, MISS = (0, 158, 115), (230, 159, 0), (204, 0, 102)
+#: matplotlib may be used by one thread at a time; trackers have theirs.
+DRAWING = threading.Lock()
 
 
 def ranked_patients(dice: Mapping[str, float]) -> list[tuple[str, str]]:
@@ -43,6 +46,13 @@ def picture(
         threshold: from which a pixel counts as lesion.
         title: is written above.
     """
+    with DRAWING:
+        _draw(path, examples, dice, threshold, title)
+
+
+def _draw(
+    path: Path, examples: Examples, dice: Mapping[str, float], threshold: float, title: str
+) -> None:
     with Extra("study"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

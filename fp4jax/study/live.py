@@ -10,6 +10,7 @@ from fp4jax.extras import Extra
 from fp4jax.study.plan import Study
 from fp4jax.train.config import RunConfig
 from fp4jax.train.console import Lines
+from fp4jax.train.curves import Curves
 from fp4jax.train.listeners import Listener, Listeners
 
 Kind = tuple[str, str, str, str]
@@ -23,7 +24,7 @@ def _kind(run: RunConfig) -> Kind:
 
 
 class Table(Listener):
-    """A row per group of runs: how many are done, the running one's epoch, AUPRC so far.
+    """A row per group of runs, how many are done, and charts of those that are being trained.
 
     Args:
         study: is executed.
@@ -36,19 +37,25 @@ class Table(Listener):
         self._scores: dict[Kind, dict[str, float | None]] = {kind: {} for kind in self._total}
         self._running: dict[Kind, str] = {}
         self._line, self._began = line, time.monotonic()
+        self._curves = Curves(study.epochs)
         self._trained = 0
 
     def begins(self, runs: Sequence[RunConfig]) -> None:
         several = f", {len(runs)} side by side" if len(runs) > 1 else ""
         self._running = {_kind(runs[0]): f"{runs[0].split} seed {runs[0].seed}{several}"}
 
+    def starts(self, run: RunConfig, folder: Path) -> None:
+        self._curves.starts(run, folder)
+
     def epoch(self, run: str, record: dict[str, Any]) -> None:
+        self._curves.epoch(run, record)
         shown = [f", validation {what} {record[key]:.3f}" for key, what in _SHOWN if key in record]
         for kind, text in self._running.items():
             start = text.split(":")[0]
             self._running[kind] = f"{start}: epoch {record['epoch']}{''.join(shown[:1])}"
 
     def ended(self, run: RunConfig, summary: dict[str, Any] | None, folder: Path) -> None:
+        self._curves.ended(run, summary, folder)
         if _kind(run) not in self._total:
             return  # a baseline that the study needs and does not compare
         value = summary["test"].get("auprc") if summary else None
@@ -73,6 +80,7 @@ class Table(Listener):
 
     def __rich__(self):
         with Extra("study"):
+            from rich.console import Group
             from rich.table import Table as RichTable
 
         table = RichTable(title=f"study: {self._left()}")
@@ -85,7 +93,7 @@ class Table(Listener):
             mean = f"{sum(good) / len(good):.3f}" if good else ""
             done = f"{len(good)}/{total}{failed}"
             table.add_row(*kind, done, mean, self._running.get(kind, ""))
-        return table
+        return Group(table, self._curves)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 
 from fp4jax.extras import Extra
 from fp4jax.study.seen import Run, Seen, left
+from fp4jax.train.curves import Curves
 
 #: Seconds between two looks, at least; a slow folder is looked at for a tenth of the time.
 EVERY = 2.0
@@ -83,7 +84,7 @@ def shown(out: Path, name: str) -> Iterator[None]:
 
 
 def table(seen: Seen) -> Any:
-    """What there is to see, for rich: a row per group, and one per run that is being trained."""
+    """What there is to see, for rich: a row per group, and two per run that is being trained."""
     with Extra("study"):
         from rich.console import Group
         from rich.table import Table
@@ -106,7 +107,10 @@ def table(seen: Seen) -> Any:
         one.add_row(*_row(run))
     if len(running) > _SHOWN:
         one.add_row(f"and {len(running) - _SHOWN} more")
-    return Group(groups, one)
+    curves = Curves()
+    for run in running[:_SHOWN]:
+        curves.starts(None, seen.out / "runs" / run.name)
+    return Group(groups, one, curves)
 
 
 def duration(seconds: float | None) -> str:

@@ -104,6 +104,9 @@ class _Once(Listener):
     def begins(self, runs) -> None:
         self._inner.begins(runs)
 
+    def starts(self, run, folder) -> None:
+        self._inner.starts(run, folder)
+
     def steps(self, done) -> None:
         self._inner.steps(done)
 

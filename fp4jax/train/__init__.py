@@ -26,6 +26,7 @@ from fp4jax.train.listeners import (
 from fp4jax.train.lock import BusyError as BusyError
 from fp4jax.train.model import Model as Model
 from fp4jax.train.program import Program as Program
+from fp4jax.train.ray_hosts import RayHosts as RayHosts
 from fp4jax.train.records import from_json as from_json
 from fp4jax.train.rehearsal import dry_run as dry_run
 from fp4jax.train.run import train as train, train_together as train_together

@@ -188,9 +188,13 @@ class RunConfig(Training):
             raise ValueError(f"{self.arch} has no scale {self.scale!r}; its scales are: {allowed}.")
         if self.method != "qat" and not recipe.quantizes and self.attention is None:
             raise ValueError(f"method {self.method} compares with baseline; name another recipe.")
-        if self.calibrate is None:
-            # Plays no part, and must not tell equal runs apart.
-            object.__setattr__(self, "calibration_batches", LATER["calibration_batches"])
+        if self.attention is not None and not models.attends(self.arch):
+            name = getattr(self.attention, "name", self.attention)
+            able = ", ".join(filter(models.attends, models.names()))
+            raise ValueError(
+                f"attention is {name!r}, but {self.arch} has none; leave it out, or take another "
+                f"arch: {able}."
+            )
         scale_options.check_run(self, recipe, LATER)
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed is {self.seed}; it must lie in 0 .. 2**32 - 1.")

@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from fp4jax.train.listeners import Listener
+from fp4jax.train.curves import Curves
+from fp4jax.train.listeners import Listener, Listeners
 
 # Of what an epoch's record has, and its name for people.
 _SHOWN = {
@@ -15,6 +16,9 @@ _SHOWN = {
     "val_auprc": "AUPRC",
     "val_dice": "Dice",
 }
+
+# Drawings of a terminal.
+_PER_SECOND = 4
 
 
 def epoch_line(run: str, record: dict[str, Any], epochs: int | None = None) -> str:
@@ -48,30 +52,27 @@ class Lines(Listener):
 
 
 class _Bar(Listener):
-    def __init__(self, progress, task, epochs: int | None):
-        self._progress, self._task, self._epochs = progress, task, epochs
+    def __init__(self, progress, task):
+        self._progress, self._task = progress, task
 
     def steps(self, done: int) -> None:
         self._progress.advance(self._task, done)
-
-    def epoch(self, run: str, record: dict[str, Any]) -> None:
-        self._progress.update(self._task, description=epoch_line(run, record, self._epochs))
 
 
 @contextlib.contextmanager
 def progress_bar(
     description: str, steps: int, done: int = 0, epochs: int | None = None
 ) -> Iterator[Listener]:
-    """A listener that draws ``done`` of ``steps`` steps; :class:`Lines` where it cannot draw.
+    """A listener that draws a bar, and a row of charts per run; :class:`Lines` where it cannot.
 
     Args:
-        description: what is shown before the first epoch ends.
+        description: of what is trained.
         steps: that there will be.
         done: of them, by an earlier call.
         epochs: of the run, to be shown beside the epoch's number.
     """
     try:
-        from rich import console, progress
+        from rich import console, live, progress
     except ImportError:
         yield Lines(epochs)
         return
@@ -86,5 +87,10 @@ def progress_bar(
         progress.TimeElapsedColumn(),
         progress.TimeRemainingColumn(),
     )
-    with progress.Progress(*columns, console=terminal, transient=True) as bar:
-        yield _Bar(bar, bar.add_task(description, total=steps, completed=done), epochs)
+    bar = progress.Progress(*columns, console=terminal)
+    task = bar.add_task(description, total=steps, completed=done)
+    curves = Curves(epochs)
+    shown = console.Group(bar, curves)
+    # The live display alone draws, so that bar and charts are one picture.
+    with live.Live(shown, console=terminal, transient=True, refresh_per_second=_PER_SECOND):
+        yield Listeners([_Bar(bar, task), curves])

@@ -226,10 +226,10 @@ def _outcome(future: concurrent.futures.Future | None) -> tuple[bool, Any, Excep
     if future is None or not concurrent.futures.wait([future], _PATIENCE).done:
         return False, None, None
     error: Any = future.exception()
-    return (True, future.result(), None) if error is None else (True, None, _portable(error))
+    return (True, future.result(), None) if error is None else (True, None, portable(error))
 
 
-def _portable(error: Exception | None) -> Exception | None:
+def portable(error: Exception) -> Exception:
     """The error, or one with its text if it cannot be sent."""
     try:
         return pickle.loads(pickle.dumps(error))

@@ -125,6 +125,7 @@ class Fit:
         """
         for lane in self.lanes:
             lane.folder.start_history(lane.epoch)
+            self.listener.starts(lane.config, lane.folder.path)
             if lane.failed:
                 # Before the group was stopped: it stays what it was.
                 lane.folder.write_failure(DivergedError(lane.ended))

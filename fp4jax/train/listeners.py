@@ -34,6 +34,14 @@ class Listener:
             runs: their configurations (:class:`fp4jax.train.RunConfig`); several go side by side.
         """
 
+    def starts(self, run: Any, folder: Path) -> None:
+        """A run starts, or goes on after the epochs that its ``metrics.jsonl`` has.
+
+        Args:
+            run: its configuration.
+            folder: of the run; its name is the run's id.
+        """
+
     def steps(self, done: int) -> None:
         """Steps were taken.
 
@@ -91,6 +99,11 @@ class Guarded(Listener):
         with self._guard():
             self.listener.begins(runs)
 
+    def starts(self, run: Any, folder: Path) -> None:
+        """Told on."""
+        with self._guard():
+            self.listener.starts(run, folder)
+
     def steps(self, done: int) -> None:
         """Told on."""
         with self._guard():
@@ -114,7 +127,9 @@ class Guarded(Listener):
             if self._warned:
                 return
             self._warned = True
-            name, what = type(self.listener).__name__, f"{type(error).__name__}: {error}"
+            # Several may be of one class.
+            name = getattr(self.listener, "name", type(self.listener).__name__)
+            what = f"{type(error).__name__}: {error}"
             warnings.warn(
                 f"listener {name} failed and training goes on: {what}", RuntimeWarning, stacklevel=4
             )
@@ -134,6 +149,11 @@ class Listeners(Listener):
         """Told to all."""
         for listener in self.listeners:
             listener.begins(runs)
+
+    def starts(self, run: Any, folder: Path) -> None:
+        """Told to all."""
+        for listener in self.listeners:
+            listener.starts(run, folder)
 
     def steps(self, done: int) -> None:
         """Told to all."""

@@ -72,7 +72,7 @@ def read_scores(path: Path) -> dict[str, Histogram]:
     with np.load(path, allow_pickle=False) as file:
         patients, counts, invalid = file["patients"], file["counts"], file["invalid"]
     rows = zip(patients.tolist(), counts, invalid, strict=True)
-    return {name: Histogram(jnp.asarray(count), jnp.asarray(bad)) for name, count, bad in rows}
+    return {name: Histogram(count, np.asarray(bad)) for name, count, bad in rows}
 
 
 def examples(cohort: Cohort, maps: Shaped[np.ndarray, "n h w"]) -> Examples:

@@ -95,10 +95,11 @@ def train_together(
         )
     data = bound(configs[0], data)
     members = [_followed(member_of(config, data, out, split), options) for config in configs]
-    for member in members:
+    for member in members if options.writes else ():
         # A process may have been killed between the summary and this.
-        if options.writes:
-            tidy(member.folder)
+        tidy(member.folder)
+        if member.finished:
+            _tell(member, options)
     open_ = _open(members, options)
     if open_:
         # What does not fit fails before there is a folder.
@@ -177,14 +178,19 @@ def _train_group(
         if group[0].config.method == "ptq":
             for member in group:
                 _quantize_after(member, teacher_of(member, data, out, split), data, options)
-                told = [options.listener] if options.listener and options.writes else []
-                listener = Listeners(told)
-                listener.ended(member.config, member.folder.summary(), member.folder.path)
+                if options.writes:
+                    _tell(member, options)
             return
         trained = Group(group, data, lock, options)
         with Termination() as termination, trained.told() as listener:
             listener.begins([member.config for member in group])
             trained(out, split, termination, listener)
+
+
+def _tell(member: Member, options: Options) -> None:
+    """Says that a run has ended that no group trains."""
+    listener = Listeners([options.listener] if options.listener else [])
+    listener.ended(member.config, member.folder.summary(), member.folder.path)
 
 
 def _quantize_after(member: Member, teacher: Member, data: Data, options: Options) -> None:

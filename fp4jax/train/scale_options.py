@@ -4,6 +4,7 @@ from typing import Any, get_args
 
 from fp4jax.nnx.calibrating import Method
 from fp4jax.nnx.running import check_memory
+from fp4jax.ops.attention_recipe import AttentionRecipe, get_attention_recipe
 from fp4jax.ops.recipe import Recipe
 from fp4jax.ops.rules import Rules
 
@@ -12,16 +13,25 @@ OF_SCALES = ("calibrate", "calibration_batches", "running_amax", "warm_start_ste
 _OF_STEPS = ("running_amax", "warm_start_steps")
 
 
-def amaxes_of(recipe: Recipe | Rules) -> set[str]:
+def amaxes_of(recipe: Recipe | Rules, attention: Any = None) -> set[str]:
     """What amax spans, or where it comes from, wherever x of fprop has a tensor scale.
+
+    And wherever q, k, P or v of attention have one.
 
     Example:
         >>> from fp4jax.ops.recipe import get_recipe
         >>> amaxes_of(get_recipe("full")), amaxes_of(get_recipe("baseline"))
         ({'tensor'}, set())
+        >>> amaxes_of(get_recipe("baseline"), "attention_qat")
+        {'tensor'}
     """
-    every = [r for _, r in recipe.rules] if isinstance(recipe, Rules) else [recipe]
+    every: list[Any] = [r for _, r in recipe.rules] if isinstance(recipe, Rules) else [recipe]
+    if attention is not None:
+        every.append(get_attention_recipe(attention))
     specs = [r.fprop[0] for r in every if isinstance(r, Recipe)]
+    for one in every:
+        if isinstance(one, AttentionRecipe):
+            specs += [*one.qk.fprop, *one.pv.fprop]
     return {x.amax for x in specs if x is not None and x.has_tensor_scale}
 
 
@@ -34,7 +44,7 @@ def unused(recipe: Recipe | Rules, attention: Any, method: str) -> dict[str, str
         method: of the run.
     """
     found: dict[str, str] = {}
-    if not amaxes_of(recipe):
+    if not amaxes_of(recipe, attention):
         found |= dict.fromkeys(OF_SCALES[:3], "the recipe gives no x a tensor scale")
     if not recipe.quantizes and attention is None:
         found["warm_start_steps"] = "the recipe quantizes nothing"
@@ -63,7 +73,13 @@ def check_run(config: Any, recipe: Recipe | Rules, defaults: dict[str, Any]) -> 
         value = getattr(config, name)
         if value != defaults[name]:
             raise ValueError(f"{name} is {value!r}, but {why}; leave it out.")
-    amaxes = amaxes_of(recipe)
+    amaxes = amaxes_of(recipe, config.attention)
+    batches = config.calibration_batches
+    if config.calibrate is None and batches != defaults["calibration_batches"]:
+        raise ValueError(
+            f"calibration_batches is {batches}, but nothing is calibrated; give calibrate=max "
+            "(percentile, mse), or leave it out."
+        )
     if config.calibrate is not None and "learned" in amaxes:
         raise ValueError(
             f"calibrate is {config.calibrate!r}, but the recipe's amaxes are learned, and static "

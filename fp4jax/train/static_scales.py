@@ -14,6 +14,7 @@ from fp4jax import nnx as fp4nnx
 from fp4jax.core.typing import Array
 from fp4jax.data.progress import track
 from fp4jax.files import read_json, write_json
+from fp4jax.nnx.amax_places import amax_places
 from fp4jax.train.config import RunConfig
 from fp4jax.train.model import Model
 from fp4jax.train.program import program_of, split
@@ -58,9 +59,16 @@ def with_amaxes(model: Model, amaxes: Mapping[str, Any]) -> Model:
     """A model with these static amaxes of x, by the layers' paths.
 
     Raises:
-        ValueError: amaxes of other layers.
+        ValueError: amaxes of other layers, or not of all.
     """
-    network = fp4nnx.set_static_amaxes(model.network(), amaxes)
+    network = model.network()
+    paths = [place.path for place in amax_places(network)]
+    if missing := [path or "(model)" for path in paths if path not in amaxes]:
+        raise ValueError(
+            f"there is no static amax of {', '.join(missing)}: the run was calibrated by an "
+            "earlier version, or with another recipe; train it again with calibrate."
+        )
+    network = fp4nnx.set_static_amaxes(network, amaxes)
     channels, regions = len(model.channels), len(model.regions)
     program = program_of(model.config, channels, regions, static=True)
     _, params, stats, _ = split(network)

@@ -188,7 +188,8 @@ class Data(abc.ABC):
 
     def describe(self) -> list[str]:
         """Lines for the dry run."""
-        sizes = f"{len(self.patients)} patients, channels {', '.join(self.channels)}"
+        count = len(self.patients)
+        sizes = f"{count} patient{'s' * (count != 1)}, channels {', '.join(self.channels)}"
         return [f"data: {sizes}; segmented: {', '.join(self.regions)}"]
 
 

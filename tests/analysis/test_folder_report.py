@@ -44,6 +44,8 @@ def test_shards_of_a_study_are_one_report(tmp_path):
     assert "cnn 500k baseline: test_auprc" in page.text.lower()
     assert "three patients" in page.text
     assert "predictions" in page.values("id")  # of the phantom
+    assert "patients/index.html" in page.values("href")
+    assert (tmp_path / "patients" / "index.html").exists()
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     report_folder(tmp_path, resamples=50)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
@@ -96,6 +98,7 @@ def test_pictures_of_patients_are_shown_only_if_asked_for(tmp_path):
     assert "predictions" in page_of(tmp_path / "report.html").values("id")
     report_folder(tmp_path, resamples=50)
     assert not list(tmp_path.glob("figures/predictions*"))
+    assert not (tmp_path / "patients").exists()
 
 
 def test_folders_of_version_0_1_are_read(tmp_path):

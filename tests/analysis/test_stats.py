@@ -1,6 +1,5 @@
 """Statistics against the reference's tables, cases computed by hand, and simulated studies."""
 
-import gc
 import json
 
 import numpy as np
@@ -16,12 +15,6 @@ from tests.checks import diagonal
 
 METRIC = "test_auprc"
 PAPER = recipes()[1:8]
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """statsmodels collects garbage at every correction: 70 ms where the tests have many objects."""
-    monkeypatch.setattr(gc, "collect", lambda *_: 0)
 
 
 def runs(values, arch="swin", scale="4m", split="holdout", metric=METRIC):

@@ -1,7 +1,5 @@
 """Comparisons over patients: each counts once, and their folds are allowed for."""
 
-import gc
-
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
@@ -16,12 +14,6 @@ from fp4jax.metrics import Histogram
 from tests import fabricated_runs as fabricated
 
 KEYS = ["arch", "scale", "label", "split", "seed", "patient"]
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """statsmodels collects garbage at every correction."""
-    monkeypatch.setattr(gc, "collect", lambda *_: 0)
 
 
 def simulated(studies, loss=0.0, of_folds=0.0, folds=5, patients=11, seeds=2, generator_seed=0):

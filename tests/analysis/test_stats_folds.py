@@ -1,7 +1,5 @@
 """Folds x seeds: a fold is the unit, whatever the number of seeds; rounding noise is a tie."""
 
-import gc
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,12 +8,6 @@ from fp4jax.analysis import stats
 from fp4jax.analysis.stats.rounding_noise import TOLERANCE
 
 METRIC = "test_auprc"
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """statsmodels collects garbage at every correction."""
-    monkeypatch.setattr(gc, "collect", lambda *_: 0)
 
 
 def simulated(studies, folds, seeds, loss=0.0, of_folds=0.03, split="fold{}"):

@@ -185,13 +185,34 @@ def test_a_given_amax_takes_the_place_of_the_tensors():
     assert_same_bits(fake, static.dequantize(X.dtype))
 
 
-@pytest.mark.parametrize("format", ["nvfp4", "fp8"])
-def test_a_given_amax_clamps_inf_and_keeps_nan(format):
-    spec = fp4.TensorSpec(format=format)
-    inf = fp4.fake_quantize(X.at[0, 0, :2].set(jnp.array([jnp.inf, -jnp.inf])), spec, amax=3.0)
-    assert inf[0, 0, :2].tolist() == [3.0, -3.0]
-    nan = jnp.isnan(fp4.fake_quantize(X.at[0, 0, 0].set(jnp.nan), spec, amax=3.0))
-    assert int(nan.sum()) == int(nan[0, 0, :16].sum()) == (spec.format.block or 1)
+NONFINITE = {
+    **WAYS,
+    "tiles": {"block": (16, 16)},
+    "learned": {"amax": "learned"},
+    "fp8": {"format": "fp8"},
+    "int8": {"format": "int8"},
+}
+
+
+@pytest.mark.parametrize("way", NONFINITE.values(), ids=NONFINITE)
+def test_a_given_amax_hides_neither_nan_nor_inf(way):
+    """They stay in their block, or alone in formats without blocks; all else is as it was."""
+    spec = fp4.TensorSpec(**way)
+
+    @jax.jit
+    def both(x):
+        q = fp4.quantize(x, spec, key=KEY, amax=3.0)
+        return fp4.fake_quantize(x, spec, key=KEY, amax=3.0), q.dequantize()
+
+    largest = np.finfo(np.float32).max
+    finite = jnp.where(jnp.isfinite(X).at[0, 0, 3].set(False), X, largest)
+    size = {None: 1, 16: 16}[spec.format.block] * (5 if spec.tiles else 1)
+    for bad in (jnp.inf, -jnp.inf, jnp.nan):
+        for y, without in zip(both(X.at[0, 0, 3].set(bad)), both(finite), strict=True):
+            hidden = jnp.isnan(y)
+            assert int(hidden.sum()) == int(hidden[0, :, :16].sum()) == size
+            assert jnp.isfinite(without).all()
+            assert_same_bits(jnp.where(hidden, 0, y), jnp.where(hidden, 0, without))
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """export: one call, a file that was compared, and errors that leave nothing."""
 
+import dataclasses
 import errno
 import functools
 from pathlib import Path
 
+import jax
 import numpy as np
 import onnx
 import pytest
@@ -54,6 +56,24 @@ def test_a_packed_file_becomes_a_file_that_says_what_it_is(tmp_path):
     assert str(account).splitlines()[-1].startswith(f"{tmp_path}/cnn.onnx: onnx-portable, ")
 
 
+def test_a_model_in_bfloat16_is_read_in_float32(tmp_path, caplog):
+    about = dataclasses.replace(_ABOUT, dtype="bfloat16")
+    model = fp4nnx.apply_recipe(about.create(), "forward_only", verbose=False)
+    model.eval()
+    path = save_packed(tmp_path / "cnn.safetensors", fp4nnx.pack(model), about)
+    one = deploy.read_subject(path)
+    assert "computes in bfloat16; files are written in float32" in caplog.text
+    assert one.about == _ABOUT
+    graph, state = nnx.split(one.model)
+    images = one.examples(1)
+    assert jax.eval_shape(lambda x: nnx.merge(graph, state)(x), images).dtype == np.float32
+
+
+def test_what_is_not_there_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"there is no .*none; name a run's folder .*, a packed"):
+        deploy.export(tmp_path / "none", "onnx-portable", tmp_path / "cnn.onnx")
+
+
 def test_nothing_is_overwritten_and_targets_are_named(tmp_path):
     path = tmp_path / "cnn.onnx"
     path.write_text("mine")
@@ -67,7 +87,7 @@ def test_nothing_is_overwritten_and_targets_are_named(tmp_path):
 
 
 def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):
-    far = verification.Difference(0.5, {"encoders.0.0": 0.25, "logits": 0.1})
+    far = verification.Difference(0.5, 0.5, {"encoders.0.0": 0.25, "logits": 0.1})
     monkeypatch.setattr(verification, "compare", lambda *args: far)
     with pytest.raises(ValueError, match=r"2.5e-01 of the largest magnitude in encoders"):
         deploy.export(_subject(), "onnx-portable", tmp_path / "cnn.onnx", Options(batch=1))
@@ -75,7 +95,7 @@ def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
-    near = verification.Difference(0.0, {"logits": 0.0})
+    near = verification.Difference(0.0, 0.0, {"logits": 0.0})
     monkeypatch.setattr(verification, "compare", lambda *args: near)
 
     def full(self, data):
@@ -106,18 +126,20 @@ def test_what_is_compared_finds_a_wrong_weight():
     assert all(value < 1e-5 for name, value in found.parts.items() if name != path)
 
 
-def test_subjects_that_cannot_be_written():
+def test_subjects_that_cannot_be_written(tmp_path):
     model = fp4nnx.apply_recipe(_ABOUT.create(), "full")
     with pytest.raises(ValueError, match="has a recipe and is not packed"):
         Subject(model, _ABOUT)
     with pytest.raises(ValueError, match="computes in bfloat16"):
         Subject(_subject().model, About("cnn", "500k", dtype="bfloat16"))
+    (tmp_path / "model.safetensors").touch()
     with pytest.raises(ValueError, match="recipe is for runs"):
-        deploy.read_subject("model.safetensors", recipe="full")
+        deploy.read_subject(tmp_path / "model.safetensors", recipe="full")
     assert isinstance(Subject(_ABOUT.create(), _ABOUT).model, nnx.Module)
 
 
-@pytest.mark.parametrize("wrong", [{"batch": 0}, {"bound": 0.0}])
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize("wrong", [{"batch": 0}, {"bound": 0.0}, {"half": "float8"}])
 def test_options(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Options(**wrong)

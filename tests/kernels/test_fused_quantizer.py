@@ -26,7 +26,6 @@ from fp4jax.kernels.fused_quantizer.pallas_triton import Plan
 from fp4jax.ops import gemm
 from tests import compile_only
 from tests.core.test_golden import FILES, MODES, compare
-from tests.samples import assert_same_bits
 
 KEY = jax.random.key(3)
 
@@ -578,10 +577,11 @@ def test_benchmark_shapes_have_kernels():
 
 @pytest.mark.parametrize("result", ["packed", "fake"])
 def test_a_given_amax(result):
-    """As of a calibration: what exceeds it is clamped as jnp clamps it."""
-    x, amax = jnp.asarray(data("normal", (4, 32))), jnp.float32(1.5)
-    arguments = (x, None, TensorSpec(), (1,), amax)
-    ours = getattr(fused, result)(*arguments, interpret=True)
-    theirs = jax.jit(lambda x, amax: getattr(reference, result)(x, *arguments[1:4], amax))(x, amax)
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        assert_same_bits(*(c.view(jnp.uint8) if c.itemsize == 1 else c for c in (a, b)))
+    """As of a calibration: what exceeds it is clamped as jnp clamps it, but for NaN and Inf."""
+    spec, axes = TensorSpec(amax="static"), (1,)
+    ours = jax.jit(lambda x, a: getattr(fused, result)(x, None, spec, axes, a, interpret=True))
+    theirs = jax.jit(lambda x, a: getattr(reference, result)(x, None, spec, axes, a))
+    for kind in ("normal", "inf", "nan"):
+        for amax in map(jnp.float32, (1.5, jnp.inf)):
+            x = jnp.asarray(data(kind, (4, 32)))
+            assert_same(ours(x, amax), theirs(x, amax), kind)

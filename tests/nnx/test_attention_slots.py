@@ -209,11 +209,3 @@ def test_packed(tmp_path):
     model = apply_recipe(Net(0), "full", attention=drawn)
     with pytest.raises(ValueError, match="rounds stochastically"):
         pack(model)
-
-
-def test_attention_in_a_model_has_no_place_for_an_amax():
-    static = fp4.Recipe(name="static", fprop=(fp4.TensorSpec(amax="static"), None))
-    model = nnx.MultiHeadAttention(2, 8, decode=False, rngs=nnx.Rngs(0))
-    mine = fp4.AttentionRecipe(name="mine", qk=static)
-    with pytest.raises(ValueError, match=r"'mine' takes an amax of qk\.fprop\.x from outside"):
-        apply_recipe(model, "full", attention=mine)

@@ -100,6 +100,29 @@ def test_one_outlier_changes_no_other_example():
     assert (one != other).any()
 
 
+def test_inf_and_nan_are_not_hidden(calibrated):
+    """A static amax clamps large numbers, not those: they reach the outputs of their example."""
+    packed = fp4nnx.pack(calibrated)
+    for model in (calibrated, packed):
+        expected = np.asarray(run(model, X))
+        for bad in (np.inf, -np.inf, np.nan):
+            y = np.asarray(run(model, X.at[2, 3, 3, 1].set(bad)))
+            assert np.isnan(y[2]).any()
+            np.testing.assert_array_equal(y[[0, 1, 3]], expected[[0, 1, 3]])
+
+
+@pytest.mark.parametrize("way", ["running", "forward_only+lsq", "forward_only+clip"])
+def test_amaxes_that_follow_or_clip_hide_neither(way):
+    layer = linear("full" if way == "running" else way, 3)
+    layer = fp4nnx.running_amax(layer, 0.9) if way == "running" else layer
+    x = X.reshape(-1, 3)
+    run(layer, x)
+    fp4nnx.update_amax(layer)
+    layer.eval()
+    for bad in (np.inf, np.nan):
+        assert not np.isfinite(run(layer, x.at[5, 1].set(bad))[5]).all()
+
+
 def test_methods_find_their_amax():
     layer, rng = linear(), np.random.default_rng(0)
     batches = [rng.normal(size=(64, 32)).astype(np.float32) for _ in range(3)]

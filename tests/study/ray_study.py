@@ -9,15 +9,15 @@ import dataclasses
 import json
 import os
 import sys
-import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from benchmarks import fabricated_training
+from benchmarks import fabricated_training, simulated_cluster
 from fp4jax.cli import compilation_cache
 from fp4jax.study import Study, engine, execute
 from fp4jax.train import train_together
@@ -75,37 +75,30 @@ def real() -> tuple[Study, Any, Any]:
     return study, blobs.cohort(), train_together
 
 
-def lose_a_node(cluster, node, runs: Path, seen: dict) -> None:
-    """When two runs have finished an epoch: a node is lost, and another one comes."""
-
-    def begun():
-        folders = [RunFolder(path) for path in runs.glob("[!.]*")]
-        statuses = [(folder.path.name, folder.status()) for folder in folders]
-        return {n: s.epoch for n, s in statuses if s.state == "running" and s.epoch > 0}
-
-    while len(running := begun()) < 2:
-        time.sleep(0.05)
-    cluster.remove_node(node, allow_graceful=False)
-    seen["running"] = running
-    cluster.add_node(num_cpus=1)
+def begun(runs: Path) -> dict[str, int]:
+    """Epochs of the runs that are running and have finished one."""
+    folders = [RunFolder(path) for path in runs.glob("[!.]*")]
+    statuses = [(folder.path.name, folder.status()) for folder in folders]
+    return {n: s.epoch for n, s in statuses if s.state == "running" and s.epoch > 0}
 
 
 def on_a_cluster(study, data, out: Path, train) -> dict:
     """Executes the study while a node is lost; what there is to check beside its runs."""
-    from ray.cluster_utils import Cluster
-
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": 0})
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     seen: dict = {}
-    losing = threading.Thread(
-        target=lose_a_node, args=(cluster, nodes[0], out / "runs", seen), daemon=True
-    )
-    losing.start()
-    own = engine("ray", address=cluster.address, prepare=prepare)
-    execute(study, data, out, engine=own, saving=blobs.OFTEN.saving, train=Shared(train))
-    losing.join()
-    cluster.shutdown()
+    with simulated_cluster.cluster(nodes=2) as (cluster, nodes):
+        own = engine("ray", address=cluster.address, prepare=prepare)
+
+        def run() -> None:
+            execute(study, data, out, engine=own, saving=blobs.OFTEN.saving, train=Shared(train))
+
+        def lose_a_node(over: Callable[[], bool]) -> None:
+            while len(running := begun(out / "runs")) < 2 and not over():
+                time.sleep(0.05)
+            simulated_cluster.replace(cluster, nodes[0])
+            seen["running"] = running
+            seen["nodes"] = len(cluster.list_all_nodes())
+
+        simulated_cluster.while_changing(run, lose_a_node)
     return seen
 
 

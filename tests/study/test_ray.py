@@ -59,6 +59,8 @@ def test_a_cluster_that_loses_a_node_and_gets_one(kind, tmp_path):
     # All were finished by Ray: nothing was left for this process.
     assert (told["finished"], told["trained"], told["failures"]) == (count, 0, [])
     assert len(told["running"]) == 2
+    # The head, the node that was left and the one that came.
+    assert told["nodes"] == 3
     start(tmp_path / "local", kind, "local")
     ours, theirs = summaries(tmp_path / "cluster"), summaries(tmp_path / "local")
     assert ours == theirs

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import runpy
 import sys
 import threading
@@ -48,12 +49,15 @@ def test_what_runs_where(out):
     RunFolder(failed).write_failure(RuntimeError("out of luck"))
     with held(running) as lock:
         lock.report(running, epoch=3, epochs=10, seconds=20.0)
+        for epoch in (1, 2, 3):
+            RunFolder(running).append({"epoch": epoch, "train_loss": 1 / epoch})
         states = [run.status.state for run in seen.look()]
         assert states == ["finished"] * 4 + ["running", "failed"]
         assert seen.runs[4].status.left == 140
         assert left(seen.runs) == 140
         text = shown(seen)
     assert "5 of 6 runs are over, 2 min to go" in text
+    assert re.search(r"^\S+ +epoch 3 +loss 0\.333 █▃▁", text, re.MULTILINE)
     record = json.loads((running / "status.json").read_text())
     (row,) = (line for line in text.splitlines() if record["host"] in line)
     assert [cell.strip() for cell in row.split("│")[1:-1]] == [

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import Any, ClassVar
@@ -126,6 +127,17 @@ def die_at(step: int) -> None:
         return flags(self, value)
 
     Devices.flags = counted  # pyright: ignore
+
+
+def wait_at_each_step(seconds: float) -> None:
+    """A training that lasts a while."""
+    flags = Devices.flags
+
+    def waiting(self: Devices, value: bool) -> jax.Array:
+        time.sleep(seconds)
+        return flags(self, value)
+
+    Devices.flags = waiting  # pyright: ignore
 
 
 def main(kind: str, out: str, rank: str, port: str, step: str = "") -> None:

@@ -59,11 +59,10 @@ def test_options_of_scales_count_once_they_are_given():
     record = blobs.config().to_json()
     asked = {"calibrate": "max", "running_amax": 0.9, "warm_start_steps": 3}
     assert not record.keys() & {*asked, "calibration_batches"}
-    # Plays no part while nothing is calibrated.
-    assert id_of(blobs.config(calibration_batches=3)) == known
     ids = {id_of(run) for run in (blobs.config(**{k: v}) for k, v in asked.items())}
     assert len({known, *ids}) == 4
     run = blobs.config(calibrate="mse", calibration_batches=3)
+    assert id_of(run) != id_of(blobs.config(calibrate="mse"))
     assert from_json(run.to_json()) == run
     assert run.teacher() == blobs.config().teacher()
     study = Study(recipes=("0", "1"), methods=("qat", "ptq"), warm_start_steps=3)
@@ -78,6 +77,8 @@ def test_options_of_scales_count_once_they_are_given():
         ({"calibrate": "best"}, "calibrate is 'best'; allowed: max, percentile, mse"),
         ({"calibrate": "max", "recipe": "baseline"}, "the recipe gives no x a tensor scale"),
         ({"calibrate": "max", "recipe": "forward_only+lsq"}, "amaxes are learned, and static"),
+        ({"calibration_batches": 3}, "calibration_batches is 3, but nothing is calibrated; give"),
+        ({"arch": "cnn", "attention": "attention_qat"}, "'attention_qat', but cnn has none; leave"),
         ({"calibration_batches": 0}, "calibration_batches is 0; it must be at least 1"),
         ({"warm_start_steps": -1}, "warm_start_steps is -1; it must not be negative"),
         ({"warm_start_steps": 2, "method": "ptq"}, "but the method ptq takes no step; leave"),

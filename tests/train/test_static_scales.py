@@ -21,7 +21,7 @@ from fp4jax.train import (
     train,
 )
 from fp4jax.train.program import program_of
-from fp4jax.train.static_scales import read_amaxes
+from fp4jax.train.static_scales import read_amaxes, with_amaxes
 from tests import blobs
 from tests.train import outcome, test_train_program as steps, test_volumes as volumes
 
@@ -65,6 +65,35 @@ def test_evaluation_and_files_take_the_scales_that_are_asked_for(folder, tmp_pat
     np.testing.assert_array_equal(logits(COHORT.images[:3])[0], own)
     (dynamic,) = predict.from_run(folder.path).predicts[0](image)
     assert (dynamic != own).any()
+
+
+def test_amaxes_that_are_missing_are_named(folder):
+    amaxes = read_amaxes(folder.path)
+    (first, *_) = amaxes
+    model = read_trained(folder.path).model()
+    with pytest.raises(ValueError, match=f"there is no static amax of {first}: the run was cal"):
+        with_amaxes(model, {path: a for path, a in amaxes.items() if path != first})
+
+
+@pytest.mark.slow
+def test_a_run_with_quantized_attention(tmp_path):
+    """Its q, k, P and v have static scales, too, though the recipe of layers quantizes nothing."""
+    options = {"depth": 1, "dim": 16, "heads": 2, "hidden": 16, "patch": 8, "window": 4}
+    config = blobs.config(
+        arch="swin",
+        model_options=options,
+        recipe="baseline",
+        attention="attention_qat",
+        epochs=1,
+        calibrate="max",
+        calibration_batches=1,
+    )
+    (run,) = train(config, COHORT, tmp_path)
+    amaxes = read_amaxes(run.path)
+    assert {path.rpartition(".")[2] for path in amaxes} == set("qkpv")
+    assert all(amax > 0 for amax in amaxes.values())
+    scores = evaluate_folder(run.path, COHORT, static=True)
+    assert scores["auprc"] == run.summary()["static"]["test"]["auprc"]
 
 
 class At(Listener):

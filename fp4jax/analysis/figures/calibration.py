@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fp4jax.analysis.figures import panels
-from fp4jax.analysis.figures.scores import Counts, by_label, reliability
+from fp4jax.analysis.figures.scores import Counts, Scores, by_group, reliability
 from fp4jax.analysis.figures.style import FAINT, look, ordered_labels, shown, title
 from fp4jax.metrics.calibration import ECE_BINS
 
@@ -16,21 +16,22 @@ if TYPE_CHECKING:
     from fp4jax.analysis.results import RunResult
 
 
-def reliability_diagram(runs: "Sequence[RunResult]") -> "Figure | None":
+def reliability_diagram(
+    runs: "Sequence[RunResult]", scores: Scores | None = None
+) -> "Figure | None":
     """Share of lesion pixels over the mean probability of 15 bins, and the bins' pixels below.
 
     Runs of a label are pooled; the expected calibration error (ECE) in the legend is the mean of
     the runs'. A panel per architecture and scale.
 
+    Args:
+        runs: finished.
+        scores: what ``by_group`` has read of them, if it has.
+
     Returns:
         None if no run kept scores.
     """
-    groups = dict.fromkeys((run.config.arch, run.config.scale) for run in runs)
-    data = {
-        group: by_label([r for r in runs if (r.config.arch, r.config.scale) == group])
-        for group in groups
-    }
-    data = {group: labels for group, labels in data.items() if labels}
+    data = by_group(runs) if scores is None else scores
     if not data:
         return None
     rows, columns, found = panels.places(data)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fp4jax.analysis.figures import panels
-from fp4jax.analysis.figures.scores import RECALLS, by_label, precision_at
+from fp4jax.analysis.figures.scores import RECALLS, Scores, by_group, precision_at
 from fp4jax.analysis.figures.style import FAINT, ordered_labels, shown
 
 if TYPE_CHECKING:
@@ -15,19 +15,21 @@ if TYPE_CHECKING:
     from fp4jax.analysis.results import RunResult
 
 
-def precision_recall_curves(runs: "Sequence[RunResult]") -> "Figure | None":
+def precision_recall_curves(
+    runs: "Sequence[RunResult]", scores: Scores | None = None
+) -> "Figure | None":
     """A curve per label from all pixels of the test patients; its AUPRC is in the legend.
 
     Curves are means over runs of the precision at each recall; AUPRC is the mean of the runs'.
 
+    Args:
+        runs: finished.
+        scores: what ``by_group`` has read of them, if it has.
+
     Returns:
         None if no run kept scores.
     """
-    data = {
-        group: by_label([r for r in runs if (r.config.arch, r.config.scale) == group])
-        for group in dict.fromkeys((run.config.arch, run.config.scale) for run in runs)
-    }
-    data = {group: labels for group, labels in data.items() if labels}
+    data = by_group(runs) if scores is None else scores
     if not data:
         return None
     figure, axes = panels.grid(data, 3.3, width=3.6)

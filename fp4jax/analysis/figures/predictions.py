@@ -44,7 +44,7 @@ def prediction_grid(runs: "Sequence[RunResult]") -> "Figure | None":
     archs = {run.config.arch for run in runs}
     if len(archs) > 1:
         raise ValueError(f"predictions of {sorted(archs)}; give runs of one architecture.")
-    shown_runs = _one_seed([run for run in runs if (run.path / "examples.npz").exists()])
+    shown_runs = one_seed([run for run in runs if (run.path / "examples.npz").exists()])
     if not shown_runs:
         return None
     labels = ordered_labels(run.label for run in shown_runs)
@@ -88,7 +88,7 @@ def prediction_grid(runs: "Sequence[RunResult]") -> "Figure | None":
     return figure
 
 
-def _one_seed(runs: "Sequence[RunResult]") -> "list[RunResult]":
+def one_seed(runs: "Sequence[RunResult]") -> "list[RunResult]":
     """The runs of the split and seed that most runs have, of equal ones the first."""
     found: dict[tuple[str, int], list] = {}
     for run in runs:

@@ -1,7 +1,7 @@
 """Scores of all test patients of a run as counts: what curves are drawn from."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -42,6 +42,20 @@ def by_label(runs: "Sequence[RunResult]") -> dict[str, list[tuple["RunResult", C
         if counts is not None:
             found.setdefault(run.label, []).append((run, counts))
     return found
+
+
+#: Pairs (run, its counts) by label, of each architecture and scale.
+Scores = Mapping[tuple[str, str], dict[str, list[Any]]]
+
+
+def by_group(runs: "Sequence[RunResult]") -> Scores:
+    """:func:`by_label` of each architecture and scale that has scores."""
+    groups = dict.fromkeys((run.config.arch, run.config.scale) for run in runs)
+    found = {
+        group: by_label([r for r in runs if (r.config.arch, r.config.scale) == group])
+        for group in groups
+    }
+    return {group: labels for group, labels in found.items() if labels}
 
 
 def precision_at(counts: Counts, recalls: np.ndarray = RECALLS) -> np.ndarray:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from fp4jax.analysis import figures
+from fp4jax.analysis.figures.scores import by_group
 from fp4jax.analysis.figures.style import BASELINE, ordered_archs, ordered_scales, title
 
 if TYPE_CHECKING:
@@ -41,17 +42,18 @@ def comparisons(table: "pd.DataFrame", relative: "pd.DataFrame") -> Iterator[Dra
 
 def curves(runs: "Sequence[RunResult]") -> Iterator[Drawing]:
     """Figures of scores: precision over recall, calibration, single patients."""
+    scores = by_group(runs)
     yield from _drawn(
         "precision_recall",
         "Precision over recall of all pixels (or voxels) of the test patients; means over runs.",
-        figures.precision_recall_curves(runs),
+        figures.precision_recall_curves(runs, scores),
     )
     yield from _drawn(
         "calibration",
         "Reliability: share of lesion pixels in 15 bins of the predicted probability, and the "
         "number of pixels in each bin. Below the diagonal the model is overconfident. "
         "ECE: expected calibration error, mean over runs.",
-        figures.reliability_diagram(runs),
+        figures.reliability_diagram(runs, scores),
     )
     yield from _drawn(
         "patients",

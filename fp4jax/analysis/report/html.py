@@ -20,11 +20,12 @@ _LONG = 40
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A cell of a table: text, what to sort by (default: the text), a smaller line below."""
+    """A cell of a table: text, what to sort by (default: the text), a line below, a link."""
 
     text: str
     sort: float | str | None = None
     note: str = ""
+    target: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,10 +113,30 @@ def pairs(record: Mapping[str, Any]) -> str:
     return table(["name", "value"], [[Cell(k), Cell(v)] for k, v in _flat(record)])
 
 
-def figure(source: str, caption: str) -> str:
-    """An image with its caption, which also stands for it where it cannot be seen."""
+def figure(source: str, caption: str, *, pixels: bool = False) -> str:
+    """An image with its caption, which also stands for it where it cannot be seen.
+
+    A click enlarges it where scripts run.
+
+    Args:
+        source: URL of the image.
+        caption: below it.
+        pixels: it has few pixels, which stay squares when they are enlarged.
+    """
     text = html.escape(caption, quote=True)
-    return f"<figure><img alt='{text}' src='{source}'><figcaption>{text}</figcaption></figure>\n"
+    kind = " class='pixels'" if pixels else ""
+    image = f"<img{kind} alt='{text}' src='{source}'>"
+    return f"<figure>{image}<figcaption>{text}</figcaption></figure>\n"
+
+
+def panels(figures: Iterable[str]) -> str:
+    """Small figures side by side, as many as there is room for."""
+    return f"<div class='panels'>{''.join(figures)}</div>\n"
+
+
+def links(targets: Iterable[tuple[str, str]]) -> str:
+    """Links to other pages, (target, text), side by side."""
+    return f"<p class='beside'>{''.join(link(*pair) for pair in targets)}</p>\n"
 
 
 def details(heading: str, body: str, *, opened: bool = False) -> str:
@@ -130,10 +151,12 @@ def preformatted(text: str) -> str:
 
 
 def page(title: str, sections: Sequence[Section], lead: str = "") -> str:
-    """A whole page with a table of contents. It loads nothing, and forbids itself to."""
+    """A whole page, with contents if it is long. It loads nothing, and forbids itself to."""
     contents = "".join(
         f"<li><a href='#{s.anchor}'>{html.escape(s.heading)}</a></li>" for s in sections
     )
+    if len(sections) > 2:
+        lead += f"<nav aria-label='contents'><ol>{contents}</ol></nav>\n"
     body = "".join(
         f"<section id='{s.anchor}'><h2>{html.escape(s.heading)}</h2>\n{s.body}</section>\n"
         for s in sections
@@ -146,7 +169,7 @@ def page(title: str, sections: Sequence[Section], lead: str = "") -> str:
         "<meta name='color-scheme' content='light dark'>\n"
         f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style></head>\n"
         f"<body><main><h1>{html.escape(title)}</h1>\n{lead}"
-        f"<nav aria-label='contents'><ol>{contents}</ol></nav>\n{body}</main>\n"
+        f"{body}</main>\n"
         f"<script>{SCRIPT}</script></body></html>\n"
     )
 
@@ -157,7 +180,8 @@ def _cell(cell: Cell) -> str:
     key = "" if value is None else f" data-v='{html.escape(str(value), quote=True)}'"
     note = f"<small>{html.escape(cell.note)}</small>" if cell.note else ""
     kind = " class='long'" if len(cell.text) > _LONG else ""
-    return f"<td{key}{kind}>{html.escape(cell.text)}{note}</td>"
+    text = link(cell.target, cell.text) if cell.target else html.escape(cell.text)
+    return f"<td{key}{kind}>{text}{note}</td>"
 
 
 def _flat(record: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, str]]:

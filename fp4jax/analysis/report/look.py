@@ -1,4 +1,4 @@
-"""Style and script of pages: light and dark, tables that sort by a click on a heading."""
+"""Style and script of pages: light and dark, tables that sort by a click, figures that enlarge."""
 
 STYLE = """
 :root { --paper: #ffffff; --ink: #1d2329; --faint: #5d6873; --line: #d5dbe1; --shade: #f3f5f7;
@@ -26,10 +26,24 @@ th.sorts { cursor: pointer; } th[aria-sort=ascending]::after { content: " ▲"; 
 th[aria-sort=descending]::after { content: " ▼"; }
 figure { margin: 1.2rem 0; } figure img { max-width: 100%; height: auto; background: #fff;
   border: 1px solid var(--line); border-radius: 4px; padding: 4px; }
+figure img { cursor: zoom-in; }
+figure img.pixels { image-rendering: pixelated; width: 100%; padding: 0; background: none; }
+dialog { border: 0; padding: 0; margin: auto; max-width: 100vw; max-height: 100vh; overflow: auto;
+  background: #fff; cursor: zoom-out; } dialog::backdrop { background: rgb(0 0 0 / .75); }
+dialog img { display: block; } dialog img.pixels { image-rendering: pixelated;
+  width: min(96vw, 96vh); }
+.panels { display: grid; gap: .8rem;
+  grid-template-columns: repeat(auto-fit, minmax(9.5rem, 14rem)); }
+.panels > div { display: grid; grid-template-rows: subgrid; grid-row: span 2; gap: .4rem; }
+.panels figure { margin: 0; } .panels figcaption { overflow-wrap: anywhere; }
+.beside { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; }
 figcaption { color: var(--faint); font-size: .87rem; max-width: 90ch; }
 summary { cursor: pointer; margin: .6rem 0; }
 pre { background: var(--shade); padding: .8rem; overflow-x: auto; font-size: .8rem; }
 @media print { nav, th::after { display: none; } details > * { display: block; } }
+@media (max-width: 40rem) { main { padding: 1rem .8rem 3rem; } nav ol { columns: 1; }
+  h1 { font-size: 1.35rem; overflow-wrap: anywhere; } td.long { min-width: 12rem; }
+  .panels { grid-template-columns: repeat(auto-fit, minmax(7.5rem, 1fr)); } }
 """
 
 SCRIPT = """
@@ -51,5 +65,21 @@ for (const head of document.querySelectorAll('thead th')) {
   };
   head.addEventListener('click', sort);
   head.addEventListener('keydown', event => { if (event.key === 'Enter') sort(); });
+}
+const large = document.createElement('dialog');
+large.setAttribute('aria-label', 'enlarged figure');
+large.addEventListener('click', () => large.close());
+document.body.append(large);
+for (const image of document.querySelectorAll('figure img')) {
+  image.tabIndex = 0;
+  image.setAttribute('aria-haspopup', 'dialog');
+  const enlarge = () => {
+    const copy = image.cloneNode();
+    copy.tabIndex = -1;
+    large.replaceChildren(copy);
+    large.showModal();
+  };
+  image.addEventListener('click', enlarge);
+  image.addEventListener('keydown', event => { if (event.key === 'Enter') enlarge(); });
 }
 """

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _PAGE = "report.html"
 _PARTS = "reports"
+PATIENTS = "patients"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,9 @@ class Report:
     failures: tuple[tuple[str, str], ...]
 
 
-def report_folder(folder: Path, *, pictures: bool = False, resamples: int = 2000) -> Report:
+def report_folder(
+    folder: Path, *, pictures: bool = False, patients: bool = False, resamples: int = 2000
+) -> Report:
     """Writes ``report.html``, ``tables/`` and ``figures/`` into a folder of runs.
 
     Described are all finished runs, and what has become of the others that the studies there have.
@@ -50,6 +53,8 @@ def report_folder(folder: Path, *, pictures: bool = False, resamples: int = 2000
         folder: with ``runs/`` and ``studies/``, as a study leaves it, or with the runs themselves.
         pictures: show images of patients of data that are not synthetic, which their licence may
             forbid to pass on.
+        patients: also a page of predictions for each test patient, in ``patients/``; of data that
+            are synthetic there are these pages in any case.
         resamples: of the patient bootstrap.
 
     Raises:
@@ -73,7 +78,7 @@ def report_folder(folder: Path, *, pictures: bool = False, resamples: int = 2000
     others = _others(root, [name for name, run in found.items() if run is None])
     if not runs:
         return Report((), 0, *others)
-    pages = _Pages(folder, records, others, pictures, resamples)
+    pages = _Pages(folder, records, others, pictures, patients, resamples)
     groups = families(runs)
     paths = pages.one(runs) if len(groups) == 1 else pages.several(groups)
     return Report(tuple(paths), len(runs), *others)
@@ -103,6 +108,7 @@ class _Pages:
     records: Sequence[StudyRecord]
     others: tuple[Sequence[tuple[str, str]], Sequence[tuple[str, str]]]
     pictures: bool
+    patients: bool
     resamples: int
 
     def one(self, runs: "Sequence[RunResult]") -> list[Path]:
@@ -112,12 +118,15 @@ class _Pages:
 
     def several(self, groups: "Mapping[str, Sequence[RunResult]]") -> list[Path]:
         """A page for each family, and one that lists them."""
+        from fp4jax.analysis.report.patient_pages import remove_patients
+
         for path in (self.folder / _PARTS).glob("*"):
             if path.name not in groups:
                 shutil.rmtree(path, ignore_errors=True)
         for name, pattern in (("tables", "*.csv"), ("figures", "*.png")):
             for path in (self.folder / name).glob(pattern):
                 path.unlink()
+        remove_patients(self.folder / PATIENTS)
         written = []
         for name, runs in groups.items():
             own = {run.path.name for run in runs}
@@ -147,8 +156,16 @@ class _Pages:
         open_: Sequence[tuple[str, str]],
         failures: Sequence[tuple[str, str]],
     ) -> list[Path]:
+        from fp4jax.analysis.report.patient_pages import remove_patients, write_patients
         from fp4jax.analysis.report.write import write_report
 
+        synthetic = all(_is_synthetic(run, records) for run in runs)
+        pages = folder / PATIENTS
+        index = None
+        if synthetic or self.patients:
+            index = write_patients(pages, runs, title=_title(runs), synthetic=synthetic)
+        if index is None:
+            remove_patients(pages)
         write_report(
             folder / _PAGE,
             title=_title(runs),
@@ -158,10 +175,12 @@ class _Pages:
             expectations=_checks(records, runs),
             open_=open_,
             failures=failures,
-            pictures=self.pictures or all(_is_synthetic(run, records) for run in runs),
+            pictures=self.pictures or synthetic,
+            patients=None if index is None else index.relative_to(folder).as_posix(),
             resamples=self.resamples,
         )
-        return [folder / _PAGE, folder / "tables", folder / "figures"]
+        written = [folder / _PAGE, folder / "tables", folder / "figures"]
+        return written if index is None else [*written, index]
 
 
 def _named(records: Sequence[StudyRecord]) -> dict[str, StudyRecord]:

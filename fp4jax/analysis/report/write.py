@@ -64,6 +64,7 @@ def write_report(
     open_: Sequence[tuple[str, str]] = (),
     failures: Sequence[tuple[str, str]] = (),
     pictures: bool = True,
+    patients: str | None = None,
     resamples: int = 2000,
 ) -> None:
     """Writes a page, ``tables/*.csv`` and ``figures/*.png`` beside it; replaces earlier ones.
@@ -82,6 +83,7 @@ def write_report(
         failures: (name, error) of runs that failed.
         pictures: whether to show images of patients. They are part of the data, whose licence may
             forbid to pass them on.
+        patients: where the pages of single patients begin, relative to this page.
         resamples: of the patient bootstrap.
 
     Raises:
@@ -111,6 +113,7 @@ def write_report(
         *_regions(frames),
         *_some("Training", drawn(drawings.training(runs))),
         *(_some("Predictions", drawn(drawings.predictions(runs))) if pictures else ()),
+        *_some("Single patients", _single(patients) if patients else ""),
         Section("Runs", _runs(frames.runs)),
         *_some("Made with", html.pairs(made) if (made := made_with(runs)) else ""),
         *_some("Studies", _each(configuration)),
@@ -130,6 +133,11 @@ def _embedded(drawing: drawings.Drawing, folder: Path, names: set[str]) -> str:
     with replacing(folder / f"{drawing.name}.png") as temporary:
         temporary.write_bytes(image)
     return html.figure(data_url(image), drawing.caption)
+
+
+def _single(target: str) -> str:
+    text = html.link(target, "A page for each test patient")
+    return f"<p>{text}, with the predictions of all labels; it lies beside this page.</p>"
 
 
 def _each(records: Mapping[str, Mapping[str, Any]]) -> str:

@@ -6,4 +6,8 @@ loss and its AUPRC; written into the run's folder with a figure.
 
 from fp4jax.analysis.sensitivity.figure import draw as draw
 from fp4jax.analysis.sensitivity.of_run import sensitivity_of_run as sensitivity_of_run
-from fp4jax.analysis.sensitivity.proposal import Proposal as Proposal, propose as propose
+from fp4jax.analysis.sensitivity.proposal import (
+    Proposal as Proposal,
+    label as label,
+    propose as propose,
+)

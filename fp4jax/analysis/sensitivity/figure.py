@@ -84,10 +84,11 @@ def _costs(
     heights = [_height(row, panel) for row in table.layers]
     axis.bar(range(len(names)), heights, color=colours)
     for row in table.rows:
-        of_backward = not row.operand.startswith("fprop")
+        of_backward = "fprop." not in row.operand
         if row.operand == ALL or (of_backward and not panel.backward):
             continue
-        product, tensor = row.operand.split(".")
+        # Of an attention's two products likewise: q and P in the role of x.
+        product, tensor = row.operand.split(".")[-2:]
         axis.plot(
             names.index(row.layer),
             _height(row, panel),
@@ -112,7 +113,7 @@ def _legend(figure: Any, table: SensitivityTable, kept: bool) -> None:
         from matplotlib.lines import Line2D
         from matplotlib.patches import Patch
 
-    measured = {row.operand for row in table.rows}
+    measured = {".".join(row.operand.split(".")[-2:]) for row in table.rows}
     handles: list[Any] = [Patch(color=_QUANTIZED, label="layer alone")]
     if kept:
         handles.append(Patch(color=_KEPT, label="layer alone, proposed to be kept"))

@@ -15,10 +15,12 @@ from flax import nnx
 from fp4jax import nnx as fp4nnx
 from fp4jax.analysis.diagnosis.run import batches_of, patients_of
 from fp4jax.analysis.sensitivity.figure import draw
+from fp4jax.analysis.sensitivity.proposal import label
 from fp4jax.data import Cohort
 from fp4jax.extras import Extra
 from fp4jax.metrics.labels import region_logits
 from fp4jax.metrics.ranking import average_precision
+from fp4jax.ops.attention_recipe import AttentionRecipe
 from fp4jax.ops.recipe import Recipe, get_recipe
 from fp4jax.train import Data, Trained, read_trained
 from fp4jax.train.program import build, program_of
@@ -34,6 +36,7 @@ def sensitivity_of_run(
     data: Data | Cohort,
     recipe: str | int | Recipe,
     *,
+    attention: str | AttentionRecipe | None = None,
     metric: str = "kl",
     batches: int = 2,
     budget: float | None = None,
@@ -42,12 +45,14 @@ def sensitivity_of_run(
 
     All layers are candidates, those too that the model keeps in high precision by itself. The
     network is in evaluation mode, amax spans a batch. ``sensitivity_<recipe>.csv``, ``.json`` and
-    ``.png`` in the run's folder are replaced.
+    ``.png`` in the run's folder are replaced (with an
+    attention recipe, ``sensitivity_<recipe>_<attention>``).
 
     Args:
         path: the run's folder; an unfinished run is taken as it is, and says so.
         data: what the run was trained on, or other data that its network takes.
         recipe: whose operands are quantized.
+        attention: by which attentions are, each as a layer; None: they are no candidates.
         metric: what layers are weighed by: kl, loss, gradient or auprc, of the batches' pixels, the
             mean over regions. The table has all of them (auprc as its score), unless the batches
             have no positive pixel.
@@ -82,10 +87,11 @@ def sensitivity_of_run(
             score if scored else metric,
             loss=loss,
             activation="softmax" if exclusive(config) else "sigmoid",
+            attention=attention,
             progress=progress,
         )
     table = dataclasses.replace(table, metric="score" if metric == "auprc" else metric)
-    stem = f"sensitivity_{recipe.name.replace('+', '-')}"
+    stem = f"sensitivity_{label(table)}"
     for ending in (".csv", ".json"):
         table.write(path / f"{stem}{ending}")
     title = f"{config.arch} {config.scale}, each layer alone under {recipe.name}: {path.name}"

@@ -51,11 +51,23 @@ class Proposal:
         Returns:
             Its path, ``rules_<recipe>_<budget>.json``.
         """
-        name = self.table.recipe.name.replace("+", "-")
-        path = folder / f"rules_{name}_{self.budget:g}.json"
+        path = folder / f"rules_{label(self.table)}_{self.budget:g}.json"
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(self.rules.to_json(), indent=2) + "\n")
         return path
+
+
+def label(table: SensitivityTable) -> str:
+    """What files call a table: its recipe, and that of attention if there is one.
+
+    Example:
+        >>> from fp4jax.ops.recipe import get_recipe
+        >>> row = SensitivityRow("stem", "all", 10, 5.0)
+        >>> label(SensitivityTable((row,), row, get_recipe("2d+rht"), "kl", {}, 10))
+        '2d-rht'
+    """
+    attention = "" if table.attention is None else f"_{table.attention.name}"
+    return f"{table.recipe.name}{attention}".replace("+", "-")
 
 
 def propose(table: SensitivityTable, budget: float) -> Proposal:

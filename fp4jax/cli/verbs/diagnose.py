@@ -11,7 +11,8 @@ each recipe does to them. Which data, of which size, is in the run's folder; whe
 Writes diagnosis.csv and diagnosis.png into it.
 
 With --sensitivity it quantizes each layer of the best epoch alone instead, and each of its
-operands, and writes what that costs: sensitivity_RECIPE.csv, .json and .png. With --budget it
+operands, and writes what that costs: sensitivity_RECIPE.csv, .json and .png. Attentions are
+layers, too, where the run's own are quantized or --attentions names a recipe. With --budget it
 proposes the layers to keep in high precision, and writes rules for --recipe @FILE.
 """
 
@@ -23,7 +24,7 @@ import tyro
 
 from fp4jax.analysis.diagnosis import diagnose_run, patients_of, print_worst
 from fp4jax.analysis.diagnosis.run import recipes_for
-from fp4jax.analysis.sensitivity import propose, sensitivity_of_run
+from fp4jax.analysis.sensitivity import label, propose, sensitivity_of_run
 from fp4jax.cli.command import Verb
 from fp4jax.train import Data, Source, Trained, read_trained
 
@@ -54,6 +55,8 @@ class Args:
     def __post_init__(self):
         if self.budget is not None and not self.sensitivity:
             raise ValueError("budget is of the layers' costs; pass --sensitivity with it.")
+        if self.sensitivity and len(self.attentions) > 1:
+            raise ValueError("attentions are several; --sensitivity takes one of them.")
         if self.budget is not None and not 0 < self.budget <= 1:
             raise ValueError(f"budget is {self.budget}; give a share, above 0 and at most 1.")
 
@@ -80,17 +83,19 @@ def command(args: Args) -> None:
 
 
 def sensitivity(args: Args, run: Trained, data: Data) -> None:
+    attention = next(iter(args.attentions), run.config.attention)
     for recipe in recipes_for(run.config, args.recipes):
         table = sensitivity_of_run(
             args.folder,
             data,
             recipe,
+            attention=attention,
             metric=args.metric,
             batches=args.batches,
             budget=args.budget,
         )
         print(f"{table}\nmeasured on {patients_of(run, data)}")
-        stem = f"sensitivity_{recipe.name.replace('+', '-')}"
+        stem = f"sensitivity_{label(table)}"
         for ending in (".csv", ".json", ".png"):
             print(args.folder / f"{stem}{ending}")
         if args.budget is not None:

@@ -25,6 +25,7 @@ import tyro
 from fp4jax import deploy
 from fp4jax.cli.command import Verb
 from fp4jax.deploy import Options
+from fp4jax.deploy.targets import Half
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,9 @@ class Args:
     channels_first: bool = False
     # largest difference from the packed model that is no error, over the largest magnitude
     bound: float = 1e-4
+    # onnx-trt: the type of products that TensorRT has no FP4 units for; float32 writes the packed
+    # model itself
+    half: Half = "bfloat16"
     # quantize a run with another recipe than its own; baseline: with none
     recipe: str | None = None
     # with the static scales that the run was calibrated to; what needs them takes them anyway
@@ -49,7 +53,7 @@ class Args:
 
 
 def command(args: Args) -> None:
-    options = Options(args.batch, args.channels_first, args.bound)
+    options = Options(args.batch, args.channels_first, args.bound, args.half)
     print(
         deploy.export(
             args.model, args.to, args.out, options, recipe=args.recipe, static=args.static

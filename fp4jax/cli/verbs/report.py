@@ -1,6 +1,7 @@
 """Write the report of a folder of runs: a page, tables and figures.
 
     fp4jax report runs/demo
+    fp4jax report runs/lgg --patients     # with images of the patients: keep them to yourself
 
 Describes all finished runs that are there, whichever commands trained them, and says what has
 become of the others. Repeating it changes nothing. For research only, no medical device.
@@ -23,10 +24,13 @@ class Args:
     # show images of patients, which the data's licence may forbid to pass on; of synthetic ones
     # they are always shown
     pictures: bool = False
+    # write a page of predictions for each test patient, into patients/; of synthetic ones they are
+    # always written
+    patients: bool = False
 
 
 def command(args: Args) -> None:
-    found = report_folder(args.folder, pictures=args.pictures)
+    found = report_folder(args.folder, pictures=args.pictures, patients=args.patients)
     print(f"{found.finished} runs finished, {len(found.open)} open, {len(found.failures)} failed")
     for name, status in found.open:
         print(f"{name}: {status}")

@@ -16,7 +16,7 @@ where it was interrupted. For research only, no medical device.
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -119,7 +119,7 @@ def _network(args: Args) -> Network:
     if args.folds:
         raise ValueError("--folds: of the runs of a cross-validation; name one of them.")
     data = {name: model.pop(name) for name in _OF_DATA if name in model}
-    recipe = {} if args.recipe is None else {"recipe": args.recipe}
+    recipe: dict[str, Any] = {} if args.recipe is None else {"recipe": args.recipe}
     task = Volumes(**given(args.files), **data)
     network = predict.from_weights(RunConfig(task, **model, **recipe))
     return predict.with_mirroring(network) if args.mirror else network

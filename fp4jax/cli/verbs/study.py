@@ -29,7 +29,8 @@ from fp4jax.cli.options import SavingOptions, SliceOptions, plain
 from fp4jax.cli.presets import PRESETS
 from fp4jax.cli.recipe_options import recipe_of, text_of
 from fp4jax.cli.tables import print_runs
-from fp4jax.predict.pictures import Pictures
+from fp4jax.cli.track_options import TrackOptions
+from fp4jax.predict.pictures import Pictures, is_synthetic
 from fp4jax.study import Study, execute
 from fp4jax.study.live import watching
 from fp4jax.study.overview import shown, watch
@@ -71,6 +72,7 @@ class Args:
     source: Source
     saving: SavingOptions
     engine: EngineOptions
+    tracking: TrackOptions
     # gets the runs' folders, report.html, tables and figures
     out: Path
     # the named study that this one started from
@@ -79,7 +81,7 @@ class Args:
     retry: bool = False
     # show images of patients in the report, which the data's licence may forbid to pass on; of
     # synthetic ones they are always shown
-    pictures: bool = False
+    pictures: tyro.conf.FlagCreatePairsOff[bool] = False
     # list the runs and train nothing
     dry_run: bool = False
     # show how far the study in the folder --out is, and train nothing; once, if the output is no
@@ -91,6 +93,8 @@ def command(args: Args) -> None:
     study, preset = args.study.study(), PRESETS[args.preset]()
     if args.watch and (args.dry_run or args.engine.worker):
         raise ValueError("--watch trains nothing; leave out --worker and --dry-run.")
+    # What is wrong with it is said at once, in a rehearsal too.
+    engine = args.engine.made()
     if args.dry_run:
         for run in study.runs():
             name = run.recipe_name
@@ -100,12 +104,15 @@ def command(args: Args) -> None:
         failed = [run for run in watch(args.out, args.preset) if run.status.state == "failed"]
         sys.exit(1 if failed else 0)
     args.engine.see_gpu()
-    engine = args.engine.made()
     source = args.source if preset.prepare is None else preset.prepare(args.source)
     data = study.data.open(source)
     print("\n".join(data.describe()))
-    with _shown(args, study) as table:
-        listener = Listeners([table, Pictures(args.pictures)])
+    synthetic = preset.prepare is not None and args.source.root is None
+    with (
+        args.tracking.listeners(args.out, synthetic or is_synthetic(study.data)) as trackers,
+        _shown(args, study) as table,
+    ):
+        listener = Listeners([table, Pictures(args.pictures), *trackers])
         outcome = execute(
             study,
             data,
@@ -115,7 +122,7 @@ def command(args: Args) -> None:
             retry=args.retry,
             saving=args.saving.saving(),
             listener=listener,
-            synthetic=preset.prepare is not None and args.source.root is None,
+            synthetic=synthetic,
             engine=engine,
         )
     if outcome.folders:
@@ -152,6 +159,7 @@ def arguments(argv: Sequence[str] = (), default: Any = None) -> Any:
             preset.source,
             SavingOptions(),
             EngineOptions(),
+            TrackOptions(),
             Path("runs") / name,
             name,
         )

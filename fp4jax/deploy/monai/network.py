@@ -103,8 +103,9 @@ def _swin_unetr(options: dict[str, Any], model: Any) -> dict[str, Any]:
     window, size = options["window_size"], options["feature_size"]
     if size % 12:
         raise ValueError(
-            f"feature_size is {size}, and MONAI's SwinUNETR takes multiples of 12 only: train "
-            "with --model.feature-size 12, 24 or 48 to export a bundle."
+            f"feature_size is {size}, and MONAI's SwinUNETR takes multiples of 12 only, so that it "
+            "cannot load these weights: export the run to another target, or train one with "
+            "--scale monai, or --model.feature-size 12, 24 or 48."
         )
     return {
         "feature_size": options["feature_size"],

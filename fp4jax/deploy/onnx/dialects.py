@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 
@@ -13,8 +14,12 @@ from fp4jax.deploy.onnx.graph import Graph, TensorProto
 from fp4jax.deploy.onnx.quantizing import dequantized, quantized
 from fp4jax.deploy.onnx.trt_function import DOMAIN, OPERATOR, dynamic_quantize
 from fp4jax.deploy.onnx.values import Value, is_static
-from fp4jax.deploy.onnx.walker import UnsupportedError
 from fp4jax.deploy.onnx.weights import GRID, Matrix
+
+Product = Literal["dot", "conv"]
+#: How a product is written: of 4-bit operands, a matrix product or a convolution; in a 16-bit type
+#: of x as it is; or of values that standard operators round, as in attention.
+Form = Literal["dot", "conv", "half", "values"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +31,8 @@ class Dialect(abc.ABC):
         opset: of the file; float4 needs 23.
         static: whether activations need a tensor scale that is known.
         runs_in_onnxruntime: whether onnxruntime's CPU kernels run it.
-        in_words: how a matrix product, and a convolution, of packed weights runs.
+        in_words: how a product of each form runs.
+        half: the type of products in 16 bits, or "float32" for none.
     """
 
     name: str
@@ -34,16 +40,29 @@ class Dialect(abc.ABC):
     static: bool
     runs_in_onnxruntime: bool
     in_words: Mapping[str, str]
+    half: str = "float32"
+
+    def form(self, product: Product, spec: TensorSpec | None) -> Form:
+        """How a product of packed weights is written.
+
+        Args:
+            product: "dot" for a matrix product, "conv" for a convolution.
+            spec: of x.
+        """
+        del spec
+        return product
+
+    def with_half(self, half: str) -> "Dialect":
+        """With another 16-bit type, if there are such products."""
+        return self if self.half == "float32" else dataclasses.replace(self, half=half)
 
     @abc.abstractmethod
     def weight(self, graph: Graph, path: str, matrix: Matrix) -> Value:
         """The matrix as float32 (rows, columns)."""
 
     @abc.abstractmethod
-    def activation(
-        self, x: Array, spec: TensorSpec, amax: np.float32 | None, *, product: str
-    ) -> Array:
-        """x (b, m, k) quantized and dequantized, for a "dot" or a "conv"."""
+    def activation(self, x: Array, spec: TensorSpec, amax: np.float32 | None, form: Form) -> Array:
+        """x (b, m, k) quantized and dequantized, for a product of a form."""
 
 
 class Portable(Dialect):
@@ -60,9 +79,7 @@ class Portable(Dialect):
         scaled = Array(graph, graph.reshape(values, blocks)) * scales.reshape((*blocks[:2], 1))
         return scaled.reshape((rows, columns)).value
 
-    def activation(
-        self, x: Array, spec: TensorSpec, amax: np.float32 | None, *, product: str
-    ) -> Array:
+    def activation(self, x: Array, spec: TensorSpec, amax: np.float32 | None, form: Form) -> Array:
         return dequantized(quantized(x, spec, amax), spec, x.shape)
 
 
@@ -75,9 +92,7 @@ class Standard(Dialect):
         )
         return decoded(graph, codes, _scales(graph, path, matrix).value, matrix.shape)
 
-    def activation(
-        self, x: Array, spec: TensorSpec, amax: np.float32 | None, *, product: str
-    ) -> Array:
+    def activation(self, x: Array, spec: TensorSpec, amax: np.float32 | None, form: Form) -> Array:
         # OpenVINO rounds to 8-bit floats by way of 16 bits, which is another number at times.
         q = quantized(x, spec, amax, in_steps=True)
         four = _to_f4(q.values.reshape(x.shape))
@@ -93,20 +108,19 @@ class Standard(Dialect):
 class TensorRT(Standard):
     """Model-Optimizer's nodes for TensorRT, whose quantizer is also a function of the file.
 
-    TensorRT multiplies FP4 matrices, but has no FP4 convolutions: a convolution's activations are
-    rounded by standard operators, and it runs in float with weights on the FP4 grid.
+    TensorRT multiplies FP4 matrices, but has no FP4 convolutions, and its quantizer no four-over-
+    six: such products run in 16 bits, of x as it is and weights on the FP4 grid. With "float32" for
+    the 16-bit type they are the packed model's instead, whose x is rounded by standard operators.
     """
 
-    def activation(
-        self, x: Array, spec: TensorSpec, amax: np.float32 | None, *, product: str
-    ) -> Array:
-        if product == "conv":
+    def form(self, product: Product, spec: TensorSpec | None) -> Form:
+        if product == "dot" and spec is not None and spec.scaling == "amax":
+            return "dot"
+        return "values" if self.half == "float32" else "half"
+
+    def activation(self, x: Array, spec: TensorSpec, amax: np.float32 | None, form: Form) -> Array:
+        if form != "dot":
             return dequantized(quantized(x, spec, amax), spec, x.shape)
-        if spec.scaling != "amax":
-            raise UnsupportedError(
-                f"TensorRT's quantizer has no scaling={spec.scaling!r} of activations; export the "
-                "model with --recipe forward_only, or to onnx-standard"
-            )
         assert amax is not None
         graph, (b, m, k) = x.graph, x.shape
         scale = graph.constant(np.float32(amax) / np.float32(spec.bound), "input_scale")
@@ -148,7 +162,6 @@ def decoded(graph: Graph, codes: str, scales: Value, shape: tuple) -> Value:
     )
 
 
-_GRID = "weights on the FP4 grid"
 DIALECTS: dict[str, Dialect] = {
     dialect.name: dialect
     for dialect in (
@@ -160,6 +173,7 @@ DIALECTS: dict[str, Dialect] = {
             in_words={
                 "dot": "float32 product of FP4 values",
                 "conv": "float32 convolution of FP4 values",
+                "values": "float32 product of FP4 values",
             },
         ),
         Standard(
@@ -167,7 +181,11 @@ DIALECTS: dict[str, Dialect] = {
             opset=23,
             static=False,
             runs_in_onnxruntime=False,
-            in_words={"dot": "product of float4", "conv": "convolution of float4"},
+            in_words={
+                "dot": "product of float4",
+                "conv": "convolution of float4",
+                "values": "product of float4",
+            },
         ),
         TensorRT(
             "onnx-trt",
@@ -176,8 +194,10 @@ DIALECTS: dict[str, Dialect] = {
             runs_in_onnxruntime=False,
             in_words={
                 "dot": "FP4 product",
-                "conv": f"float convolution, {_GRID}",
+                "half": "16 bits with FP4 weights",
+                "values": "float32 with FP4 values",
             },
+            half="bfloat16",
         ),
     )
 }

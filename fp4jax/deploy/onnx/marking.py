@@ -14,26 +14,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import batching
 
 from fp4jax.core.typing import Array
-from fp4jax.nnx.operations import Op
 from fp4jax.nnx.packed_operations import (
     PackedConv,
     PackedConvTranspose,
     PackedDotGeneral,
     PackedOp,
 )
-from fp4jax.nnx.slots import Layer, layers
 from fp4jax.packed.convolution import Convolution, TransposedConvolution
 from fp4jax.packed.dot import Dot
 from fp4jax.packed.kernel import Weight
 from fp4jax.packed.product import Product
 
-#: x -> the layer's product. ``path``: of the layer; ``product``: how; ``shape``, ``dtype``: of the
-#: result for one example; ``examples``: leading axes of x over which ``jax.vmap`` went.
+#: x -> the layer's product, or x as attention quantizes it. ``path``: of the layer; ``product``:
+#: how; ``shape``, ``dtype``: of the result for one example; ``examples``: leading axes of x over
+#: which ``jax.vmap`` went.
 fp4_layer = Primitive("fp4_layer")
 
 
@@ -65,6 +63,16 @@ def in_place_of_layers(function: Callable[..., Array]) -> Iterator[None]:
         _FUNCTION.reset(token)
 
 
+def bind(path: str, product: Callable[..., Array], x: Array, *operands: Any) -> Array:
+    """``product(x, *operands)`` as a marked call, or what :func:`in_place_of_layers` puts there."""
+    if (function := _FUNCTION.get()) is not None:
+        return function(path, product, x, *operands)
+    out = jax.eval_shape(product, x, *operands)
+    return fp4_layer.bind(
+        x, path=path, product=product, shape=out.shape, dtype=out.dtype.name, examples=0
+    )
+
+
 class Marked(nnx.Module):
     """Stands in the slot of a packed layer while its model is traced."""
 
@@ -78,14 +86,8 @@ class Marked(nnx.Module):
         return () if amax is None else (amax,)
 
     def bind(self, product: Product, x: Array, weight: Weight) -> Array:
-        """The marked call, or what stands for it within :func:`in_place_of_layers`."""
-        operands = (weight.values, *self.amaxes)
-        if (function := _FUNCTION.get()) is not None:
-            return function(self.path, product, x, *operands)
-        out = jax.eval_shape(product, x, *operands)
-        return fp4_layer.bind(
-            x, path=self.path, product=product, shape=out.shape, dtype=out.dtype.name, examples=0
-        )
+        """The marked call."""
+        return bind(self.path, product, x, weight.values, *self.amaxes)
 
 
 class MarkedDot(Marked):
@@ -140,7 +142,7 @@ class MarkedConvTranspose(Marked):
         return self.bind(TransposedConvolution.of(x, w, arguments, **options), x, w)
 
 
-_MARKED: dict[type[PackedOp], type[Marked]] = {
+MARKED: dict[type[PackedOp], type[Marked]] = {
     PackedDotGeneral: MarkedDot,
     PackedConv: MarkedConv,
     PackedConvTranspose: MarkedConvTranspose,
@@ -158,49 +160,3 @@ class Plain(nnx.Module):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Array:
         return self.function(*args, **kwargs)
-
-
-def mark(model: nnx.Module, *, plain: bool = True) -> nnx.Module:
-    """A copy of a packed model to be traced; without ``plain`` only packed layers are changed.
-
-    Raises:
-        ValueError: products that are quantized, but not packed: of attention, or of a layer whose
-            weights are not quantized.
-    """
-    model = nnx.clone(model)
-    for layer in list(layers(model)):
-        operation = _operation(layer)
-        if plain or not isinstance(operation, Plain):
-            layer.inject(operation)
-    for _, module in nnx.iter_modules(model):
-        if isinstance(module, Op) and not isinstance(module, PackedOp) and any(_fprop(module)):
-            raise ValueError(
-                f"recipe {module.recipe.name!r} quantizes products within attention, which an "
-                "export has no form for: train with that attention kept in high precision."
-            )
-    return model
-
-
-def _operation(layer: Layer) -> nnx.Module:
-    """What takes the place of a layer's operation."""
-    operation = layer.operation
-    if isinstance(operation, PackedOp):
-        if layer.stack:
-            raise ValueError(
-                f"layer {layer.path!r} is a stack of {layer.stack} layers; give each a module of "
-                "its own to export them."
-            )
-        return _MARKED[type(operation)](layer.path, operation)
-    if operation is not None and any(_fprop(operation)):
-        raise ValueError(
-            f"layer {layer.path!r} has the recipe {operation.recipe.name!r} and is not packed: "
-            "an export has 4-bit weights or none. Quantize its weights, or keep the layer in high "
-            "precision."
-        )
-    return Plain(layer.slot.default or lax.dot_general)
-
-
-def _fprop(operation: Op) -> tuple[Any, ...]:
-    """How an operation quantizes its operands in the forward pass."""
-    recipe = operation.recipe
-    return recipe.fprop if hasattr(recipe, "fprop") else (recipe.quantizes,)

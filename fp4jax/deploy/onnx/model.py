@@ -13,7 +13,7 @@ from fp4jax.deploy.onnx import rules as rules
 from fp4jax.deploy.onnx.assembling import add_input, assemble
 from fp4jax.deploy.onnx.dialects import Dialect
 from fp4jax.deploy.onnx.graph import BATCH, Graph
-from fp4jax.deploy.onnx.marking import mark
+from fp4jax.deploy.onnx.marked_model import mark
 from fp4jax.deploy.onnx.values import Value
 from fp4jax.deploy.onnx.walker import LayerCall, Walker
 from fp4jax.extras import Extra
@@ -33,11 +33,13 @@ class Written:
         model: of images to logits.
         calls: of packed layers, in their order.
         channels_first: whether images and logits are.
+        half: the type of products in 16 bits.
     """
 
     model: onnx.ModelProto
     calls: tuple[LayerCall, ...]
     channels_first: bool
+    half: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +99,7 @@ def to_onnx(
     if channels_first:
         logits = graph.transpose(logits, [0, last, *range(1, last)])
     made = assemble(graph, [x], {"logits": logits}, opset=dialect.opset, metadata=metadata)
-    return Written(made, tuple(walker.calls), channels_first)
+    return Written(made, tuple(walker.calls), channels_first, dialect.half)
 
 
 def _layers(model: nnx.Module) -> dict[str, Known]:

@@ -21,10 +21,24 @@ def reference(
     """By ``onnx.reference``, which runs every dialect, slowly."""
     from onnx.reference import ReferenceEvaluator
 
-    evaluator: Any = ReferenceEvaluator(with_outputs(model, outputs))
+    evaluator: Any = ReferenceEvaluator(with_outputs(model, outputs), new_ops=[_transposed()])
     # Blocks of zeros are divided by their amax on purpose.
     with np.errstate(all="ignore"):
         return evaluator.run(None, {"images": images})
+
+
+def _transposed() -> Any:
+    """ConvTranspose that sums in float32 and rounds once; ``onnx.reference`` rounds each tap."""
+    from onnx.reference.ops.op_conv_transpose import ConvTranspose as Reference
+
+    class ConvTranspose(Reference):
+        op_domain = ""
+
+        def _run(self, x: Any, w: Any, bias: Any = None, **attributes: Any) -> Any:
+            wide = (None if a is None else a.astype(np.float32) for a in (x, w, bias))
+            return tuple(y.astype(x.dtype) for y in super()._run(*wide, **attributes))
+
+    return ConvTranspose
 
 
 def runtime(model: onnx.ModelProto, images: np.ndarray, outputs: Sequence[str]) -> list[np.ndarray]:

@@ -2,19 +2,17 @@
 
 import functools
 import json
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import jax
 from flax import nnx
 
 from fp4jax.deploy.account import Account, LayerRow
+from fp4jax.deploy.layer_rows import float_bytes, layer_rows
 from fp4jax.deploy.subject import Subject
 from fp4jax.deploy.targets import Options, Target, register_target
 from fp4jax.files import replacing
-from fp4jax.nnx.slots import layers
-from fp4jax.packed.kernel import PackedKernel
+from fp4jax.nnx.attention_slots import attention_slots
 from fp4jax.version import __version__
 
 _SUMMARIES = {
@@ -45,7 +43,7 @@ def write(name: str, subject: Subject, path: Path, options: Options) -> Account:
     from fp4jax.deploy.onnx.model import to_onnx
     from fp4jax.deploy.onnx.verification import compare
 
-    dialect = DIALECTS[name]
+    dialect = DIALECTS[name].with_half(options.half)
     written = to_onnx(
         subject.model,
         subject.image,
@@ -67,14 +65,18 @@ def write(name: str, subject: Subject, path: Path, options: Options) -> Account:
     with replacing(path) as temporary:
         temporary.write_bytes(data)
     runner = "onnxruntime" if dialect.runs_in_onnxruntime else "onnx.reference"
+    forms = {call.path: call.form for call in written.calls}
+    in_half = "half" in forms.values()
+    computes = f"what the table says, in {dialect.half}," if in_half else "the packed model"
     checked = (
-        f"largest difference from the packed model in {runner}: {worst:.1e} in a part, "
+        f"largest difference from {computes} in {runner}: {worst:.1e} in a part, "
         f"{difference.logits:.1e} of the logits"
     )
-    products = {call.path: call.product for call in written.calls}
-    rows = tuple(_rows(subject.model, products, dialect.in_words))
-    size = sum(4 * math.prod(row.shape) for row in rows) + _other_bytes(subject.model)
-    return Account(path, name, len(data), size, rows, checked)
+    if in_half:
+        checked += f"; of the logits from the packed model's: {difference.packed:.1e}"
+    in_words = {path: dialect.in_words[form] for path, form in forms.items()}
+    rows = (*layer_rows(subject.model, in_words), *_attention_rows(subject.model, in_words))
+    return Account(path, name, len(data), float_bytes(subject.model), rows, checked)
 
 
 def _metadata(subject: Subject, name: str, options: Options) -> dict[str, str]:
@@ -94,27 +96,8 @@ def _metadata(subject: Subject, name: str, options: Options) -> dict[str, str]:
     }
 
 
-def _rows(
-    model: nnx.Module, products: Mapping[str, str], in_words: Mapping[str, str]
-) -> Iterator[LayerRow]:
-    """What was written for each layer, in the model's order."""
-    for layer in layers(model):
-        kernel = layer.module.kernel
-        if isinstance(kernel, PackedKernel):
-            how = in_words[products[layer.path]]
-            yield LayerRow(layer.path, layer.kind.__name__, kernel.shape, how, kernel.nbytes)
-        else:
-            value = kernel.get_value()
-            nbytes = 4 * math.prod(value.shape)
-            yield LayerRow(layer.path, layer.kind.__name__, value.shape, "float32", nbytes)
-
-
-def _other_bytes(model: nnx.Module) -> int:
-    """Of parameters that are no kernels, as float32."""
-    kernels = sum(
-        math.prod(layer.module.kernel.get_value().shape)
-        for layer in layers(model)
-        if not isinstance(layer.module.kernel, PackedKernel)
-    )
-    parameters = jax.tree.leaves(nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat)))
-    return 4 * (sum(math.prod(p.shape) for p in parameters) - kernels)
+def _attention_rows(model: nnx.Module, in_words: Mapping[str, str]) -> Iterator[LayerRow]:
+    """What was written for each attention whose products are quantized."""
+    for slot in attention_slots(model):
+        if slot.path in in_words:
+            yield LayerRow(slot.path, "attention", (), in_words[slot.path], 0)

@@ -44,8 +44,8 @@ class LayerCall(NamedTuple):
     path: str
     x: str
     y: str
-    # "dot": as a matrix product; "conv": as a convolution
-    product: str
+    # how it was written, see fp4jax.deploy.onnx.dialects.Form
+    form: str
 
 
 class Walker:

@@ -37,7 +37,7 @@ def as_on(
     * FP8 products of layers that were trained in FP4: x and w in E4M3, with the static scale that
       x has.
     * 16-bit products with weights on the FP4 grid: x and the decoded w are rounded to 16 bits,
-      products are summed in float32.
+      products are summed in float32, and sums rounded to 16 bits, as in the file "onnx-trt".
     * What is not quantized stays as it is.
 
     Args:
@@ -81,7 +81,7 @@ def as_on(
 
 
 class Rounded(nnx.Module):
-    """An operation whose operands are rounded to a 16-bit type first."""
+    """An operation whose operands are rounded to a 16-bit type, and its float32 sums then."""
 
     def __init__(self, operation: Op, dtype: Any):
         self.operation = nnx.data(operation)
@@ -89,8 +89,11 @@ class Rounded(nnx.Module):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Array:
         lhs, rhs, rest = self.operation.operands(args)
-        lhs, rhs = (a.astype(self.dtype).astype(a.dtype) for a in (lhs, rhs))
-        return self.operation(*self.operation.arguments(lhs, rhs, rest), **kwargs)
+        lhs, rhs = map(self._rounded, (lhs, rhs))
+        return self._rounded(self.operation(*self.operation.arguments(lhs, rhs, rest), **kwargs))
+
+    def _rounded(self, x: Array) -> Array:
+        return x.astype(self.dtype).astype(x.dtype)
 
 
 def _change(layer: Layer, operation: Op, mode: Mode, half: Any) -> None:

@@ -11,7 +11,7 @@ from fp4jax.data import Cohort
 from fp4jax.deploy.runtimes.emulating import as_on
 from fp4jax.deploy.runtimes.rule import Half, Runtime, get_runtime
 from fp4jax.deploy.subject import image_shape
-from fp4jax.nnx.static_x import quantizing_x
+from fp4jax.nnx.amax_places import amax_places
 from fp4jax.predict.about import about_run
 from fp4jax.predict.network import from_module
 from fp4jax.predict.packed_evaluation import AsModel
@@ -51,7 +51,7 @@ def evaluate_on(
     runtime, path = get_runtime(target), Path(path).expanduser()
     run = read_trained(path, finished=True)
     network = run.model().network()
-    if runtime.static and any(not spec.given for _, _, spec in quantizing_x(network)):
+    if runtime.static and any(not place.spec.given for place in amax_places(network)):
         if "static" not in (run.summary or {}):
             raise ValueError(
                 f"{path} was not calibrated, and {runtime.name} takes static scales of x only; "

@@ -12,7 +12,7 @@ from flax import nnx
 from fp4jax.core.typing import Array, Float
 from fp4jax.deploy.account import Account
 from fp4jax.deploy.layer_rows import float_bytes, layer_rows
-from fp4jax.deploy.stablehlo.promise import readable_until
+from fp4jax.deploy.stablehlo.promise import Promise, promise_of
 from fp4jax.deploy.subject import Subject
 from fp4jax.deploy.targets import Options, Target, register_target
 from fp4jax.extras import Extra
@@ -51,16 +51,13 @@ def write(subject: Subject, path: Path, options: Options) -> Account:
             f"the artifact differs from the packed model by {worst:.1e} of the largest logit, more "
             f"than {options.bound:.1e}; nothing was written. Please report it, or set bound higher."
         )
-    record = _about(subject, exported, options)
+    promise = promise_of(_jaxlib())
+    record = _about(subject, exported, options, promise)
     with replacing_folder(path, keep_existing=True) as temporary:
         (temporary / ARTIFACT).write_bytes(data)
         write_json(temporary / ABOUT, record)
     rows = layer_rows(subject.model, "packed FP4 product")
-    until = record["readable_until"] or "six months after that jaxlib was built"
-    checked = (
-        f"largest difference from the packed model: {worst:.1e}; JAX built until {until} promises "
-        "to read it"
-    )
+    checked = f"largest difference from the packed model: {worst:.1e}; {promise}"
     return Account(path, "stablehlo", len(data), float_bytes(subject.model), rows, checked)
 
 
@@ -112,18 +109,23 @@ def _difference(data: bytes, model: nnx.Module, images: Any, channels_first: boo
     return float(np.abs(found - expected).max() / (np.abs(expected).max() or 1))
 
 
-def _about(subject: Subject, exported: jax.export.Exported, options: Options) -> dict[str, Any]:
-    """What about.json says."""
+def _jaxlib() -> str:
     import jaxlib.version
 
-    version = jaxlib.version.__version__
-    until = readable_until(version)
+    return jaxlib.version.__version__
+
+
+def _about(
+    subject: Subject, exported: jax.export.Exported, options: Options, promise: Promise
+) -> dict[str, Any]:
+    """What about.json says."""
+    until = promise.until
     return {
         "fp4jax": __version__,
         "jax": jax.__version__,
-        "jaxlib": version,
+        "jaxlib": promise.jaxlib,
         "readable_until": None if until is None else until.isoformat(),
-        "readable_by": "JAX built up to 6 months after that jaxlib, or up to 3 weeks before",
+        "readable_by": promise.rule,
         "calling_convention_version": exported.calling_convention_version,
         "platforms": list(exported.platforms),
         "images": [str(n) for n in exported.in_avals[0].shape],

@@ -27,6 +27,7 @@ from fp4jax.core.scaling import MAGNITUDE_BITS, TINY_NORMAL, TINY_SUBNORMAL
 Array = jax.Array
 
 _SIGN = np.int32(-(2**31))
+_INFINITY = np.int32(0x7F800000)
 
 
 class Scalars(NamedTuple):
@@ -113,7 +114,9 @@ def magnitude_bits(x: Sequence[Array]) -> Array:
 def block_scale(amax_bits: Array, scalars: Scalars, portable: bool) -> Scale:
     """E4M3 scales and encode multipliers from the blocks' amax."""
     x = as_float(amax_bits) * scalars.per_block
-    nan = x != x
+    # A given amax would hide an Inf: see scaling.infinite_as_nan.
+    hidden = (amax_bits == _INFINITY) & (scalars.amax < np.float32(np.inf))
+    nan = (x != x) | hidden
     x = jnp.where(x > E4M3_MAX, E4M3_MAX, x)
     normal = bits(x)
     normal = normal + np.int32((1 << 19) - 1) + ((normal >> 20) & 1)

@@ -27,8 +27,8 @@ def keep_list(table: SensitivityTable, budget: int | float) -> tuple[str, ...]:
     Args:
         table: of :func:`fp4jax.nnx.sensitivity`.
         budget: share of the multiply-adds of the table's layers that stay in FP4, in (0, 1]; 1
-            keeps nothing. Products that no layer computes, such as those of attention, do not
-            count.
+            keeps nothing. Attentions count as layers if they were measured (``attention=``);
+            products that neither computes do not.
 
     Returns:
         Patterns, one for each layer to keep, in the order of the table; for ``keep=`` of

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fp4jax.core.spec import shown
+from fp4jax.core.spec import TensorSpec, shown
 from fp4jax.nnx.sensitivities.program import Pass
+from fp4jax.ops.attention_given import ATTENTION_ROLES
+from fp4jax.ops.attention_recipe import AttentionRecipe
 from fp4jax.ops.recipe import ROLES, Recipe
 
-#: The operands of the forward pass.
-FORWARD = ("fprop.x", "fprop.w")
 METRICS = ("kl", "loss", "gradient")
 
 
@@ -31,12 +31,32 @@ def batch_of(batch: Any) -> Batch:
     return Batch(tuple(map(jnp.asarray, inputs)), None if targets is None else jnp.asarray(targets))
 
 
-def roles_of(recipe: Recipe) -> list[str]:
-    """The operands that the recipe quantizes."""
-    return [role for role, spec in zip(ROLES, recipe.operands, strict=True) if spec is not None]
+def is_forward(role: str) -> bool:
+    """Whether an operand is one of the forward pass.
+
+    Example:
+        >>> is_forward("fprop.x"), is_forward("pv.fprop.w"), is_forward("qk.dgrad.g")
+        (True, True, False)
+    """
+    return "fprop." in role
 
 
-def check(recipe: Recipe, batches: Sequence[Batch], metric: Any, loss: Any) -> None:
+def operands_of(recipe: Recipe | AttentionRecipe) -> dict[str, TensorSpec]:
+    """The operands that a recipe quantizes, and how."""
+    if isinstance(recipe, AttentionRecipe):
+        specs = dict(zip(ATTENTION_ROLES, (*recipe.qk.operands, *recipe.pv.operands), strict=True))
+    else:
+        specs = dict(zip(ROLES, recipe.operands, strict=True))
+    return {role: spec for role, spec in specs.items() if spec is not None}
+
+
+def check(
+    recipe: Recipe,
+    attention: AttentionRecipe | None,
+    batches: Sequence[Batch],
+    metric: Any,
+    loss: Any,
+) -> None:
     """ValueError for what can be told before anything runs."""
     if not batches:
         raise ValueError("there are no batches; give at least one, (inputs, targets) or inputs.")
@@ -54,14 +74,15 @@ def check(recipe: Recipe, batches: Sequence[Batch], metric: Any, loss: Any) -> N
         )
     if (callable(metric) or loss is not None) and any(b.targets is None for b in batches):
         raise ValueError("a loss or a score needs targets; give batches (inputs, targets).")
-    if not recipe.quantizes:
+    if not recipe.quantizes and attention is None:
         raise ValueError(f"recipe {recipe.name!r} quantizes nothing; name another one.")
-    if any(spec is not None and spec.given for spec in recipe.operands):
+    both = [operands_of(one) for one in (recipe, attention) if one is not None]
+    if any(spec.given for operands in both for spec in operands.values()):
         raise ValueError(
             f"recipe {recipe.name!r} takes its amax from the model's variables, which sensitivity "
             "does not have: measure the recipe with amax='tensor', 'example' or 'row'."
         )
-    if loss is None and not any(role in FORWARD for role in roles_of(recipe)):
+    if loss is None and not any(is_forward(role) for operands in both for role in operands):
         raise ValueError(
             f"recipe {recipe.name!r} quantizes the backward pass alone, of which only gradients "
             "tell: pass loss=."

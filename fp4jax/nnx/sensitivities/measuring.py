@@ -1,6 +1,6 @@
 """sensitivity(model, batches, recipe): each layer, and each of its operands, quantized alone."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,13 +9,23 @@ import numpy as np
 from flax import nnx
 
 from fp4jax.nnx.applying import apply_recipe, remove_recipe
+from fp4jax.nnx.attention_slots import attention_slots
 from fp4jax.nnx.keys import check_model
-from fp4jax.nnx.sensitivities.checks import FORWARD, Batch, batch_of, check, check_pass, roles_of
+from fp4jax.nnx.sensitivities.checks import (
+    Batch,
+    batch_of,
+    check,
+    check_pass,
+    is_forward,
+    operands_of,
+)
 from fp4jax.nnx.sensitivities.measures import compiled_distances, relative_error
-from fp4jax.nnx.sensitivities.program import Pass, Program
+from fp4jax.nnx.sensitivities.program import WIDTH, Pass, Program
 from fp4jax.nnx.sensitivities.table import ALL, EVERYTHING, SensitivityRow, SensitivityTable
 from fp4jax.nnx.slots import layers
 from fp4jax.nnx.traced import products_of
+from fp4jax.ops.attention_given import ATTENTION_ROLES
+from fp4jax.ops.attention_recipe import AttentionRecipe, get_attention_recipe
 from fp4jax.ops.recipe import ROLES, Recipe, get_recipe
 
 #: Of the outputs and targets of all batches; larger is better.
@@ -31,6 +41,7 @@ def sensitivity(
     loss: Callable[[Any, Any], Any] | None = None,
     activation: str = "sigmoid",
     keep: str | Sequence[str] = (),
+    attention: str | AttentionRecipe | Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> SensitivityTable:
     """What it costs to quantize each layer of a model, and each of its operands, alone.
@@ -60,6 +71,9 @@ def sensitivity(
             all k.
         keep: patterns of layers that stay in high precision whatever they cost, as for
             :func:`fp4jax.nnx.apply_recipe`.
+        attention: an AttentionRecipe, or its name: every attention is a candidate too, with a row
+            "PATH.attention", and one for each operand of its two products that the recipe
+            quantizes, "qk.fprop.x" (q) to "pv.wgrad.g". None: its products stay in high precision.
         progress: is told how many passes are done, and of how many.
 
     Returns:
@@ -83,15 +97,20 @@ def sensitivity(
         ('layers\\\\.2$',)
     """
     recipe = get_recipe(recipe)
+    attends = None if attention is None else get_attention_recipe(attention)
     given = [batch_of(batch) for batch in batches]
     score = metric if callable(metric) else None
-    check(recipe, given, metric, loss)
-    copy = _quantized(model, recipe, keep)
+    check(recipe, attends, given, metric, loss)
+    copy = _quantized(model, recipe, keep, attends)
     products = products_of(copy, given[0].inputs)
+    slots = [slot for slot in attention_slots(copy) if slot.operation is not None]
+    # The products of an attention are those of its module.
+    names = {slot.module_path: slot.path for slot in slots}
     amounts: dict[str, int] = {}
     for product in products:
         if product.recipe:
-            amounts[product.path] = amounts.get(product.path, 0) + product.multiply_adds
+            path = names.get(product.path, product.path)
+            amounts[path] = amounts.get(path, 0) + product.multiply_adds
     if not amounts:
         raise ValueError(
             f"no layer of {type(model).__name__} runs its product under {recipe.name!r}; "
@@ -99,14 +118,22 @@ def sensitivity(
         )
     paths = tuple(amounts)
     measured = _Measured(Program(copy, paths, loss), len(paths), given, activation, score)
-    kept = [layer.path or "(model)" for layer in layers(copy) if layer.path not in amounts]
-    roles = [role for role in roles_of(recipe) if loss is not None or role in FORWARD]
-    wanted = [(path, operand) for path in paths for operand in (ALL, *roles)]
+    candidates = (*layers(copy), *(attention_slots(copy) if attends is not None else ()))
+    kept = [part.path or "(model)" for part in candidates if part.path not in amounts]
+
+    def roles(path: str) -> tuple[str, ...]:
+        return ATTENTION_ROLES if path in names.values() else ROLES
+
+    def told(path: str) -> list[str]:
+        one = attends if attends is not None and path in names.values() else recipe
+        return [role for role in operands_of(one) if loss is not None or is_forward(role)]
+
+    wanted = [(path, operand) for path in paths for operand in (ALL, *told(path))]
     rows = []
     for done, (path, operand) in enumerate([*wanted, (EVERYTHING, ALL)]):
-        on = np.zeros((len(paths), len(ROLES)), bool)
+        on = np.zeros((len(paths), WIDTH), bool)
         layer = slice(None) if path == EVERYTHING else paths.index(path)
-        on[layer, slice(None) if operand == ALL else ROLES.index(operand)] = True
+        on[layer, slice(None) if operand == ALL else roles(path).index(operand)] = True
         amount = sum(amounts.values()) if path == EVERYTHING else amounts[path]
         rows.append(SensitivityRow(path or "(model)", operand, amount, **measured.of(on)))
         if progress is not None:
@@ -119,6 +146,7 @@ def sensitivity(
         reference=measured.reference,
         multiply_adds=sum(product.multiply_adds for product in products),
         kept=tuple(kept),
+        attention=attends,
     )
 
 
@@ -136,7 +164,7 @@ class _Measured:
         self._program, self._batches = program, batches
         self._activation, self._score = activation, score
         self._targets = [batch.targets for batch in batches]
-        self._exact = self._passes(np.zeros((layers, len(ROLES)), bool))
+        self._exact = self._passes(np.zeros((layers, WIDTH), bool))
         for i, one in enumerate(self._exact):
             check_pass(one, i)
         self.reference: dict[str, float] = {}
@@ -163,7 +191,8 @@ class _Measured:
             error, cosine = relative_error([batch["gradient"] for batch in found])
             values |= {"gradient": error, "cosine": cosine}
         if self._score is not None:
-            forward = on[:, [ROLES.index(role) for role in FORWARD]].any()
+            # A layer has the first half of the roles, an attention all.
+            forward = on[:, [is_forward(role) for role in ATTENTION_ROLES]].any()
             values["score"] = self.reference["score"] - self._scored(passes) if forward else 0.0
         return values
 
@@ -182,9 +211,11 @@ class _Measured:
         return value
 
 
-def _quantized(model: nnx.Module, recipe: Recipe, keep: str | Sequence[str]) -> nnx.Module:
-    """A copy of the model, whose arrays are the same, with the recipe alone."""
+def _quantized(
+    model: nnx.Module, recipe: Recipe, keep: str | Sequence[str], attention: AttentionRecipe | None
+) -> nnx.Module:
+    """A copy of the model, whose arrays are the same, with the recipes alone."""
     check_model(model)
     copy = nnx.merge(*nnx.split(model))
     remove_recipe(copy)
-    return apply_recipe(copy, recipe, keep)
+    return apply_recipe(copy, recipe, keep, attention=attention)

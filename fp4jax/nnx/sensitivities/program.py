@@ -9,9 +9,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fp4jax.core.typing import Array, Integer, Shaped
+from fp4jax.nnx.attention_slots import attention_slots
 from fp4jax.nnx.keys import refresh_keys
-from fp4jax.nnx.operations import Op
+from fp4jax.nnx.operations import AttentionOp, Op
 from fp4jax.nnx.slots import layers
+from fp4jax.ops.attention_given import ATTENTION_ROLES
 from fp4jax.ops.recipe import ROLES
 
 
@@ -23,20 +25,29 @@ class Pass(NamedTuple):
     gradient: Any
 
 
+#: Operands of a candidate: a layer's six, or the twelve of an attention's two products.
+WIDTH = len(ATTENTION_ROLES)
+
+
+def roles_of(operation: Op) -> tuple[str, ...]:
+    """The operands of an operation, in the order of its switches."""
+    return ATTENTION_ROLES if isinstance(operation, AttentionOp) else ROLES
+
+
 class Switches(nnx.Variable):
-    """Which of the six operands of a layer are quantized, bool (*stack, 6)."""
+    """Which operands of a candidate are quantized, bool (*stack, 12); of a layer the first six."""
 
 
 class _Switched(nnx.Module):
     """An operation with a switch for each operand."""
 
-    def __init__(self, operation: Op, on: Shaped[Array, "*stack 6"]):
+    def __init__(self, operation: Op, on: Shaped[Array, "*stack 12"]):
         self.operation = nnx.data(operation)
-        self.on = Switches(on)
+        self.on = Switches(jnp.broadcast_to(on, (*operation.stack, WIDTH)))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Array:
         on = self.on.get_value()
-        switches = {role: on[i] for i, role in enumerate(ROLES)}
+        switches = {role: on[i] for i, role in enumerate(roles_of(self.operation))}
         return self.operation(*args, **kwargs, switches=switches)
 
 
@@ -45,7 +56,7 @@ class Program:
 
     Args:
         model: left as it is.
-        paths: of the layers that have switches, in the order of their rows.
+        paths: of the layers and attentions that have switches, in the order of their rows.
         loss: of (outputs, targets), a scalar; None for the forward pass alone.
     """
 
@@ -55,7 +66,7 @@ class Program:
 
     def __call__(
         self,
-        on: Shaped[Array, "layers 6"],
+        on: Shaped[Array, "candidates 12"],
         inputs: tuple[Any, ...],
         targets: Any,
         step: int | Integer[Array, ""],
@@ -73,7 +84,7 @@ def _run(
     loss: Callable | None,
     params: Any,
     rest: Any,
-    on: Shaped[Array, "layers 6"],
+    on: Shaped[Array, "candidates 12"],
     inputs: tuple[Any, ...],
     targets: Any,
     step: Array,
@@ -95,11 +106,11 @@ def _run(
     return Pass(outputs, value, gradient)
 
 
-def _install(model: nnx.Module, paths: tuple[str, ...], on: Shaped[Array, "layers 6"]) -> None:
-    """Puts the switches of each layer around its operation."""
+def _install(model: nnx.Module, paths: tuple[str, ...], on: Shaped[Array, "candidates 12"]) -> None:
+    """Puts the switches of each candidate around its operation."""
     # After refresh_keys, which knows an operation by its place.
-    for layer in layers(model):
-        if layer.path in paths and layer.operation is not None:
-            own = on[paths.index(layer.path)]
-            own = jnp.broadcast_to(own, (*layer.stack, len(ROLES)))
-            layer.inject(_Switched(layer.operation, own))
+    places = [(layer.path, layer.operation, layer.inject) for layer in layers(model)]
+    places += [(slot.path, slot.operation, slot.put) for slot in attention_slots(model)]
+    for path, operation, put in places:
+        if path in paths and operation is not None:
+            put(_Switched(operation, on[paths.index(path)]))

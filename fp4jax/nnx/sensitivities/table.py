@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fp4jax.files import finite, read_json, replacing, write_json
+from fp4jax.ops.attention_given import ATTENTION_ROLES
+from fp4jax.ops.attention_recipe import AttentionRecipe, get_attention_recipe
 from fp4jax.ops.recipe import ROLES, Recipe, get_recipe
 from fp4jax.ops.rules import Rules, name_or_value
 
@@ -26,7 +28,8 @@ class SensitivityRow:
 
     Attributes:
         layer: dotted path; "(model)" for a model that is one layer.
-        operand: "all", or a role: fprop.x, fprop.w, dgrad.g, dgrad.w, wgrad.x, wgrad.g.
+        operand: "all", or a role: fprop.x, fprop.w, dgrad.g, dgrad.w, wgrad.x, wgrad.g; of an
+            attention one of its two products', "qk.fprop.x" to "pv.wgrad.g".
         multiply_adds: of the layer in the forward pass.
         kl: KL divergence of the outputs' probabilities from the float model's, nats per position.
         loss: change of the loss; None without a loss.
@@ -52,8 +55,8 @@ class SensitivityRow:
     score: float | None = None
 
     def __post_init__(self) -> None:
-        if self.operand not in (ALL, *ROLES):
-            raise ValueError(f"operand is {self.operand!r}; allowed: {', '.join((ALL, *ROLES))}.")
+        if self.operand not in (allowed := (ALL, *ROLES, *ATTENTION_ROLES)):
+            raise ValueError(f"operand is {self.operand!r}; allowed: {', '.join(allowed)}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +71,7 @@ class SensitivityTable:
         reference: loss and score of the float model, where they were measured.
         multiply_adds: of the whole model's forward pass, products without a layer included.
         kept: paths of the layers that were not to be quantized.
+        attention: by which the products inside attention were quantized; None: they were not.
 
     Example:
         >>> rows = SensitivityRow("stem", "all", 90, 0.5), SensitivityRow("head", "all", 10, 0.25)
@@ -90,6 +94,7 @@ class SensitivityTable:
     reference: dict[str, float]
     multiply_adds: int
     kept: tuple[str, ...] = ()
+    attention: AttentionRecipe | None = None
 
     @property
     def layers(self) -> tuple[SensitivityRow, ...]:
@@ -120,13 +125,22 @@ class SensitivityTable:
             Rules, for :func:`fp4jax.nnx.apply_recipe` and as the recipe of a run.
         """
         high = [*keep, *map(exactly, self.kept)]
-        return Rules.make([*((pattern, None) for pattern in high), (".*", self.recipe)])
+        rules: list[tuple[str, Any]] = [(pattern, None) for pattern in high]
+        if self.attention is not None:
+            rules.append((r"(.*\.)?attention$", self.attention))
+        return Rules.make([*rules, (".*", self.recipe)])
 
     def to_json(self) -> dict[str, Any]:
         """All of it as JSON holds it; :meth:`from_json` is the inverse."""
         record = dataclasses.asdict(self)
         named = name_or_value(self.recipe)
         record["recipe"] = named if isinstance(named, str) else named.to_json()
+        if self.attention is None:
+            # As tables were before there were any.
+            del record["attention"]
+        else:
+            known = name_or_value(self.attention)
+            record["attention"] = known if isinstance(known, str) else known.to_json()
         return json.loads(json.dumps(finite(record)))
 
     @classmethod
@@ -139,6 +153,8 @@ class SensitivityTable:
             "recipe": get_recipe(record["recipe"]),
             "kept": tuple(record["kept"]),
         }
+        if record.get("attention") is not None:
+            changed["attention"] = get_attention_recipe(record["attention"])
         return cls(**{**record, **changed})
 
     def write(self, path: Path) -> None:
@@ -193,6 +209,8 @@ class SensitivityTable:
         ]
         reference = ", ".join(f"{name} {value:.4g}" for name, value in self.reference.items())
         about = f"each layer alone under {self.recipe.name}"
+        if self.attention is not None:
+            about = f"{about}, each attention under {self.attention.name}"
         return "\n".join([*text, f"{about}; float model: {reference}" if reference else about])
 
 

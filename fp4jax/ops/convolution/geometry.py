@@ -66,6 +66,28 @@ class Window:
     def number_of_taps(self) -> int:
         return math.prod(self.taps)
 
+    @property
+    def is_matrix_product(self) -> bool:
+        """Whether every pixel of the image is in one patch, in the order of the grid.
+
+        A kernel as large as the stride, or one pixel, of one group, without padding.
+
+        Example:
+            >>> patches = Window(
+            ...     image=(8,), grid=(4,), taps=(2,), stride=(2,), dilation=(1,), low=(0,)
+            ... )
+            >>> patches.is_matrix_product, dataclasses.replace(patches, low=(1,)).is_matrix_product
+            (True, False)
+        """
+        whole = tuple(g * s for g, s in zip(self.grid, self.stride, strict=True))
+        return (
+            self.groups == 1
+            and self.taps == self.stride
+            and whole == self.image
+            and not any(self.low)
+            and {*self.dilation} <= {1}
+        )
+
 
 def with_zeros_between(sizes: Sizes, dilation: Sizes) -> Sizes:
     """Sizes once ``dilation - 1`` zeros are put between neighbours; an empty axis stays empty."""
@@ -95,19 +117,8 @@ class Geometry:
 
     @property
     def is_matrix_product(self) -> bool:
-        """Whether every pixel of the image is in one patch, in the order of the grid.
-
-        A kernel as large as the stride, or one pixel, of one group, without padding or zeros.
-        """
-        window = self.window
-        whole = tuple(g * s for g, s in zip(window.grid, window.stride, strict=True))
-        return (
-            window.groups == 1
-            and window.taps == window.stride
-            and whole == window.image
-            and not any(window.low)
-            and {*window.dilation, *self.input_dilation} <= {1}
-        )
+        """Whether the window is one, and there are no zeros between the pixels of x."""
+        return self.window.is_matrix_product and {*self.input_dilation} <= {1}
 
     def x(self, lhs: Array) -> Array:
         return lhs.transpose(_channels_last(self.layout.lhs_spec))

@@ -5,19 +5,13 @@ task that Ray starts again after the loss of a node goes on from the last checkp
 run's lock.
 """
 
-import contextlib
 import dataclasses
-import logging
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from fp4jax.extras import Extra
 from fp4jax.study.engines.ray_tasks import Tasks
 from fp4jax.study.engines.work import Work
-
-_LOG = logging.getLogger(__name__)
-_LOCAL = "local"
+from fp4jax.train.ray_cluster import connected, gpus_or_default, large_nodes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +31,8 @@ class RayEngine:
             cluster has GPUs, else 0.
         cpus_per_run: cores likewise.
         runtime_env: Ray's runtime environment, such as ``{"working_dir": "."}``, which copies code
-            to the nodes; default: they see it as this process does.
+            to the nodes; default: they see it as this process does. Variables of this process
+            that begin with FP4JAX_, JAX_, NCCL_ or XLA_ are carried over in either case.
         retries: times that a task is started again after its process or node died; then its runs
             have failed.
         prepare: is called in each of Ray's processes before it trains; it must be importable there.
@@ -74,45 +69,7 @@ class RayEngine:
             OSError: a node does not see the folder of runs, or it cannot be written to.
             fp4jax.train.Terminated: on SIGTERM; the runs are saved as of their last checkpoints.
         """
-        with Extra("ray"):
-            import ray
-        with self._connected(ray):
-            gpus = self.gpus_per_run
-            if gpus is None:
-                gpus = float(ray.cluster_resources().get("GPU", 0) >= 1)
-            self._check(ray, gpus)
+        with connected(self.address, self.runtime_env) as ray:
+            gpus = gpus_or_default(ray, self.gpus_per_run)
+            large_nodes(ray, self.cpus_per_run, gpus, "run")
             Tasks(ray, work, gpus, self.cpus_per_run, self.retries, self.prepare)()
-
-    @contextlib.contextmanager
-    def _connected(self, ray: Any) -> Iterator[None]:
-        if ray.is_initialized():
-            yield
-            return
-        address = self.address or os.environ.get("RAY_ADDRESS") or _LOCAL
-        options: dict[str, Any] = {"address": address, "runtime_env": dict(self.runtime_env)}
-        if address == _LOCAL:
-            # Nothing is sent to anybody that nobody asked for.
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            options["include_dashboard"] = False
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-        try:
-            yield
-        finally:
-            ray.shutdown()
-
-    def _check(self, ray: Any, gpus: float) -> None:
-        """Says so if no node is large enough: Ray would wait for one without a word."""
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        large = [
-            node
-            for node in nodes
-            if node.get("CPU", 0) >= self.cpus_per_run and node.get("GPU", 0) >= gpus
-        ]
-        if not large:
-            _LOG.warning(
-                "None of the %d nodes of the Ray cluster has %g CPUs and %g GPUs free for a run: "
-                "waiting for one that has. Or give fewer, cpus_per_run and gpus_per_run.",
-                len(nodes),
-                self.cpus_per_run,
-                gpus,
-            )

@@ -7,13 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from fp4jax import plugins
 from fp4jax.study.lanes import lanes
 from fp4jax.study.worker import Worker
 from fp4jax.train.config import RunConfig
 from fp4jax.train.fit import Saving
+from fp4jax.train.ray_cluster import Setting
 from fp4jax.train.run import Options
 from fp4jax.train.signals import TERMINATED, Terminated
 from fp4jax.train.task import Data
@@ -28,22 +26,16 @@ class Call:
 
     Attributes:
         root: of the runs.
-        folder: that the study was started in, which relative paths refer to.
-        gpus: of a task, or its share of one.
+        setting: in which the study was started.
         saving: when checkpoints are written.
         max_lanes: most runs that go side by side.
-        plugins: modules to import first.
-        prepare: is called before anything is trained.
         train: what trains a part.
     """
 
     root: Path
-    folder: str
-    gpus: float
+    setting: Setting
     saving: Saving
     max_lanes: int
-    plugins: Sequence[str]
-    prepare: Callable[[], None] | None
     train: Callable[..., Any]
 
     def begin(self) -> None:
@@ -57,17 +49,10 @@ class Call:
                 f"the node {platform.node()} does not see {self.root.parent}; write the study to a "
                 "folder that all nodes share."
             )
-        if os.path.isdir(self.folder):
-            os.chdir(self.folder)
-        if not self.gpus and jax.config.jax_platforms != "cpu":  # pyright: ignore
-            # Ray hides the GPUs of a node from a task that asked for none.
-            jax.config.update("jax_platforms", "cpu")
-        if 0 < self.gpus < 1:
-            share = f"{_USABLE * self.gpus:.3f}"
+        if 0 < self.setting.gpus < 1:
+            share = f"{_USABLE * self.setting.gpus:.3f}"
             os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", share)
-        plugins.load(self.plugins)
-        if self.prepare is not None:
-            self.prepare()
+        self.setting.begin()
 
 
 def train_here(

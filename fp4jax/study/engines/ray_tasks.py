@@ -1,16 +1,15 @@
 """The tasks of a study on a Ray cluster: submitted in order, repeated until nothing is open."""
 
 import collections
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from fp4jax import plugins
 from fp4jax.study.engines.ray_call import Call, train_here
 from fp4jax.study.engines.work import Work
 from fp4jax.study.worker import Worker
 from fp4jax.train.config import RunConfig
+from fp4jax.train.ray_cluster import Setting
 from fp4jax.train.signals import Terminated, Termination
 from fp4jax.train.task import Data
 
@@ -49,12 +48,9 @@ class Tasks:
         self._shared = _put(ray, self.worker.data)
         self._call = Call(
             root=self.worker.root.absolute(),
-            folder=os.getcwd(),
-            gpus=gpus,
+            setting=Setting.here(gpus, prepare),
             saving=self.worker.options.saving,
             max_lanes=work.max_lanes,
-            plugins=plugins.names(),
-            prepare=prepare,
             train=self.worker.train,
         )
         # What every run's task returns, by the run's id.

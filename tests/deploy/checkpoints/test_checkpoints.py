@@ -28,7 +28,8 @@ DTYPES = {"U8": np.uint8, "F8_E4M3": ml_dtypes.float8_e4m3fn, "F32": np.float32}
 def load(folder):
     tensors = deserialize((folder / "model.safetensors").read_bytes())
     return {
-        name: np.frombuffer(bytes(t["data"]), DTYPES[t["dtype"]]).reshape(t["shape"])
+        # a bytearray, since torch takes no arrays that cannot be written to
+        name: np.frombuffer(bytearray(t["data"]), DTYPES[t["dtype"]]).reshape(t["shape"])
         for name, t in tensors
     }
 

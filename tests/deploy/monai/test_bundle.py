@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import json
 import pickle
+import re
 import subprocess
 import sys
 import zipfile
@@ -32,6 +33,22 @@ OF_A_TENSOR = (
     *("type", "format", "num_channels", "spatial_shape", "dtype", "value_range"),
     *("is_patch_data", "channel_def"),
 )
+#: What the schema takes for them, which verify_metadata downloads; all others are strings.
+TYPES = {
+    "changelog": dict,
+    "required_packages_version": dict,
+    "optional_packages_version": dict,
+    "network_data_format": dict,
+    "eval_metrics": dict,
+    "references": list,
+}
+TYPES_OF_A_TENSOR = {
+    "num_channels": int,
+    "spatial_shape": list,
+    "value_range": list,
+    "is_patch_data": bool,
+    "channel_def": dict,
+}
 
 
 class Reader(pickle.Unpickler):
@@ -108,10 +125,19 @@ def test_metadata_have_all_that_is_asked_for(dims):
     one = deploy.Subject(about.create(), about)
     record = json.loads(json.dumps(metadata(one, {"dice": 0.5}), allow_nan=False))
     assert not {*REQUIRED} - {*record}
+    for name, value in record.items():
+        assert type(value) is TYPES.get(name, str), name
+    assert re.fullmatch(r"\d+\.\d+\.\d+", record["version"])
+    assert record["version"] in record["changelog"]
+    versions = (*record["changelog"].values(), *record["required_packages_version"].values())
+    assert all(type(value) is str for value in (*versions, *record["references"]))
+    assert set(record["network_data_format"]) == {"inputs", "outputs"}
     (image,) = record["network_data_format"]["inputs"].values()
     pred = record["network_data_format"]["outputs"]["pred"]
     for tensor in (image, pred):
         assert not {*OF_A_TENSOR} - {*tensor}
+        for name, value in tensor.items():
+            assert type(value) is TYPES_OF_A_TENSOR.get(name, str), name
         assert tensor["spatial_shape"] == [16] * dims
         assert len(tensor["channel_def"]) == tensor["num_channels"]
     assert image["channel_def"] == {"0": "flair", "1": "t1"}
@@ -134,6 +160,14 @@ def test_networks_that_monai_does_not_have():
     swin = dataclasses.replace(about_of("swin_unetr"), options={"feature_size": 16})
     with pytest.raises(ValueError, match=r"feature_size is 16, .* takes multiples of 12"):
         network_def(swin, nnx.eval_shape(swin.create))
+
+
+def test_what_monai_does_not_have_is_refused_before_anything_is_written(tmp_path):
+    about = dataclasses.replace(about_of("swin_unetr"), options={"feature_size": 16})
+    one = deploy.Subject(nnx.eval_shape(about.create), about)
+    with pytest.raises(ValueError, match=r"--scale monai, or --model.feature-size 12, 24 or 48"):
+        deploy.export(one, "monai-bundle", tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())
 
 
 def test_tables_of_windows_are_in_the_state_dict():

@@ -18,22 +18,36 @@ def images(*shape: int) -> np.ndarray:
     )
 
 
-def packed(model: Any, recipe: str, calibrated: np.ndarray | None = None, keep: Any = ()) -> Any:
+def packed(
+    model: Any,
+    recipe: str,
+    calibrated: np.ndarray | None = None,
+    keep: Any = (),
+    attention: str | None = None,
+) -> Any:
     """A model in evaluation mode, packed, with static scales if images are given."""
-    fp4nnx.apply_recipe(model, recipe, keep=keep)
+    fp4nnx.apply_recipe(model, recipe, keep=keep, attention=attention)
     model.eval()
     if calibrated is not None:
         fp4nnx.calibrate(model, [jnp.asarray(calibrated)])
     return fp4nnx.pack(model)
 
 
-def network(arch: str, size: Any, recipe: str, *, static: bool = False, **options: Any) -> Any:
+def network(
+    arch: str,
+    size: Any,
+    recipe: str,
+    *,
+    static: bool = False,
+    attention: str | None = None,
+    **options: Any,
+) -> Any:
     """A packed network of random weights, and its images."""
     model = models.create(arch, image_size=size, rngs=nnx.Rngs(0), **options)
     dims = options.get("spatial_dims", 2)
     shape = (*(size if isinstance(size, tuple) else (size,) * dims), 3)
     x = images(*shape)
-    return packed(model, recipe, x if static else None, model.high_precision), x
+    return packed(model, recipe, x if static else None, model.high_precision, attention), x
 
 
 def alone(model: Any, x: np.ndarray) -> np.ndarray:

@@ -1,13 +1,16 @@
 """Packed layers in every dialect: results, codes and scale bytes."""
 
+import jax.numpy as jnp
 import numpy as np
 import onnx
 import pytest
 from flax import nnx
 
+from fp4jax import deploy, nnx as fp4nnx
 from fp4jax.core import formats
 from fp4jax.deploy.onnx import running
 from fp4jax.deploy.onnx.dialects import DIALECTS
+from fp4jax.deploy.onnx.half import step
 from fp4jax.deploy.onnx.model import to_onnx
 from fp4jax.deploy.onnx.walker import UnsupportedError
 from tests.deploy.onnx.packed_layers import alone, images, packed
@@ -45,7 +48,7 @@ def _compare(layer: str, recipe: str, dialect: str, batch: int | None) -> onnx.M
     make, shape = LAYERS[layer]
     x = images(*shape)
     model = packed(make(), recipe, x if DIALECTS[dialect].static else None)
-    written = to_onnx(model, shape, DIALECTS[dialect], batch=batch)
+    written = to_onnx(model, shape, DIALECTS[dialect].with_half("float32"), batch=batch)
     (found,) = _run(dialect)(written.model, x, ["logits"])
     expected = alone(model, x)
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
@@ -126,27 +129,39 @@ def test_activations_have_the_codes_and_scales_of_quantize():
     assert [types[name] for name in node.output] == [23, 17]
 
 
+@pytest.mark.parametrize(
+    ("layer", "recipe", "half"),
+    [("conv", "2d+rht", "bfloat16"), ("transposed", "full", "float16")],
+)
+def test_products_in_16_bits_are_what_the_target_table_says(layer, recipe, half):
+    """The file, ``target_table`` and the model that ``evaluate --target`` scores are one thing."""
+    make, shape = LAYERS[layer]
+    x = images(*shape)
+    model = fp4nnx.apply_recipe(make(), recipe)
+    there, table = deploy.as_on(model, "tensorrt", x, half=half)
+    dialect = DIALECTS["onnx-trt"].with_half(half)
+    written = to_onnx(packed(make(), recipe), shape, dialect)
+    (call,) = written.calls
+    assert {dialect.in_words[call.form]: 1.0} == table.shares
+    (found,) = running.reference(written.model, x, ["logits"])
+    expected = np.asarray(there(jnp.asarray(x)))
+    # A last bit of the float32 sums may round to the next number.
+    assert (np.abs(found - expected) <= step(expected, half)).all()
+    assert (found == expected).mean() > 0.95
+    kind = {"bfloat16": onnx.TensorProto.BFLOAT16, "float16": onnx.TensorProto.FLOAT16}[half]
+    nodes = {n.op_type: n for n in written.model.graph.node}
+    conv = nodes["Conv" if layer == "conv" else "ConvTranspose"]
+    types = {i.name: i.type.tensor_type.elem_type for i in written.model.graph.value_info}
+    assert [types[name] for name in (*conv.input, *conv.output)] == [kind] * 3
+    # weights are stored as codes and scale bytes all the same
+    stored = {t.name: t.data_type for t in written.model.graph.initializer}
+    assert stored["kernel_f4"] == onnx.TensorProto.FLOAT4E2M1
+
+
 def test_tensorrt_needs_static_scales():
     make, shape = LAYERS["linear"]
     with pytest.raises(UnsupportedError, match=r"no calibrated amax.*--calibrate max"):
         to_onnx(packed(make(), "forward_only"), shape, DIALECTS["onnx-trt"])
-
-
-def test_products_that_are_quantized_but_not_packed_are_refused():
-    from fp4jax import Recipe, TensorSpec
-
-    class Two(nnx.Module):
-        def __init__(self):
-            self.a = nnx.Linear(16, 16, rngs=nnx.Rngs(0))
-            self.b = nnx.Linear(16, 16, rngs=nnx.Rngs(1))
-
-        def __call__(self, x):
-            return self.b(self.a(x))
-
-    only_x = Recipe(name="only_x", fprop=(TensorSpec(), None))
-    model = packed(Two(), {"a": "full", "b": only_x})
-    with pytest.raises(ValueError, match=r"layer 'b' has the recipe 'only_x' and is not packed"):
-        to_onnx(model, (3, 16), DIALECTS["onnx-portable"])
 
 
 def test_onnxruntime_divides_as_often_as_the_quantizer():

@@ -7,7 +7,7 @@ from flax import nnx
 from fp4jax import models, recipes
 from fp4jax.deploy.onnx import running
 from fp4jax.deploy.onnx.dialects import DIALECTS
-from fp4jax.deploy.onnx.model import to_onnx
+from fp4jax.deploy.onnx.model import Written, to_onnx
 from fp4jax.deploy.onnx.verification import compare
 from fp4jax.ops.recipe import get_recipe
 from tests.deploy.onnx.packed_layers import network
@@ -25,9 +25,11 @@ NETWORKS = {
 }
 
 
-def _check(name: str, dialect: str, recipe: str, batch: int | None) -> None:
+def _check(
+    name: str, dialect: str, recipe: str, batch: int | None, half: str = "float32"
+) -> Written:
     arch, size, options = NETWORKS[name]
-    known = DIALECTS[dialect]
+    known = DIALECTS[dialect].with_half(half)
     # A learned amax is one that is known, too.
     amax_of_x = get_recipe(recipe).fprop[0].amax
     static = known.static or amax_of_x == "learned"
@@ -38,6 +40,7 @@ def _check(name: str, dialect: str, recipe: str, batch: int | None) -> None:
     # The parts together are the whole. As a whole a last bit may round an activation to the next
     # code, of which a norm over the two voxels of a small image makes any difference.
     assert found.worst[1] <= 1e-5, found.worst
+    return written
 
 
 @pytest.mark.slow
@@ -55,9 +58,16 @@ def test_recipes(recipe, dialect):
     spec = get_recipe(recipe)
     if spec.stochastic_forward or spec.fprop[1] is None:
         pytest.skip("nothing to pack, or a stochastic forward pass")
-    if dialect == "onnx-trt" and spec.fprop[0].scaling != "amax":
-        pytest.skip("TensorRT's quantizer has no such scaling")
     _check("cnn", dialect, recipe, None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("half", ["bfloat16", "float16"])
+@pytest.mark.parametrize("recipe", ["2d+rht", "forward_only+4o6"])
+@pytest.mark.parametrize("name", ["unet2d", "basic_unet3d"])
+def test_products_in_16_bits(name, recipe, half):
+    written = _check(name, "onnx-trt", recipe, None, half)
+    assert {"half"} < {call.form for call in written.calls} or recipe == "forward_only+4o6"
 
 
 def test_a_network_of_any_batch_is_that_of_each_example_alone():

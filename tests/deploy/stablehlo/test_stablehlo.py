@@ -9,7 +9,7 @@ import pytest
 from fp4jax import deploy
 from fp4jax.deploy import Options
 from fp4jax.deploy.stablehlo import target
-from fp4jax.deploy.stablehlo.promise import RELEASES, readable_until
+from fp4jax.deploy.stablehlo.promise import RELEASES, promise_of
 from tests.deploy.subjects import full_disk, subject
 from tests.test_package import run_python
 
@@ -30,8 +30,10 @@ def test_a_fresh_process_runs_it_for_any_batch(tmp_path):
     about = json.loads((root / "about.json").read_text())
     assert about["images"] == ["batch", "16", "16", "2"]
     assert about["platforms"] == ["cpu", "cuda", "rocm", "tpu"]
-    assert about["readable_until"] == readable_until(about["jaxlib"]).isoformat()
-    assert about["readable_until"] in account.checked
+    promise = promise_of(about["jaxlib"])
+    assert about["readable_until"] == (promise.until and promise.until.isoformat())
+    assert about["readable_by"] == promise.rule
+    assert account.checked.endswith(str(promise))
     assert about["model"]["threshold"] == one.about.threshold
     x = one.examples(3)
     np.save(root / "x.npy", x)
@@ -52,11 +54,16 @@ def test_channels_first_and_a_fixed_batch(tmp_path):
 
 
 def test_the_date_promises_no_more_than_jax_does():
-    assert readable_until("0.11.0").isoformat() == "2027-01-16"
+    assert promise_of("0.11.0").until.isoformat() == "2027-01-16"
     newest = max(RELEASES.values())
-    assert readable_until("0.99.0") == readable_until("0.11.0")
-    assert readable_until("0.99.0") > newest
-    assert readable_until("0.1.0") is None
+    later = promise_of("0.99.0", today=newest)
+    assert (later.built, later.exact) == (newest, False)
+    assert "at least" in str(later)
+    assert promise_of("0.12.0.1", today=newest).exact is False
+    # A bound in the past, and none: the rule alone.
+    for nothing in (promise_of("0.99.0", newest.replace(year=2028)), promise_of("0.1.0")):
+        assert nothing.until is None
+        assert "up to 6 months after jaxlib" in str(nothing)
 
 
 @pytest.mark.slow

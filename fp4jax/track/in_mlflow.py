@@ -1,0 +1,128 @@
+"""MLflow: a run of an experiment for each run, on a server or in a data base file."""
+
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fp4jax.extras import Extra
+from fp4jax.track.protocol import Log, State, Tracked, Tracker
+
+_TAG = "fp4jax.run"
+# Servers take so many parameters at a time, and values of so many characters.
+_AT_ONCE, _LONGEST = 100, 500
+_STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+
+
+class Mlflow(Tracker):
+    """Writes to MLflow: metrics, parameters, pictures as artifacts.
+
+    The experiment is that of ``MLFLOW_EXPERIMENT_NAME``, else ``fp4jax``. A run is known again by
+    its tag ``fp4jax.run``, its id: one that goes on continues its curves. What MLflow has of an
+    epoch cannot be taken back, so epochs after a checkpoint that are trained again are not sent
+    again; on the same machine they have the same numbers.
+
+    Args:
+        target: a tracking URI, such as ``http://host:5000`` or ``sqlite:///runs/mlflow.db``;
+            default: that of ``MLFLOW_TRACKING_URI``.
+        out: pictures go here if the runs go to a data base file.
+
+    Raises:
+        ValueError: there is no URI.
+        ModuleNotFoundError: MLflow is not installed.
+    """
+
+    def __init__(self, target: str, out: Path):
+        # Nothing is sent to anybody that nobody asked for.
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        with Extra("track"):
+            import mlflow  # noqa: F401  # pyright: ignore
+        self.uri = target or os.environ.get("MLFLOW_TRACKING_URI", "")
+        if not self.uri:
+            raise ValueError(
+                "track is mlflow, without a URI; give mlflow:http://HOST:5000, "
+                "mlflow:sqlite:///FILE.db, or set MLFLOW_TRACKING_URI."
+            )
+        self.out = out
+        self._known: tuple[Any, str] | None = None
+
+    def open(self, run: Tracked) -> Log:
+        """The MLflow run with the id, or a new one."""
+        client, experiment = self._connected()
+        found = _find(client, experiment, run.name)
+        if found is None:
+            tags = {_TAG: run.name, "group": run.group}
+            found = client.create_run(experiment, run_name=run.name, tags=tags)
+            self._describe(client, found.info.run_id, run.config)
+        else:
+            client.update_run(found.info.run_id, status="RUNNING")
+        return _Run(client, found)
+
+    def has(self, run: Tracked) -> bool:
+        """By the status of the MLflow run."""
+        found = _find(*self._connected(), run.name)
+        return found is not None and found.info.status == "FINISHED"
+
+    def _connected(self) -> tuple[Any, str]:
+        """Client, and id of the experiment; from the thread that writes, since it may take long."""
+        if self._known is None:
+            from mlflow import MlflowClient  # pyright: ignore
+
+            client = MlflowClient(tracking_uri=self.uri)
+            name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "fp4jax")
+            found = client.get_experiment_by_name(name)
+            if found is not None:
+                self._known = client, found.experiment_id
+            else:
+                # MLflow's own choice is a folder where the command was called.
+                place = (self.out / "mlflow").absolute().as_uri()
+                local = self.uri.startswith("sqlite:")
+                where = {"artifact_location": place} if local else {}
+                self._known = client, client.create_experiment(name, **where)
+        return self._known
+
+    def _describe(self, client: Any, run_id: str, config: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param  # pyright: ignore
+
+        params = [Param(name, str(value)[:_LONGEST]) for name, value in config.items()]
+        for start in range(0, len(params), _AT_ONCE):
+            client.log_batch(run_id, params=params[start : start + _AT_ONCE])
+
+
+class _Run(Log):
+    def __init__(self, client: Any, run: Any):
+        self._client, self._id = client, run.info.run_id
+        points = (
+            point.step
+            for name in run.data.metrics
+            for point in client.get_metric_history(self._id, name)
+        )
+        self.epoch = max(points, default=0)
+
+    def scalars(self, epoch: int, values: Mapping[str, float]) -> None:
+        from mlflow.entities import Metric  # pyright: ignore
+
+        now = int(1000 * time.time())
+        metrics = [Metric(name, value, now, epoch) for name, value in values.items()]
+        self._client.log_batch(self._id, metrics=metrics)
+
+    def scores(self, epoch: int, values: Mapping[str, float]) -> None:
+        self.scalars(epoch, values)
+
+    def picture(self, name: str, png: bytes) -> None:
+        *folders, stem = name.split("/")
+        with tempfile.TemporaryDirectory() as room:
+            path = Path(room) / f"{stem}.png"
+            path.write_bytes(png)
+            self._client.log_artifact(self._id, str(path), "/".join(folders) or None)
+
+    def close(self, state: State) -> None:
+        self._client.set_terminated(self._id, status=_STATUS[state])
+
+
+def _find(client: Any, experiment: str, name: str) -> Any:
+    """The MLflow run of a run, None if there is none."""
+    found = client.search_runs([experiment], f"tags.`{_TAG}` = '{name}'", max_results=1)
+    return found[0] if found else None
