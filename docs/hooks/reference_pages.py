@@ -25,6 +25,7 @@ PACKAGES = (
     "fp4jax.data.phantom",
     "fp4jax.inference",
     "fp4jax.train",
+    "fp4jax.track",
     "fp4jax.predict",
     "fp4jax.deploy",
     "fp4jax.study",
