@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import nibabel
 import numpy as np
 import pytest
@@ -38,6 +39,8 @@ def test_every_command_runs(folder):
         "PYTHONPATH": str(ROOT),
         "FP4JAX_CACHE": str(folder / "cache"),
         "JAX_PLATFORMS": "cpu",
+        # What a command compiles, the next run of this test need not: the suite's cache.
+        "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),  # pyright: ignore
     }
     for line in commands(PAGE):
         done = subprocess.run(

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 
 def by_platform(*args: Any, cpu: Callable[..., Any], default: Callable[..., Any]) -> Any:
@@ -38,11 +39,27 @@ def by_platform(*args: Any, cpu: Callable[..., Any], default: Callable[..., Any]
     def chosen(*args: Any) -> Any:
         return lax.platform_dependent(*args, cpu=cpu, default=default)
 
-    @chosen.defjvp
-    def _(primals: Any, tangents: Any) -> Any:
-        return chosen(*primals), jax.jvp(cpu, primals, tangents)[1]
+    def rule(primals: Any, tangents: Any) -> Any:
+        leaves, structure = jax.tree.flatten(primals)
+        given = jax.tree.leaves(tangents, is_leaf=_is_zero)
+        moving = [i for i, t in enumerate(given) if not _is_zero(t)]
 
+        def of_moving(*values: Any) -> Any:
+            used = list(leaves)
+            for i, value in zip(moving, values, strict=True):
+                used[i] = value
+            return cpu(*structure.unflatten(used))
+
+        moved = [leaves[i] for i in moving], [given[i] for i in moving]
+        return chosen(*primals), jax.jvp(of_moving, *moved)[1]
+
+    # Products with tangents that are zero are not made.
+    chosen.defjvp(rule, symbolic_zeros=True)
     return chosen(*args)
+
+
+def _is_zero(tangent: Any) -> bool:
+    return isinstance(tangent, SymbolicZero)
 
 
 def platform_of(arrays: Any) -> str:

@@ -15,6 +15,7 @@ from jax import lax
 
 from fp4jax.core import sharding
 from fp4jax.core.platform import by_platform
+from fp4jax.core.two_modes import two_modes
 from fp4jax.core.typing import Array, Float, Integer
 from fp4jax.ops.convolution import cpu
 
@@ -33,8 +34,7 @@ def attend(
             others; None for no mask.
 
     Returns:
-        y in qkv's dtype; softmax in float32. No gradient flows to ``regions``, and there is no
-        forward-mode derivative.
+        y in qkv's dtype; softmax in float32. No gradient flows to ``regions``.
 
     Example:
         >>> y = attend(jnp.ones((1, 2, 3, 1, 4, 5)), jnp.zeros((1, 5, 5)), None)
@@ -65,11 +65,6 @@ _OVER_CHANNELS = (((2,), (2,)), _BATCH)
 _OVER_LAST = (((3,), (3,)), _BATCH)
 _OVER_QUERIES = (((3,), (2,)), _BATCH)
 _dot = functools.partial(lax.dot_general, preferred_element_type=jnp.float32)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(block, qkv, bias, labels):
-    return _forward(block, qkv, bias, labels)[0]
 
 
 def _forward(block, qkv, bias, labels):
@@ -106,10 +101,19 @@ def _backward(block, saved, g):
 
     start, _ = sharding.varying_together(jnp.zeros_like(bias), qkv, g)
     d_bias, d_qkv = _scan(windows, block, start, (qkv, g, along, labels))
-    return d_qkv, d_bias, None
+    return d_qkv, d_bias
 
 
-_attend.defvjp(_forward, _backward)
+def _tangent(block, saved, tangents):
+    """That of the forward pass, as it is written."""
+    qkv, bias, labels, _ = saved
+    primals = qkv, bias
+    moved = (jnp.zeros_like(a) if t is None else t for a, t in zip(primals, tangents, strict=True))
+    y = lambda qkv, bias: _forward(block, qkv, bias, labels)[0]  # noqa: E731
+    return jax.jvp(y, primals, tuple(moved))[1]
+
+
+_attend = two_modes(_forward, _tangent, _backward)
 
 
 def _exponentials(q: Array, k: Array, bias: Array, labels: Array | None) -> Array:

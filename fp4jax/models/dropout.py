@@ -53,9 +53,10 @@ class Seeds:
                 )
             self._root = jax.random.bits(self._rngs.dropout(), (2,), jnp.uint32)
         self._count += 1
-        words = lax.iota(jnp.uint32, 2) + np.uint32(2 * self._count)
-        # In memory: kernels that draw by a seed in their code would each be compiled on their own.
-        return exact.materialize(hash_counter(words, self._root))
+        # In memory, and an array, which is an operand: kernels that have the number or the seed in
+        # their code would each be compiled on their own.
+        words = np.arange(2 * self._count, 2 * self._count + 2, dtype=np.uint32)
+        return exact.materialize(hash_counter(jnp.asarray(words), self._root))
 
 
 class Dropout(nnx.Module):

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.errors import TraceContextError
 from jax import lax
 
 from fp4jax.core.typing import Array, DTypeLike, Float
@@ -331,8 +332,8 @@ class BatchNorm(nnx.BatchNorm):
                 )
             y, mean, var = norm_act(flat, scale, bias, x.shape[-1], activation, self.epsilon, slope)
             unbiased = var[0] * np.float32(count / (count - 1))
-            self._update(self.mean, mean[0])
-            self._update(self.var, unbiased)
+            self._update("mean", mean[0])
+            self._update("var", unbiased)
         else:
             factor = lax.rsqrt(self.var[...] + np.float32(self.epsilon)) * scale
             centred = flat.astype(jnp.float32) - _channels(self.mean[...], flat)
@@ -340,6 +341,14 @@ class BatchNorm(nnx.BatchNorm):
             y = activation(gained, _scalar(slope, flat))
         return y.reshape(x.shape).astype(dtype)
 
-    def _update(self, running: nnx.Variable, batch: Array) -> None:
+    def _update(self, name: str, batch: Array) -> None:
+        running = getattr(self, name)
         old, new = np.float32(self.momentum), np.float32(1 - self.momentum)
-        running.set_value(lax.stop_gradient(running[...] * old + batch * new))
+        value = lax.stop_gradient(running[...] * old + batch * new)
+        try:
+            running.set_value(value)
+        except TraceContextError:
+            # nnx.merge(graph, state) inside of jax.jvp or jax.grad makes a model that shares the
+            # variables of a state from outside, which must stay as it is: the model gets its own.
+            # Flax refuses that for a model that is from outside itself.
+            setattr(self, name, running.copy(value))

@@ -101,16 +101,14 @@ def _path_keys(
     """Key and seeds of the operations at ``paths``; for a stack of layers, one for each layer."""
     checksums = np.asarray([zlib.crc32(path.encode()) for path in paths], np.uint32)
     keys, seeds = _folded(key, checksums)
-    return [
-        # In memory: kernels that read their place among all of them would be compiled one by one.
-        _of_stack(keys[i], stack) if stack else (_in_memory(keys[i]), exact.materialize(seeds[i]))
-        for i, stack in enumerate(stacks)
+    keys = [
+        jax.random.wrap_key_data(data, impl=jax.random.key_impl(keys))
+        for data in exact.rows(jax.random.key_data(keys))
     ]
-
-
-def _in_memory(key: Array) -> Array:
-    data = exact.materialize(jax.random.key_data(key))
-    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))
+    return [
+        _of_stack(own, stack) if stack else (own, drawn)
+        for own, drawn, stack in zip(keys, exact.rows(seeds), stacks, strict=True)
+    ]
 
 
 # Jitted, as all keys of a model are made outside of any trace when a recipe is applied.

@@ -1,11 +1,10 @@
-"""Attention whose two products are quantized: a custom_vjp around two contractions and a softmax.
+"""Attention whose two products are quantized: two contractions around a softmax.
 
 Notation, for each batch entry and each head of k: q (m, g, d), with the g heads of q that share a
 head of k; k (t, d), v (t, e); logits, P and dS (m, g, t).
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from fp4jax.core import sharding
 from fp4jax.core.formats import float_array
 from fp4jax.core.quantizer import check_key
 from fp4jax.core.seeds import AxisName
+from fp4jax.core.two_modes import two_modes
 from fp4jax.core.typing import Array, ArrayLike, Shaped
 from fp4jax.ops.attention_given import Given, by_product
 from fp4jax.ops.attention_recipe import AttentionRecipe, get_attention_recipe
@@ -102,8 +102,9 @@ def attention(
             arguments; the derivative is then that of its operations.
 
     Returns:
-        o (*b, m, h, e), in v's dtype. Reverse mode only, unless the recipe quantizes nothing. The
-        backward pass computes the logits, and what is quantized of the forward pass, again.
+        o (*b, m, h, e), in v's dtype. The backward pass computes the logits, and what is quantized
+        of the forward pass, again. Forward mode (``jax.jvp``) is the derivative of the forward pass
+        straight through the rounding: that of "attention_qat" in every recipe.
 
     Raises:
         ValueError: shapes that do not fit, an unknown recipe, a missing key, and what
@@ -146,7 +147,7 @@ def attention(
     plan = Plan(recipe, float(d**-0.5 if scale is None else scale), precision, axis_name, product)
     arrays = _varying_together(q, k, v, bias, mask, factors, others=jax.tree.leaves(keys))
     given = _settled(plan, arrays, keys, by_product(amax, switches, recipe))
-    function: Any = _jitted if recipe.quantizes and product is None else _plain
+    function: Any = _jitted if recipe.quantizes and product is None else _composed
     o = jnp.moveaxis(function(plan, *arrays, keys, given), -4, -3)
     return o.reshape(*batch, m, h, v.shape[-1])
 
@@ -241,14 +242,9 @@ def _times(p: Array, factors: Array | None) -> Array:
     return p if factors is None else p * factors.astype(p.dtype)
 
 
-def _plain(plan: Plan, q, k, v, bias, mask, factors, keys, given) -> Array:
+def _composed(plan: Plan, q, k, v, bias, mask, factors, keys, given) -> Array:
     p = jax.nn.softmax(_scores(plan, plan.logits(q, k, keys, given), bias, mask))
     return plan.output(_times(p, factors), v, keys, given).astype(v.dtype)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(plan: Plan, q, k, v, bias, mask, factors, keys, given) -> Array:
-    return _forward(plan, q, k, v, bias, mask, factors, keys, given)[0]
 
 
 def _forward(plan: Plan, q, k, v, bias, mask, factors, keys, given):
@@ -277,11 +273,26 @@ def _backward(plan: Plan, saved, do):
         ds = jnp.where(mask, ds, np.float32(0))
     dq, dk = of_logits(ds * np.float32(plan.scale))
     dbias = None if bias is None else _summed_to(ds, bias)
-    return dq, dk, dv, dbias, None, None, None, None
+    return dq, dk, dv, dbias
+
+
+def _tangent(plan: Plan, saved, tangents):
+    """Of the forward pass, each product with the tangent of :func:`fp4jax.dot_general`."""
+    args, others = saved[:4], saved[4:8]
+    moving = [i for i, t in enumerate(tangents) if t is not None]
+
+    def of_moving(*values: Any) -> Array:
+        used = list(args)
+        for i, value in zip(moving, values, strict=True):
+            used[i] = value
+        return _composed(plan, *used, *others)
+
+    moved = [args[i] for i in moving], [tangents[i] for i in moving]
+    return jax.jvp(of_moving, *moved)[1]
 
 
 # As in dot.py.
-_attend.defvjp(_forward, jax.jit(_backward, static_argnums=0, inline=True))
+_attend = two_modes(_forward, _tangent, jax.jit(_backward, static_argnums=0, inline=True), wrt=4)
 _jitted = jax.jit(_attend, static_argnums=0, inline=True)
 
 

@@ -1,4 +1,4 @@
-"""dot_general with a recipe: a custom_vjp of three quantized GEMMs.
+"""dot_general with a recipe: three quantized GEMMs, and the tangent of the first.
 
 Notation, for each batch entry: X (m, k) left operand, W (k, n) right operand, G (m, n) the
 gradient of the loss with respect to X W. Several contracted (or free) dimensions are flattened
@@ -13,10 +13,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from fp4jax.core import sharding
 from fp4jax.core.seeds import AxisName
+from fp4jax.core.two_modes import two_modes
 from fp4jax.core.typing import Array, ArrayLike, DTypeLike, Shaped
 from fp4jax.ops import gemm
 from fp4jax.ops.amaxes import Amaxes, amaxes, has_switches
@@ -77,8 +79,14 @@ def dot_general(
 
     Returns:
         What ``jax.lax.dot_general`` returns: same shape, dtype and sharding. Gradients have their
-        primals' dtypes and shardings; there is no forward-mode derivative (unless the recipe
-        quantizes nothing). Gradients of gradients pass straight through the rounding.
+        primals' dtypes and shardings.
+
+        Forward mode (``jax.jvp``, ``jax.jacfwd``, ``jax.linearize``) passes straight through the
+        rounding, ``dy = dx Q(w) + Q(x) dw`` with fprop's operands; nothing else is quantized. So
+        ``jax.grad`` is its transpose for recipes with ``residuals="quantized"`` that quantize
+        nothing but fprop ("chain_rule"), and for others not: what is transposed is the linear
+        function of ``jax.linearize``, by dgrad and wgrad. Gradients of gradients, and
+        ``jax.hessian``, pass straight through the rounding of all of them.
 
         What is a tensor decides amax, and where wgrad's blocks lie: under ``shard_map`` it is each
         shard (whose random bits differ from the others'), under ``vmap`` each example. So a layer
@@ -87,8 +95,6 @@ def dot_general(
         that enters as one array is one tensor.
 
     Raises:
-        TypeError: from JAX, for ``jax.jvp``, ``jax.jacfwd`` or ``jax.linearize`` of a call whose
-            recipe quantizes: rounding has no derivative, only a rule for reverse mode.
         ValueError: for dtypes that cannot be quantized, a missing key, a missing or unused amax,
             or ``amax="example"`` where lhs's leading dimension is contracted.
 
@@ -281,13 +287,6 @@ def _unflatten(flat: Array, shape: tuple[int, ...], order: tuple[int, ...]) -> A
     return ordered.transpose(sorted(range(len(order)), key=order.__getitem__))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _dot(
-    plan: DotPlan, lhs: Array, rhs: Array, keys: RoleKeys | None, amaxes: Amaxes | None
-) -> Array:
-    return _forward(plan, lhs, rhs, keys, amaxes)[0]
-
-
 def _forward(plan: DotPlan, lhs: Array, rhs: Array, keys: RoleKeys | None, amaxes: Amaxes | None):
     shares_w = plan.shares_w and not has_switches(amaxes)
 
@@ -300,11 +299,11 @@ def _forward(plan: DotPlan, lhs: Array, rhs: Array, keys: RoleKeys | None, amaxe
 
     out_sharding = None if plan.out_sharding is None else (plan.out_sharding, None)
     y, w = sharding.automatic(fprop, out_sharding)(lhs, rhs, keys, amaxes)
-    return y, (lhs, rhs, w, gemm.backward_keys(plan.recipe, keys, y), amaxes)
+    return y, (lhs, rhs, w, (keys, gemm.backward_keys(plan.recipe, keys, y)), amaxes)
 
 
 def _backward(plan: DotPlan, saved, g):
-    lhs, rhs, w, keys, amaxes = saved
+    lhs, rhs, w, (_, keys), amaxes = saved
 
     @jax.named_scope(plan.recipe.scope("dgrad"))
     def dgrad(g, rhs, w, keys, amaxes):
@@ -326,9 +325,27 @@ def _backward(plan: DotPlan, saved, g):
 
     dx = sharding.automatic(dgrad, sharding.of(lhs))(g, rhs, w, keys, amaxes)
     dw = sharding.automatic(wgrad, sharding.of(rhs))(g, lhs, keys, amaxes)
-    return dx, dw, None, None
+    return dx, dw
+
+
+def _tangent(plan: DotPlan, saved, tangents):
+    """dx Q(w) + Q(x) dw, with the operands that fprop multiplied."""
+    lhs, rhs, w, (keys, _), amaxes = saved
+    dlhs, drhs = tangents
+
+    @jax.named_scope(plan.recipe.scope("fprop"))
+    def tangent(lhs, rhs, w, keys, amaxes, dlhs, drhs):
+        dx = None if dlhs is None else plan.x(dlhs)
+        dw = None if drhs is None else plan.w(drhs)
+        x, w = (plan.x(lhs), plan.x_fprop), (plan.w(rhs) if w is None else w, W_FPROP)
+        contract = functools.partial(plan.contract, lhs_axis=1, rhs_axis=0, dtype=jnp.float32)
+        dy = gemm.tangent(plan.recipe, (x, w), (dx, dw), keys, amaxes, contract)
+        return dy.astype(plan.out_dtype).reshape(plan.out_shape)
+
+    of_out = sharding.automatic(tangent, plan.out_sharding)
+    return of_out(lhs, rhs, w, keys, amaxes, dlhs, drhs)
 
 
 # Eager calls are one program each way, too, and traced once; inlined into a surrounding jit.
-_dot.defvjp(_forward, jax.jit(_backward, static_argnums=0, inline=True))
+_dot = two_modes(_forward, _tangent, jax.jit(_backward, static_argnums=0, inline=True))
 _jitted = jax.jit(_dot, static_argnums=0, inline=True)

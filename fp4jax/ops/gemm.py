@@ -8,7 +8,7 @@ float32 block scales the product of both is rounded once, to float32, and multip
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -196,6 +196,37 @@ def pair(
             x = operand_of(role, dequantized(x), spec, axes, keys, amaxes)
         done.append(x if isinstance(x, Operand) else Operand(x, None))
     return done[0], done[1]
+
+
+def tangent(
+    recipe: Recipe,
+    operands: Sequence[tuple[Array | Operand, BlockAxes]],
+    tangents: Sequence[Array | None],
+    keys: RoleKeys | None,
+    amaxes: Amaxes | None,
+    contract: Callable[[Operand, Operand], Array],
+) -> Array:
+    """fprop's tangent, straight through the rounding: ``dx Q(w) + Q(x) dw``, not quantized.
+
+    Args:
+        recipe: of the product.
+        operands: x and w with their block axes; w may be quantized already.
+        tangents: dx and dw, laid out as they are; None for zero, of one of them at most.
+        keys, amaxes: fprop's, so that Q is.
+        contract: the product of two operands.
+    """
+    quantized, moved = [], []
+    for i, ((x, axes), dx, spec) in enumerate(zip(operands, tangents, recipe.fprop, strict=True)):
+        if spec is not None and not isinstance(x, Operand):
+            x = operand_of(ROLES[i], x, spec, axes, keys, amaxes)
+        quantized.append(x if isinstance(x, Operand) else Operand(x, None))
+        if dx is not None and spec is not None and spec.hadamard:
+            # In float32: rotated bfloat16 is rounded, which is not linear.
+            dx = hadamard.random_hadamard(dx.astype(jnp.float32), axes.contracted % dx.ndim)
+        moved.append(None if dx is None else Operand(dx, None))
+    (x, w), (dx, dw) = quantized, moved
+    terms = [] if dx is None else [contract(dx, w)]
+    return functools.reduce(jnp.add, terms if dw is None else [*terms, contract(x, dw)])
 
 
 def residual(

@@ -1,5 +1,6 @@
 """MLflow: a run of an experiment for each run, on a server or in a data base file."""
 
+import importlib.util
 import os
 import tempfile
 import time
@@ -13,6 +14,8 @@ from fp4jax.track.protocol import Log, State, Tracked, Tracker
 _TAG = "fp4jax.run"
 # Servers take so many parameters at a time, and values of so many characters.
 _AT_ONCE, _LONGEST = 100, 500
+# URIs of data bases begin so.
+_DATA_BASES = {"sqlite", "postgresql", "mysql", "mssql"}
 _STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
 
@@ -30,7 +33,8 @@ class Mlflow(Tracker):
         out: pictures go here if the runs go to a data base file.
 
     Raises:
-        ValueError: there is no URI.
+        ValueError: there is no URI; or it is that of a data base, and of MLflow only the client is
+            installed (mlflow-skinny, as the extra ``track`` has it).
         ModuleNotFoundError: MLflow is not installed.
     """
 
@@ -44,6 +48,12 @@ class Mlflow(Tracker):
             raise ValueError(
                 "track is mlflow, without a URI; give mlflow:http://HOST:5000, "
                 "mlflow:sqlite:///FILE.db, or set MLFLOW_TRACKING_URI."
+            )
+        if self.uri.partition(":")[0].partition("+")[0] in _DATA_BASES and not _whole():
+            raise ValueError(
+                f"track is mlflow:{self.uri}, a data base, which mlflow-skinny cannot write; start "
+                f"`mlflow server --backend-store-uri {self.uri}` in an environment of its own and "
+                "give its address, or install all of mlflow here."
             )
         self.out = out
         self._known: tuple[Any, str] | None = None
@@ -89,6 +99,11 @@ class Mlflow(Tracker):
         params = [Param(name, str(value)[:_LONGEST]) for name, value in config.items()]
         for start in range(0, len(params), _AT_ONCE):
             client.log_batch(run_id, params=params[start : start + _AT_ONCE])
+
+
+def _whole() -> bool:
+    """Whether MLflow's own stores are installed, not only its client."""
+    return importlib.util.find_spec("sqlalchemy") is not None
 
 
 class _Run(Log):

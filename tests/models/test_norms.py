@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from flax.errors import TraceContextError
 
 from fp4jax.models.cnn import CNN
-from fp4jax.models.norms import GELU, PRELU, norm_act
+from fp4jax.models.norms import GELU, PRELU, BatchNorm, norm_act
 from tests.checks import relative_error
 
 GROUPS = 2
@@ -80,3 +81,24 @@ def test_forward_mode_of_a_model():
     forward, reverse = along_itself(params)
     assert forward != 0
     np.testing.assert_allclose(forward, reverse, rtol=1e-4)
+
+
+def test_a_merged_model_keeps_statistics_of_its_own():
+    """Merged within a derivative: what is outside stays as it was, or is refused."""
+    norm = BatchNorm(2, rngs=nnx.Rngs(0))
+    x = jnp.asarray([[1.0, 2.0], [3.0, 6.0]])
+    graph, params, rest = nnx.split(norm, nnx.Param, ...)
+    before = jax.tree.map(np.asarray, nnx.to_pure_dict(rest))
+
+    def loss(params):
+        merged = nnx.merge(graph, params, rest)
+        return jnp.square(merged(x)).sum(), nnx.state(merged, nnx.BatchStat)
+
+    _, after = jax.jit(jax.grad(loss, has_aux=True))(params)
+    jax.tree.map(np.testing.assert_array_equal, nnx.to_pure_dict(rest), before)
+    np.testing.assert_allclose(after["mean"][...], [0.2, 0.4], rtol=1e-6)
+    np.testing.assert_allclose(after["var"][...], [1.1, 1.7], rtol=1e-6)
+    with pytest.raises(TraceContextError):
+        jax.jit(norm)(x)
+    norm(x)
+    np.testing.assert_allclose(norm.mean[...], after["mean"][...], rtol=1e-6)

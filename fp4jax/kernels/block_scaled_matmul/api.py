@@ -11,6 +11,7 @@ from jax.custom_batching import custom_vmap
 
 from fp4jax.core import hadamard
 from fp4jax.core.qtensor import QTensor
+from fp4jax.core.two_modes import two_modes
 from fp4jax.core.typing import Array, ArrayLike, DTypeLike, Shaped
 from fp4jax.kernels import backend, placement
 from fp4jax.kernels.block_scaled_matmul import base, cudnn, pallas_triton
@@ -57,8 +58,8 @@ def scaled_matmul(
 
     Returns:
         The product, in ``preferred_element_type``. Works under ``jit``, ``vmap`` (over a, or
-        stacks of QTensors) and ``grad``: the gradient of a is ``g @ dequantized(b).T``, that of
-        a QTensor is zero (or None).
+        stacks of QTensors), ``grad`` and ``jvp``: the gradient of a is ``g @ dequantized(b).T``,
+        its tangent the product of da; those of a QTensor are zero.
 
     Raises:
         ValueError: for shapes, dtypes, quantized axes or scale layouts that do not fit, or an
@@ -241,8 +242,7 @@ def _mosaic(device: Device, quantized: bool, empty: bool) -> Choice:
     return Choice("reference", f"as the tcgen05 kernel cannot be used (not Mosaic: {objection})")
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _matmul(plan: _Plan, a: Array | QTensor, b: QTensor | Decoded) -> Array:
+def _value(plan: _Plan, a: Array | QTensor, b: QTensor | Decoded) -> Array:
     with jax.named_scope("fp4_scaled_matmul"):
         return _batchable(plan)(a, b)
 
@@ -251,13 +251,15 @@ def _forward(plan: _Plan, a, b):
     return _matmul(plan, a, b), b
 
 
+def _tangent(plan: _Plan, b, tangents):
+    return base.scaled_matmul(tangents[0], b, plan.out_dtype)
+
+
 def _backward(plan: _Plan, b, g):
-    if plan.a_dtype is None:
-        return None, None
-    return base.gradient(g, b, plan.a_dtype), None
+    return (base.gradient(g, b, plan.a_dtype),)
 
 
-_matmul.defvjp(_forward, _backward)
+_matmul = two_modes(_forward, _tangent, _backward, wrt=1, value=_value)
 _jitted = jax.jit(_matmul, static_argnums=0, inline=True)
 
 

@@ -1,4 +1,4 @@
-"""conv_general_dilated and conv_transpose with a recipe: a custom_vjp of three quantized GEMMs.
+"""conv_general_dilated and conv_transpose with a recipe: three quantized GEMMs, and a tangent.
 
 Channels last, x (n, *in, c), kernel w (*taps, c / groups, o), g = dL/dy (n, *out, o). Blocks lie
 
@@ -22,6 +22,7 @@ from jax import lax
 
 from fp4jax.core import sharding
 from fp4jax.core.seeds import AxisName
+from fp4jax.core.two_modes import two_modes
 from fp4jax.core.typing import Array, ArrayLike, DTypeLike, Shaped
 from fp4jax.ops import gemm
 from fp4jax.ops.amaxes import Amaxes, amaxes, has_switches
@@ -69,12 +70,10 @@ def conv_general_dilated(
     Returns:
         What ``jax.lax.conv_general_dilated`` returns. Gradients have their primals' dtypes and
         shardings. A recipe that quantizes nothing computes the same function as lax, has all its
-        derivatives, and is faster on CPU; one that quantizes has no forward-mode derivative.
-        Gradients of gradients pass straight through the rounding.
+        derivatives, and is faster on CPU. Forward mode, and gradients of gradients, as of
+        :func:`fp4jax.dot_general`.
 
     Raises:
-        TypeError: from JAX, for ``jax.jvp``, ``jax.jacfwd`` or ``jax.linearize`` of a call whose
-            recipe quantizes: rounding has no derivative, only a rule for reverse mode.
         ValueError: for dtypes that cannot be quantized, a missing key, batch_group_count > 1 with
             a recipe that quantizes, a missing or unused amax, 16x16 tiles on anything but the
             kernel, or ``amax="row"`` for x in fprop or g in dgrad: an output sums several pixels.
@@ -220,16 +219,13 @@ def _y(plan: Plan, lhs: Array, rhs: Array, keys: RoleKeys | None, amaxes: Amaxes
     return _fprop(plan, lhs, rhs, keys, amaxes)[0]
 
 
-_conv = jax.custom_vjp(_y, nondiff_argnums=(0,))
-
-
 def _forward(plan: Plan, lhs: Array, rhs: Array, keys: RoleKeys | None, amaxes: Amaxes | None):
     y, w = _fprop(plan, lhs, rhs, keys, amaxes)
-    return y, (lhs, rhs, w, gemm.backward_keys(plan.recipe, keys, y), amaxes)
+    return y, (lhs, rhs, w, (keys, gemm.backward_keys(plan.recipe, keys, y)), amaxes)
 
 
 def _backward(plan: Plan, saved, g):
-    lhs, rhs, w, keys, amaxes = saved
+    lhs, rhs, w, (_, keys), amaxes = saved
     geometry = plan.geometry
 
     @jax.named_scope(plan.recipe.scope("dgrad"))
@@ -251,11 +247,32 @@ def _backward(plan: Plan, saved, g):
 
     dx = sharding.automatic(dgrad, sharding.of(lhs))(g, rhs, w, keys, amaxes)
     dw = sharding.automatic(wgrad, sharding.of(rhs))(g, lhs, keys, amaxes)
-    return dx, dw, None, None
+    return dx, dw
+
+
+def _tangent(plan: Plan, saved, tangents):
+    """dx Q(w) + Q(x) dw, with the operands that fprop multiplied."""
+    lhs, rhs, w, (keys, _), amaxes = saved
+    dlhs, drhs = tangents
+    geometry = plan.geometry
+
+    @jax.named_scope(plan.recipe.scope("fprop"))
+    def tangent(lhs, rhs, w, keys, amaxes, dlhs, drhs):
+        dx = None if dlhs is None else plan.fprop_x(dlhs)[0]
+        dw = None if drhs is None else geometry.w(drhs)
+        x, w = plan.fprop_x(lhs), (geometry.w(rhs) if w is None else w, KERNEL_IN)
+        contract = functools.partial(
+            plan.contract, product=plan.products[0], dtype=jnp.float32, by_inputs=False
+        )
+        dy = gemm.tangent(plan.recipe, (x, w), (dx, dw), keys, amaxes, contract)
+        return geometry.out(dy.astype(plan.out_dtype))
+
+    of_out = sharding.automatic(tangent, plan.out_sharding)
+    return of_out(lhs, rhs, w, keys, amaxes, dlhs, drhs)
 
 
 # Eager calls are one program each way, too, and traced once; inlined into a surrounding jit.
-_conv.defvjp(_forward, jax.jit(_backward, static_argnums=0, inline=True))
+_conv = two_modes(_forward, _tangent, jax.jit(_backward, static_argnums=0, inline=True))
 _quantized = jax.jit(_conv, static_argnums=0, inline=True)
 # The products' own derivatives are those of a convolution.
 _unquantized = jax.jit(_y, static_argnums=0, inline=True)

@@ -152,12 +152,3 @@ def test_without_jit_and_with_donation(name):
         jax.tree.map(assert_same_sums, gradients(ours)(x, w), expected)
     donating = jax.jit(gradients(ours), donate_argnums=(0, 1))
     jax.tree.map(assert_same_sums, donating(x + 0, w + 0), expected)
-
-
-@every_convolution
-def test_quantized_ones_have_no_forward_mode(name):
-    """JAX's own error, as the docstring says."""
-    x, w = normal(*SHAPES)
-    f = functools.partial(CONVOLUTIONS[name], fp4, recipe="full")
-    with pytest.raises(TypeError, match="forward-mode"):
-        jax.jvp(f, (x, w), (x, w))
