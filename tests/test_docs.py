@@ -101,7 +101,8 @@ def test_commands_of_a_page_parse(page, tmp_path, monkeypatch):
 
 def test_links_of_pages_lead_to_files():
     for page in [*PAGES, ROOT / "README.md"]:
-        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+        prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", prose):
             assert (page.parent / target).exists(), f"{name(page)}: {target}"
 
 

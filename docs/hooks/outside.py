@@ -15,6 +15,8 @@ from mkdocs.structure.pages import Page
 
 #: A link or picture of Markdown to a file: its address without the anchor, the anchor.
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)(#[^)\s]*)?(?=\))")
+#: Code in a fence, in which brackets are no links.
+FENCE = re.compile(r"(^ *```.*?^ *```$)", re.DOTALL | re.MULTILINE)
 DOCS = "docs/"
 
 
@@ -37,7 +39,8 @@ def rewritten(markdown: str, page: str, root: Path) -> str:
         start = posixpath.dirname(in_site(page)) or "."
         return posixpath.relpath(target, start) + (match[2] or "")
 
-    return LINK.sub(link, markdown)
+    parts = FENCE.split(markdown)  # every second one is code
+    return "".join(part if i % 2 else LINK.sub(link, part) for i, part in enumerate(parts))
 
 
 def linked(root: Path) -> set[str]:
@@ -46,7 +49,7 @@ def linked(root: Path) -> set[str]:
     found: set[str] = set()
     while queue:
         page = queue.pop()
-        for target, _ in LINK.findall((root / page).read_text()):
+        for target, _ in LINK.findall(FENCE.sub("", (root / page).read_text())):
             path = in_repository(page, target)
             if path.startswith(DOCS) or path in found or not (root / path).exists():
                 continue
