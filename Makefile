@@ -1,4 +1,4 @@
-# make study | test | test-slow | test-all | test-compile-only | bench | lint | format | constraints | clean
+# make study | test | test-slow | test-all | test-compile-only | bench | docs | lint | format | constraints | clean
 # Everything is set up on first use, in $(VENV), by the Python named in PYTHON (3.11 to 3.13).
 
 PYTHON  ?= python3
@@ -13,7 +13,7 @@ PINNED := $(if $(filter 3.11,$(MINOR)),3.11,3.13)
 CONSTRAINTS := constraints-$(PINNED).txt
 BIN := $(VENV)/bin
 
-.PHONY: study test test-slow test-all test-compile-only bench lint format constraints clean check-python
+.PHONY: study test test-slow test-all test-compile-only bench docs lint format constraints clean check-python
 .DEFAULT_GOAL := test
 
 # Large pages of memory: training steps on Linux are several per cent faster with them.
@@ -52,6 +52,10 @@ bench: $(VENV)/.installed-all
 	$(BIN)/python -m benchmarks.bench_train
 	$(BIN)/python -m benchmarks.bench_compile
 
+# The site, in site/: open site/index.html. (The variable silences an advertisement.)
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 lint: $(VENV)/.installed-all
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -64,6 +68,7 @@ format: $(VENV)/.installed-all
 
 # Installed again only when the dependencies changed.
 $(VENV)/.installed-study: EXTRAS = study
+$(VENV)/.installed-docs: EXTRAS = docs
 $(VENV)/.installed-all: EXTRAS = study,deploy,test,bench,ray
 $(VENV)/.installed-%: pyproject.toml $(CONSTRAINTS) | check-python
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
@@ -96,5 +101,5 @@ constraints: check-python
 	cp $$tmp/pins $(CONSTRAINTS)
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist site *.egg-info
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

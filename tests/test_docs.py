@@ -1,9 +1,15 @@
-"""The pages of documentation: their Python runs, their commands parse."""
+"""The pages of documentation: their Python runs and prints what they say, their commands parse."""
 
+import contextlib
+import doctest
 import inspect
+import io
 import itertools
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +23,7 @@ from tests.registered import registries as registries
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("**/*.md"))
+TUTORIALS = [page for page in PAGES if page.parent.name == "tutorials"]
 WITH_COMMANDS = [*PAGES, ROOT / "README.md", ROOT / "experiments" / "results" / "README.md"]
 
 
@@ -24,6 +31,13 @@ def blocks(page: Path, *languages: str) -> list[str]:
     """Blocks of code in a page, of languages as its fences name them."""
     found = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
     return [code for language, code in found if language in languages]
+
+
+def printing(page: Path) -> list[tuple[str, str | None]]:
+    """Blocks of Python, each with the block of output that follows it at once, or None."""
+    pattern = r"^```python\n(.*?)^```(?:\n+```output\n(.*?)^```)?"
+    found = re.finditer(pattern, page.read_text(), re.DOTALL | re.MULTILINE)
+    return [(match[1], match[2]) for match in found]
 
 
 def commands(page: Path) -> list[str]:
@@ -48,9 +62,16 @@ def name(page: Path) -> str:
 @pytest.mark.usefixtures("standard_promotion", "registries")
 def test_code_of_a_page_runs_from_its_beginning_to_its_end(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code = "\n".join(blocks(page, "python"))
-    exec(compile(code, name(page), "exec"), {"__name__": "page"})
-    jax.effects_barrier()
+    names = {"__name__": "page"}
+    for code, expected in printing(page):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(code, name(page), "exec"), names)
+        jax.effects_barrier()
+        if expected is not None:
+            same = doctest.OutputChecker().check_output
+            got = printed.getvalue()
+            assert same(expected, got, doctest.ELLIPSIS), f"{code}\nprinted\n{got}"
 
 
 def parse_only(verb: Verb, argv: list[str]) -> Any:
@@ -80,5 +101,27 @@ def test_commands_of_a_page_parse(page, tmp_path, monkeypatch):
 
 def test_links_of_pages_lead_to_files():
     for page in [*PAGES, ROOT / "README.md"]:
-        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+        prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", prose):
             assert (page.parent / target).exists(), f"{name(page)}: {target}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in TUTORIALS if blocks(page, "bash")], ids=name)
+def test_commands_of_a_tutorial_run(page, tmp_path):
+    """As they stand, one after the other, in an empty folder; those that need more have no bash."""
+    program = tmp_path / "bin" / "fp4jax"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m fp4jax "$@"\n')
+    program.chmod(0o755)
+    here = tmp_path / "here"
+    here.mkdir()
+    env = {
+        **os.environ,
+        "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+    }
+    script = "\n".join(["set -e", *blocks(page, "bash")])
+    done = subprocess.run(["bash", "-c", script], cwd=here, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
