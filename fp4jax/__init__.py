@@ -91,6 +91,7 @@ _SUBPACKAGES = (
     "packed",
     "predict",
     "study",
+    "track",
     "train",
 )
 

@@ -80,8 +80,8 @@ def test_dry_run_needs_no_data(run, tmp_path):
 def test_a_loss_that_is_not_finite_is_one_line_and_exit_code_1(folders, monkeypatch, tmp_path, run):
     batch = PatchSampler.batch
 
-    def damaged(self, epoch, step):
-        images, targets = batch(self, epoch, step)
+    def damaged(self, epoch, step, *share):
+        images, targets = batch(self, epoch, step, *share)
         return images * (np.nan if epoch else 1), targets
 
     monkeypatch.setattr(PatchSampler, "batch", damaged)

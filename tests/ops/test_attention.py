@@ -283,7 +283,7 @@ def test_static_amax():
     amax = {"qk.fprop.x": jnp.abs(q).max(), "pv.fprop.x": jnp.abs(p).max()}
     given = fp4.attention(q, k, v, recipe=recipe, amax=amax)
     assert relative_error(given, fp4.attention(q, k, v, recipe=dynamic)) < TOLERANCE
-    with pytest.raises(ValueError, match=r"needs amax of fprop\.x"):
+    with pytest.raises(ValueError, match=r"needs amax of pv\.fprop\.x"):
         fp4.attention(q, k, v, recipe=recipe, amax={"qk.fprop.x": 1.0})
     with pytest.raises(ValueError, match="roles begin with"):
         fp4.attention(q, k, v, recipe=recipe, amax={"fprop.x": 1.0})

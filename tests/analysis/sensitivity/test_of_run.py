@@ -63,7 +63,9 @@ def table_of(costs: dict[str, tuple[int, float]], recipe: str = "full") -> Sensi
 def run_with(rules: str) -> Report:
     """What a run's network does under ``--recipe @FILE``."""
     options = RunOptions(SliceOptions(**vars(TASK)), arch="cnn", recipe=rules, batch_size=16)
-    config = dataclasses.replace(options, model_options=dict(blobs.TINY)).config()
+    config = dataclasses.replace(
+        options, model_options={k: str(v) for k, v in blobs.TINY.items()}
+    ).config()
     network = build(config, 3, 1, 0)
     network.eval()
     return report(network, np.zeros((1, 16, 16, 3), np.float32))

@@ -123,7 +123,7 @@ def _pad(walker: Walker, equation: Any, inputs: Sequence[Value]) -> list[Value]:
     config = equation.params["padding_config"]
     if any(interior for _, _, interior in config):
         raise UnsupportedError("it puts padding between elements")
-    return [padded(walker, x, [(low, high) for low, high, _ in config], value)]
+    return [padded(walker, x, [(int(low), int(high)) for low, high, _ in config], value)]
 
 
 def padded(
