@@ -251,6 +251,11 @@ class DotPlan:
         """Of g in dgrad."""
         return G_DGRAD._replace(examples=self.g_examples)
 
+    @property
+    def leading(self) -> int | None:
+        """The dimension of lhs with which the leading one of x begins, if there is one."""
+        return self.lhs_order[0] if self.x_examples or self.g_examples else None
+
     def fprop_x(self, lhs: Array) -> tuple[Array, BlockAxes]:
         """x of fprop as it is quantized."""
         return self.x(lhs), self.x_fprop

@@ -7,7 +7,9 @@ its x (watch it, follow its amax), happens here, outside of their rules of diffe
 import dataclasses
 from typing import Any
 
-from fp4jax.core import hooks, quantizer
+from jax.sharding import PartitionSpec
+
+from fp4jax.core import hooks, quantizer, sharding
 from fp4jax.core.typing import Array
 from fp4jax.ops import gemm
 from fp4jax.ops.amaxes import Amaxes
@@ -28,7 +30,7 @@ def settled(plan: Any, lhs: Array, given: Amaxes | None) -> tuple[Array, Amaxes 
     amax = None if given is None else given.given.get(_X)
     if spec is None or not (callable(amax) or spec.hooked):
         return lhs, given
-    x, axes = plan.fprop_x(lhs)
+    x, axes = _fprop_x(plan, lhs)
     if callable(amax):
         amax = quantizer.static_amax(amax(x, spec, axes), _X)
     axis_name = None if given is None else given.axis_name
@@ -44,11 +46,28 @@ def settled(plan: Any, lhs: Array, given: Amaxes | None) -> tuple[Array, Amaxes 
             x, axes = plan.fprop_x(lhs)
             return plan.lhs(gemm.dequantized(gemm.operand(x, spec, axes, None, used)))
 
+        fake = sharding.automatic(fake, sharding.of(lhs))
         lhs, used = hooks.hooked(spec, lhs, amax, used, fake)
         amax = used if spec.given else None
     if amax is not None:
         values[_X] = amax
     return lhs, dataclasses.replace(given or Amaxes({}), given=values)
+
+
+def _fprop_x(plan: Any, lhs: Array) -> tuple[Array, Any]:
+    """``plan.fprop_x``; on explicit meshes sharded along its leading axis alone, as lhs is."""
+    if not sharding.explicit_mesh():
+        return plan.fprop_x(lhs)
+    axes: list[Any] = []
+
+    def x_of(lhs: Array) -> Array:
+        x, of_x = plan.fprop_x(lhs)
+        axes.append(of_x)
+        return x
+
+    # The leading axis of x begins with this one of lhs.
+    leading = None if plan.leading is None else sharding.of(lhs).spec[plan.leading]
+    return sharding.automatic(x_of, PartitionSpec(leading))(lhs), axes[-1]
 
 
 def follow(x: Array, spec: Any, axes: Any) -> Array:

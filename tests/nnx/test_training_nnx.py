@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ from flax import nnx
 from jax import lax
 
 import fp4jax as fp4
+from fp4jax.core import two_modes
 from fp4jax.nnx import apply_recipe, refresh_keys
 from tests.checks import diagonal
 
@@ -145,15 +145,17 @@ def test_a_wrong_gradient_shows(network, fault, monkeypatch):
     """The test above fails if the backward pass of the operations is wrong."""
     train_baseline(network)  # kept for the comparison, before anything is broken
     gradient, change = BROKEN[fault]
-    operations = ("fp4jax.ops.dot", "_dot"), ("fp4jax.ops.convolution.quantized", "_conv")
-    for module, name in operations:
-        operation = getattr(importlib.import_module(module), name)
+    backward = two_modes._Call.backward
 
-        def broken(plan, saved, g, backward=operation.bwd):
-            dx, dw, *rest = backward(plan, saved, g)
-            return (change(dx), dw, *rest) if gradient == "dx" else (dx, change(dw), *rest)
+    def broken(call, residuals, g):
+        """Of products, whose gradients are those of x and w."""
+        gradients = backward(call, residuals, g)
+        wanted = 0 if gradient == "dx" else 1
+        return [
+            change(x) if i == wanted else x for i, x in zip(call.moving, gradients, strict=True)
+        ]
 
-        monkeypatch.setattr(operation, "bwd", broken)
+    monkeypatch.setattr(two_modes._Call, "backward", broken)
     # A recipe of its own: JAX keeps what it traced for an equal one, here and for later tests.
     recipe = dataclasses.replace(fp4.get_recipe("2d+rht+sr"), name=fault)
     with pytest.raises(AssertionError, match="excess"):

@@ -127,6 +127,8 @@ def run(monkeypatch, capsys):
 
 
 def test_the_command_watches_once_without_a_terminal(out, run, tmp_path):
+    (*_, failed) = (out / "runs" / run.name for run in Seen(out, "demo").look())
+    RunFolder(failed).write_failure(RuntimeError("out of luck"))
     threads = threading.active_count()
     code, text, _ = run("demo", "--watch", "--out", out)
     assert code == 1  # one has failed

@@ -42,6 +42,11 @@ class Plan:
             return windows.scatter, windows.gather
         return windows.gather, windows.scatter
 
+    @property
+    def leading(self) -> int:
+        """The dimension of lhs that leads in x: that of the examples."""
+        return self.geometry.layout.lhs_spec[0]
+
     def fprop_x(self, lhs: Array) -> tuple[Array, BlockAxes]:
         """x of fprop as it is quantized."""
         split = self.geometry.split(self.geometry.x(lhs))

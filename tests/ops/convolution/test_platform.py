@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 import fp4jax as fp4
+from fp4jax.ops import gemm
 from tests.accelerator import use_forms_of_accelerators
 from tests.checks import SUMS, assert_close, diagonal, three_gemms
 from tests.ops.convolution.test_quantized import Case, run
@@ -28,6 +29,8 @@ def uncached(name: str, test: str):
 def test_accelerators_form_equals_the_oracle(name, case, monkeypatch):
     """On the CPU: dilated scatter, all taps at once."""
     use_forms_of_accelerators(monkeypatch)
+    # In float32: XLA:CPU makes of some bfloat16 convolutions a product that it cannot run.
+    monkeypatch.setattr(gemm, "by_platform", lambda *operands, cpu, default: cpu(*operands))
     recipe, case = uncached(name, "algorithm"), CASES[case]
     x, w, g = case.data()
     assert_close(run(case, recipe, x, w, g), case.oracle(x, w, g, recipe), SUMS)
