@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from fp4jax.extras import Extra
 from fp4jax.train.folder import RunFolder
 from fp4jax.train.listeners import Listener
 
@@ -94,7 +95,8 @@ class Curves(Listener):
         self.runs.pop(folder.name, None)
 
     def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
-        from rich.table import Table
+        with Extra("study"):
+            from rich.table import Table
 
         table = Table.grid(padding=(0, 2, 0, 0))
         for _ in range(4):
