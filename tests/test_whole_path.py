@@ -19,12 +19,15 @@ def folder(shared, tmp_path):
     """A folder with the data that the page names."""
     (tmp_path / "kaggle_3m").symlink_to(shared / "lgg_sample" / "kaggle_3m")
     (sample,) = (path for path in (shared / "brats_sample").iterdir() if path.is_dir())
-    parts = ("test", "train", "train", "train", "validation")
+    parts = ("test", "train", "train", "train", "train", "validation")
     for i, part in enumerate(parts, start=1):
         for file in sample.glob("*.nii.gz"):
             image = nibabel.load(file)
-            # Half as fine, and another brain each time: mirrored, and cut.
+            # Half as fine, and another brain each time: mirrored, cut, and brighter on one side,
+            # or it were known as a copy.
             data = np.asarray(image.dataobj)[::2, ::2, ::2][:: 1 - 2 * (i % 2), i // 2 :]
+            if file.name.startswith(("Flair", "T1c")):
+                data = data * np.linspace(1, 1 + i / 8, len(data), dtype=np.float32)[:, None, None]
             half = image.affine @ np.diag([2, 2, 2, 1])
             out = tmp_path / "brats2015" / part / f"brats_2013_pat000{i}_1" / file.name
             out.parent.mkdir(parents=True, exist_ok=True)
