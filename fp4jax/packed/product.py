@@ -1,5 +1,6 @@
 """y = x w for packed w: differentiable in x, refused in w."""
 
+import abc
 import dataclasses
 import functools
 from typing import Any
@@ -17,7 +18,7 @@ from fp4jax.packed.matmul import quantized
 
 
 @dataclasses.dataclass(frozen=True)
-class Product:
+class Product(abc.ABC):
     """A hashable description of how x and the packed w are multiplied.
 
     ``prepare`` brings x into the form that is quantized along ``axes``; ``multiply`` takes it from
@@ -33,15 +34,17 @@ class Product:
 
     axes = BlockAxes(contracted=-1, tile=None)
 
+    @abc.abstractmethod
     def prepare(self, x: Array) -> Array:
-        raise NotImplementedError
+        """x as it is quantized along ``axes``."""
 
     def quantize(self, x: Array, amax: Array | None) -> Any:
         """What :meth:`multiply` takes; with a static amax that of x."""
         return quantized(x, self.spec, self.axes, amax)
 
+    @abc.abstractmethod
     def multiply(self, x: Any, w: QTensor, *, plain: bool = False) -> Array:
-        raise NotImplementedError
+        """The product of what :meth:`quantize` returned."""
 
     def __call__(self, x: Array, w: QTensor, amax: Array | None = None) -> Array:
         """The product; its gradient with respect to x passes straight through the rounding.

@@ -14,8 +14,11 @@ class Size:
     """Weights and bytes of a model; ``str(size)`` is one line.
 
     Example:
-        >>> print(Size(layers=2, weights=1000, weight_bytes=570, others=100, other_bytes=400))
+        >>> size = Size(layers=2, weights=1000, weight_bytes=570, others=100, other_bytes=400)
+        >>> print(size)
         2 layers packed: 1,000 weights in 570 bytes (4.56 bits each); 100 other numbers in 400 bytes
+        >>> round(size.of_bfloat16, 3)
+        0.441
     """
 
     # packed layers

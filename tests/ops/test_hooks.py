@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import fp4jax as fp4
 from fp4jax.ops import hooks
@@ -94,6 +95,33 @@ def test_a_clip_is_a_static_amax_without_gradient_beyond():
     np.testing.assert_array_equal(
         one, fp4.fake_quantize(x, fp4.TensorSpec(amax="static"), amax=amax)
     )
+
+
+SHARDED = {
+    "dot": (dot, (8, 3, 40), (40, 7)),
+    "heads": (
+        lambda x, w, **options: fp4.dot_general(x, w, (((3,), (2,)), ((0, 2), (0, 1))), **options),
+        (8, 3, 2, 20),
+        (8, 2, 20, 5),
+    ),
+    "conv": (conv, (8, 6, 5, 40), (3, 2, 20, 6)),
+}
+
+
+@pytest.mark.parametrize("name", SHARDED)
+def test_a_clip_on_an_explicit_mesh(name):
+    """Examples on eight devices: of the batch dimensions of a product the first is sharded."""
+    call, *shapes = SHARDED[name]
+    x, w = (jnp.asarray(sample("normal", shape, i)) for i, shape in enumerate(shapes))
+    gradient = jax.jit(jax.grad(lambda x, w: call(x, w, recipe="forward_only+clip").sum()))
+    expected = gradient(x, w)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    first = NamedSharding(mesh, PartitionSpec("data"))
+    with jax.set_mesh(mesh):
+        every = first if name == "heads" else NamedSharding(mesh, PartitionSpec())
+        found = gradient(jax.device_put(x, first), jax.device_put(w, every))
+        assert jax.typeof(found).sharding.spec[0] == "data"
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
 def test_shards_clip_at_a_share_of_the_amax_of_all():

@@ -89,10 +89,16 @@ def straight_through(recipe: fp4.Recipe):
     return product
 
 
-@pytest.mark.parametrize("name", ["full", "chain_rule", "2d+rht", "forward_only+rht"])
-def test_of_a_product_is_that_of_its_definition(name):
+ROTATED = fp4.TensorSpec(hadamard=True)
+ROTATED_CHAIN = fp4.Recipe(name="rotated", fprop=(ROTATED, ROTATED), residuals="quantized")
+
+
+@pytest.mark.parametrize(
+    "recipe", ["full", "chain_rule", "2d+rht", "forward_only+rht", ROTATED_CHAIN], ids=str
+)
+def test_of_a_product_is_that_of_its_definition(recipe):
     """Each rounding has the derivative one; whole blocks of 16, which rotations need."""
-    recipe = fp4.get_recipe(name)
+    recipe = fp4.get_recipe(recipe)
     x, w = (jnp.asarray(sample("normal", shape, i)) for i, shape in enumerate(((16, 32), (32, 48))))
     of = lambda op: second(lambda x, w, _: op(x, w), x, w, None)  # noqa: E731
     op = lambda x, w: fp4.dot_general(x, w, DIMENSIONS, recipe=recipe)  # noqa: E731

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -9,6 +10,7 @@ from flax import nnx
 from fp4jax.nnx import apply_recipe, pack
 from fp4jax.nnx.packed_files import contents_of
 from fp4jax.packed import tensors
+from fp4jax.packed.dot import Dot
 from fp4jax.packed.rows import Rows
 
 
@@ -20,6 +22,13 @@ def layer():
     stored = contents.layers[""].stored
     codes, scales = (contents.arrays[f"kernel.{name}"] for name in ("codes", "block_scales"))
     return stored, Rows.of(stored, codes, scales), codes, scales.view(np.uint8)
+
+
+def test_a_kernel_is_contracted_over_all_of_its_inputs():
+    x, kernel = (jax.ShapeDtypeStruct(shape, np.float32) for shape in ((4, 32), (20, 32)))
+    options = {"spec": None, "hadamard": False, "out_dtype": np.float32, "precision": None}
+    with pytest.raises(ValueError, match=r"packed kernels are \(\*batch, \*in, \*out\)"):
+        Dot.of(x, kernel, (((1,), (1,)), ((), ())), **options)
 
 
 def test_round_trip(layer):
