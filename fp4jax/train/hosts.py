@@ -173,14 +173,14 @@ def _connect(hosts: Hosts) -> bool:
     """Whether there are several processes, which are then connected."""
     if are_connected():  # by the caller, who also ends it
         return False
+    if hosts.coordinator is not None and hosts.process_id == 0:
+        _check_port(int(hosts.coordinator.rpartition(":")[2]))
     known: Any = jax.config
     before = known.jax_cpu_collectives_implementation
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # SIGTERM is fp4jax's: all processes agree on the step after which they save and end.
     jax.config.update("jax_enable_preemption_service", False)
     given = hosts.coordinator is not None
-    if hosts.coordinator is not None and hosts.process_id == 0:
-        _check_port(int(hosts.coordinator.rpartition(":")[2]))
     patience = max(60, hosts.heartbeat)
     unmet = _UNMET.format(hosts.coordinator or "the first one", patience)
     _at_abort(unmet)
@@ -222,9 +222,10 @@ def _check_port(port: int) -> None:
     try:
         socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
     except OSError as error:
+        why = os.strerror(error.errno or 0)
         raise ValueError(
-            f"process 0 cannot listen on port {port} of this host ({os.strerror(error.errno or 0)}); "
-            "give another coordinator on all hosts, or end what listens there."
+            f"process 0 cannot listen on port {port} of this host ({why}); give another coordinator"
+            " on all hosts, or end what listens there."
         ) from error
 
 
