@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from fp4jax.extras import Extra
 
 _LOG = logging.getLogger(__name__)
 _LOCAL = "local"
+# Seconds in which the head of a cluster is found.
+_PATIENCE = 10.0
 # What changes numbers, memory and folders; the processes of a cluster have the environment in
 # which somebody started its nodes.
 _CARRIED = ("FP4JAX_", "JAX_", "NCCL_", "XLA_")
@@ -105,6 +108,7 @@ def connected(
         yield Cluster(ray, grows=True)
         return
     address = address or os.environ.get("RAY_ADDRESS") or _LOCAL
+    _check_address(address)
     options: dict[str, Any] = {"address": address, "runtime_env": carried(runtime_env, os.environ)}
     if address == _LOCAL:
         # Nothing is sent to anybody that nobody asked for.
@@ -115,6 +119,20 @@ def connected(
         yield Cluster(ray, grows=address != _LOCAL)
     finally:
         ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Raises ConnectionError if nobody listens there, for which Ray would wait many minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not host or not port.isdecimal():  # such as auto
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(
+            f"there is no Ray cluster at the address {address} ({error}); give HOST:PORT of its "
+            "head, as ray start --head says it, or auto on a machine of the cluster."
+        ) from error
 
 
 def carried(runtime_env: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A Ray cluster: what it has, and what is said where that is not enough."""
 
 import logging
+import socket
 
 import pytest
 
@@ -46,3 +47,12 @@ def test_what_a_cluster_does_not_have_is_said(caplog):
     assert "waiting for one that has" in caplog.text
     # Others may have left the cluster, and come back.
     assert RayHosts(processes=3)._size(Cluster(Nodes({"CPU": 2.0}), grows=True))[0] == 3
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_where_nobody_listens(scheme):
+    pytest.importorskip("ray")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"{scheme}127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(ConnectionError, match=f"no Ray cluster at the address {address} .*; give"):
+        RayHosts(address=address)(lambda devices: None)
