@@ -75,7 +75,7 @@ def largest(amax: Float[Array, "_ *parts"]) -> Float[Array, "*parts"]:  # noqa: 
 
 
 def _largest_of_blocks(magnitudes: Array, axes: tuple[int, ...]) -> Array:
-    """Of tiles: over their rows first, which XLA:CPU does with vectors, 3 times faster than at once.
+    """Of tiles: over their rows first, which XLA:CPU does with vectors, 3 times faster.
 
     It would merge the two maxima, were the second not one of unsigned numbers.
     """
