@@ -62,7 +62,7 @@ def test_a_model_in_bfloat16_is_read_in_float32(tmp_path, caplog):
     model.eval()
     path = save_packed(tmp_path / "cnn.safetensors", fp4nnx.pack(model), about)
     one = deploy.read_subject(path)
-    assert "computes in bfloat16; files are written in float32" in caplog.text
+    assert "computes in bfloat16, and is read in float32" in caplog.text
     assert one.about == _ABOUT
     graph, state = nnx.split(one.model)
     images = one.examples(1)
