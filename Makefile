@@ -28,7 +28,8 @@ test: lint
 test-slow: $(VENV)/.installed-all
 	$(BIN)/python -m pytest -m slow --timeout 3600 $(PYTEST_ARGS)
 
-test-all: lint
+# With what files and networks are compared with, too (PyTorch, MONAI, OpenVINO: gigabytes).
+test-all: lint $(VENV)/.installed-peers
 	$(BIN)/python -m pytest -n $(WORKERS) -m "slow or not slow" --timeout 3600 $(PYTEST_ARGS)
 
 # Compiles the kernels for five GPUs, without one, where JAX's CUDA plugin lies in $(CUDA_WHEELS):
@@ -70,6 +71,7 @@ format: $(VENV)/.installed-all
 $(VENV)/.installed-study: EXTRAS = study
 $(VENV)/.installed-docs: EXTRAS = docs
 $(VENV)/.installed-all: EXTRAS = study,deploy,test,bench,ray
+$(VENV)/.installed-peers: EXTRAS = study,deploy,test,bench,ray,peers
 $(VENV)/.installed-%: pyproject.toml $(CONSTRAINTS) | check-python
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]' -c $(CONSTRAINTS)
