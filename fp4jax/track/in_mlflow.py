@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fp4jax.extras import Extra
+from fp4jax.track.mlflow_file import complete, refused
 from fp4jax.track.protocol import Log, State, Tracked, Tracker
 
 _TAG = "fp4jax.run"
@@ -34,7 +35,8 @@ class Mlflow(Tracker):
 
     Raises:
         ValueError: there is no URI; or it is that of a data base, and of MLflow only the client is
-            installed (mlflow-skinny, as the extra ``track`` has it).
+            installed (mlflow-skinny, as the extra ``track`` has it); or that of a folder, which
+            MLflow gives up.
         ModuleNotFoundError: MLflow is not installed.
     """
 
@@ -54,6 +56,13 @@ class Mlflow(Tracker):
                 f"track is mlflow:{self.uri}, a data base, which mlflow-skinny cannot write; start "
                 f"`mlflow server --backend-store-uri {self.uri}` in an environment of its own and "
                 "give its address, or install all of mlflow here."
+            )
+        why = refused(self.uri)
+        if why is not None:
+            raise ValueError(
+                f"track is mlflow:{self.uri}, which this MLflow does not write to; give "
+                "mlflow:sqlite:///FILE.db, or for a folder set MLFLOW_ALLOW_FILE_STORE=true. MLflow "
+                f"says: {why}"
             )
         self.out = out
         self._known: tuple[Any, str] | None = None
@@ -80,18 +89,29 @@ class Mlflow(Tracker):
         if self._known is None:
             from mlflow import MlflowClient  # pyright: ignore
 
+            if self.uri.startswith("sqlite"):
+                complete(self.uri)
             client = MlflowClient(tracking_uri=self.uri)
-            name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "fp4jax")
-            found = client.get_experiment_by_name(name)
-            if found is not None:
-                self._known = client, found.experiment_id
-            else:
-                # MLflow's own choice is a folder where the command was called.
-                place = (self.out / "mlflow").absolute().as_uri()
-                local = self.uri.startswith("sqlite:")
-                where = {"artifact_location": place} if local else {}
-                self._known = client, client.create_experiment(name, **where)
+            self._known = client, self._experiment(client)
         return self._known
+
+    def _experiment(self, client: Any) -> str:
+        from mlflow.exceptions import MlflowException  # pyright: ignore
+
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "fp4jax")
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            # MLflow's own choice is a folder where the command was called.
+            place = (self.out / "mlflow").absolute().as_uri()
+            where = {"artifact_location": place} if self.uri.startswith("sqlite") else {}
+            try:
+                return client.create_experiment(name, **where)
+            except MlflowException:
+                # Another process has just made it.
+                found = client.get_experiment_by_name(name)
+                if found is None:
+                    raise
+        return found.experiment_id
 
     def _describe(self, client: Any, run_id: str, config: Mapping[str, Any]) -> None:
         from mlflow.entities import Param  # pyright: ignore
@@ -103,7 +123,7 @@ class Mlflow(Tracker):
 
 def _whole() -> bool:
     """Whether MLflow's own stores are installed, not only its client."""
-    return importlib.util.find_spec("sqlalchemy") is not None
+    return all(importlib.util.find_spec(name) for name in ("sqlalchemy", "alembic"))
 
 
 class _Run(Log):

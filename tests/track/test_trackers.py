@@ -91,6 +91,7 @@ def test_mlflow(runs, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         mlflow = pytest.importorskip("mlflow")
+        pytest.importorskip("alembic", reason="all of mlflow")
         uri = f"sqlite:///{tmp_path}/mlflow.db"
         shown_in_sessions(f"mlflow:{uri}", runs, tmp_path)
         client = mlflow.MlflowClient(uri)
