@@ -61,8 +61,8 @@ class Mlflow(Tracker):
         if why is not None:
             raise ValueError(
                 f"track is mlflow:{self.uri}, which this MLflow does not write to; give "
-                "mlflow:sqlite:///FILE.db, or for a folder set MLFLOW_ALLOW_FILE_STORE=true. MLflow "
-                f"says: {why}"
+                "mlflow:sqlite:///FILE.db, or for a folder set MLFLOW_ALLOW_FILE_STORE=true. "
+                f"MLflow says: {why}"
             )
         self.out = out
         self._known: tuple[Any, str] | None = None

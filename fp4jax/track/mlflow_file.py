@@ -1,4 +1,4 @@
-"""Where MLflow writes to files: a data base that is there as a whole, and folders, if it takes any."""
+"""Where MLflow writes to files: data bases, there as a whole, and folders if it takes any."""
 
 import contextlib
 import subprocess
