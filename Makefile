@@ -52,7 +52,8 @@ bench: $(VENV)/.installed-all
 	$(BIN)/python -m benchmarks.bench_train
 	$(BIN)/python -m benchmarks.bench_compile
 
-# The site, in site/: open site/index.html. (The variable silences an advertisement.)
+# The site, in site/: open site/index.html, or for its search, which browsers give to servers only,
+# `python3 -m http.server -d site`. (The variable silences an advertisement.)
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 

@@ -1,6 +1,7 @@
 """Where MLflow writes to files: data bases, there as a whole, and folders if it takes any."""
 
 import contextlib
+import re
 import subprocess
 import sys
 import uuid
@@ -12,6 +13,9 @@ import filelock
 # MLflow makes tables one by one: a process that dies before the last one, or a second one that
 # begins meanwhile, leaves a file that MLflow never opens again.
 _MAKE = "import sys, mlflow; mlflow.MlflowClient(tracking_uri=sys.argv[1]).search_experiments()"
+
+# A line that names an error.
+_ERROR = re.compile(r"^[\w.]+(?:Error|Exception): .*", re.MULTILINE)
 
 
 def complete(uri: str) -> None:
@@ -73,8 +77,9 @@ def _make(uri: str, path: Path) -> None:
     command = [sys.executable, "-c", _MAKE, uri]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if done.returncode:
-        *_, last = ["no reason given", *done.stderr.strip().splitlines()]
-        raise OSError(f"MLflow cannot make {path}: {last}")
+        # The last error; SQLAlchemy has statements and links below it.
+        *_, said = ["no reason given", *_ERROR.findall(done.stderr)]
+        raise OSError(f"MLflow cannot make {path}: {said}")
 
 
 def refused(uri: str) -> str | None:
