@@ -44,7 +44,8 @@ test-compile-only: $(VENV)/.installed-all
 	    echo "No CUDA plugin in $(CUDA_WHEELS): kernels are lowered, but not compiled. Hint (0.7 GB, no GPU needed):"; \
 	    echo "  $(BIN)/python -m pip install --no-deps --target $(CUDA_WHEELS) $(CUDA_PACKAGES)"; }
 	PYTHONPATH=$(CUDA_WHEELS) JAX_PLATFORMS=cpu JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 \
-	  $(BIN)/python -m pytest -m "slow or not slow" -rs -k "compile or lower or instructions" \
+	  $(BIN)/python -m pytest -m "slow or not slow" --timeout 3600 -rs \
+	  -k "compile or lower or instructions" \
 	  $(PYTEST_ARGS) tests/kernels/test_compile_only.py tests/kernels/test_fused_quantizer.py tests/kernels/experimental
 
 bench: $(VENV)/.installed-all
