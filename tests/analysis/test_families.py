@@ -7,7 +7,7 @@ from fp4jax.analysis.report.families import families
 from fp4jax.train import RunConfig, Slices
 
 
-def run(recipe, **options) -> Any:
+def run(recipe, **options: Any) -> Any:
     config = RunConfig(Slices("phantom", image_size=32), arch="cnn", recipe=recipe, **options)
     return SimpleNamespace(config=config.resolved(), digest="d", environment=None)
 
