@@ -29,11 +29,11 @@ def families(runs: "Sequence[RunResult]") -> dict[str, "list[RunResult]"]:
     Args:
         runs: finished, each once.
     """
-    shared: dict[str, list[RunResult]] = {}
+    by_settings: dict[str, list[RunResult]] = {}
     for run in runs:
-        shared.setdefault(_text(_shared(run)), []).append(run)
+        by_settings.setdefault(_text(_shared(run)), []).append(run)
     alike: dict[str, list[RunResult]] = {}
-    for text, members in shared.items():
+    for text, members in by_settings.items():
         alike |= {text + more: some for more, some in _by_scales(members)}
     found = {}
     for shared, members in alike.items():
