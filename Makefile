@@ -28,7 +28,8 @@ test: lint
 test-slow: $(VENV)/.installed-all
 	$(BIN)/python -m pytest -m slow --timeout 3600 $(PYTEST_ARGS)
 
-test-all: lint
+# With what files and networks are compared with, too (PyTorch, MONAI, OpenVINO: gigabytes).
+test-all: lint $(VENV)/.installed-peers
 	$(BIN)/python -m pytest -n $(WORKERS) -m "slow or not slow" --timeout 3600 $(PYTEST_ARGS)
 
 # Compiles the kernels for five GPUs, without one, where JAX's CUDA plugin lies in $(CUDA_WHEELS):
@@ -43,7 +44,8 @@ test-compile-only: $(VENV)/.installed-all
 	    echo "No CUDA plugin in $(CUDA_WHEELS): kernels are lowered, but not compiled. Hint (0.7 GB, no GPU needed):"; \
 	    echo "  $(BIN)/python -m pip install --no-deps --target $(CUDA_WHEELS) $(CUDA_PACKAGES)"; }
 	PYTHONPATH=$(CUDA_WHEELS) JAX_PLATFORMS=cpu JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 \
-	  $(BIN)/python -m pytest -m "slow or not slow" -rs -k "compile or lower or instructions" \
+	  $(BIN)/python -m pytest -m "slow or not slow" --timeout 3600 -rs \
+	  -k "compile or lower or instructions" \
 	  $(PYTEST_ARGS) tests/kernels/test_compile_only.py tests/kernels/test_fused_quantizer.py tests/kernels/experimental
 
 bench: $(VENV)/.installed-all
@@ -76,6 +78,7 @@ $(VENV)/.installed-study: EXTRAS = study
 $(VENV)/.installed-docs: EXTRAS = docs
 $(VENV)/.installed-site: EXTRAS = docs,study,test
 $(VENV)/.installed-all: EXTRAS = study,deploy,test,bench,ray
+$(VENV)/.installed-peers: EXTRAS = study,deploy,test,bench,ray,peers
 $(VENV)/.installed-%: pyproject.toml $(CONSTRAINTS) | check-python
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]' -c $(CONSTRAINTS)

@@ -51,18 +51,19 @@ def test_metadata():
     assert loaded(ROOT / "CITATION.cff")["license"] == project["license"]
     extras = project["optional-dependencies"]
     assert set(extras) == {
-        "study", "volumes", "deploy", "ray", "track", "test", "docs", "bench",
+        "study", "volumes", "deploy", "ray", "track", "test", "docs", "bench", "peers",
     }  # fmt: skip
     # What makes a fresh install long belongs to no extra of `make test`.
     names = {re.match(r"[\w-]+", one)[0] for one in extras["test"]}  # type: ignore[index]
     assert "tensorboardX" in names
     assert not names & {"mlflow", "mlflow-skinny", "wandb"}
+    pinned_extras = [names for name, names in extras.items() if name != "peers"]
     for minor in ("3.11", "3.13"):
         pins = (ROOT / f"constraints-{minor}.txt").read_text()
         lines = [line for line in pins.splitlines() if not line.startswith("#")]
         assert all(re.fullmatch(r"[\w.-]+==[\w.!+]+", line) for line in lines)
         pinned = {line.partition("==")[0].lower().replace("_", "-") for line in lines}
-        for names in (*extras.values(), project["dependencies"]):
+        for names in (*pinned_extras, project["dependencies"]):
             for name in names:
                 name = re.match(r"[\w.-]+", name)[0]  # type: ignore[index]
                 assert name.lower().replace("_", "-") in pinned | {"fp4jax"}
