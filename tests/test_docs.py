@@ -2,6 +2,7 @@
 
 import contextlib
 import doctest
+import importlib.util
 import inspect
 import io
 import itertools
@@ -10,6 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,28 @@ def test_commands_of_a_page_parse(page, tmp_path, monkeypatch):
             Path(words[config]).parent.mkdir(parents=True, exist_ok=True)
             Path(words[config]).touch()
         parse_only(load(verb), words)
+
+
+def shell(page: Path) -> str:
+    """What the shell blocks of a page say, without comments."""
+    return re.sub(r"(^|\s)#.*", "", "\n".join(blocks(page, "", "bash", "sh", "console")))
+
+
+def test_other_lines_of_shell_blocks_name_what_there_is():
+    """Targets of make, extras, modules, batch scripts."""
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    scripts = {path.name for path in (ROOT / "fp4jax/cli/slurm").iterdir()}
+    for page in [*WITH_COMMANDS, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/README.md"]:
+        text = shell(page)
+        assert set(re.findall(r"^make ([\w-]+)", text, re.MULTILINE)) <= targets, page
+        named = ",".join(re.findall(r"(?:fp4jax[\w.-]*|\.)\[([\w,]+)\]", text)).split(",")
+        assert set(filter(None, named)) <= set(extras["optional-dependencies"]), page
+        assert set(re.findall(r"[\w-]+\.sbatch", text)) <= scripts, page
+        for module in re.findall(
+            r"python3? -m ((?:fp4jax|experiments|benchmarks|docs)[\w.]*)", text
+        ):
+            assert importlib.util.find_spec(module) is not None, f"{name(page)}: {module}"
 
 
 def test_links_of_pages_lead_to_files():

@@ -60,5 +60,6 @@ def test_tables_sort_and_figures_enlarge(tmp_path):
         "sorted by ascendingnull",
         "open false",
         "open true 1",
+        "larger true",
         "open false",
     ]
