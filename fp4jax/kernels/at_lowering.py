@@ -5,8 +5,9 @@ from typing import Any
 
 import jax
 from jax.core import ShapedArray
-from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
+
+from fp4jax.core.primitive import Primitive
 
 
 def by_devices(*args: Any, one: Callable[..., Any], several: Callable[..., Any]) -> Any:

@@ -14,9 +14,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.extend.core import Primitive
 from jax.interpreters import batching
 
+from fp4jax.core.primitive import Primitive
 from fp4jax.core.typing import Array
 from fp4jax.nnx.packed_operations import (
     PackedConv,

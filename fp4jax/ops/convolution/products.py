@@ -17,11 +17,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import NamedSharding, PartitionSpec
 
 from fp4jax.core import sharding
+from fp4jax.core.primitive import Primitive
 from fp4jax.core.typing import Array, DTypeLike, Shaped
 from fp4jax.ops.convolution import cpu, default
 from fp4jax.ops.convolution.geometry import Window
