@@ -2,7 +2,8 @@
 
 ``dot_general_cls`` and ``conv_general_dilated_cls`` take a class, or what makes a module when it is
 called without arguments: fill in the recipe by ``functools.partial``, as below, and give ``apply``
-the RNG stream "rounding". :class:`Einsum` and :class:`ConvTranspose` are Linen's layers with slots
+the RNG stream "rounding" in training. Evaluation needs none, unless the recipe rounds activations
+or weights stochastically. :class:`Einsum` and :class:`ConvTranspose` are Linen's layers with slots
 of the same kind; ``attention_fn`` of Linen's attention takes an :class:`Attention`.
 
 Example:
@@ -20,6 +21,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen
 from flax.linen.dtypes import promote_dtype
@@ -37,8 +39,35 @@ from fp4jax.ops.einsum import einsum
 from fp4jax.ops.recipe import Recipe, get_recipe
 
 
+@jax.custom_jvp
+def _no_gradient(y: Array) -> Array:
+    """y as it is, computed without a key: its gradients would have no bits to round with."""
+    return y
+
+
+@_no_gradient.defjvp
+def _refuse(*_):
+    raise ValueError(
+        "this recipe rounds gradients stochastically, but there is no RNG stream 'rounding'; pass "
+        "rngs={'rounding': key} to apply, another key for every step."
+    )
+
+
+def _rounding(module: linen.Module, recipe: Any) -> tuple[Array | None, Callable[[Array], Array]]:
+    """The key of a call, and what its result goes through.
+
+    A forward pass alone, as in evaluation, needs no bits where only gradients are stochastic.
+    """
+    if not recipe.stochastic:
+        return None, lambda y: y
+    # Without a stream of its own Flax draws from that of the parameters, as in init.
+    if recipe.stochastic_forward or module.has_rng("rounding") or module.has_rng("params"):
+        return module.make_rng("rounding"), lambda y: y
+    return jax.random.key(0), _no_gradient
+
+
 class _Op(linen.Module):
-    """A recipe, and the key drawn from the RNG stream "rounding" if it is stochastic.
+    """An operation under a recipe, with a key of the RNG stream "rounding" if it is stochastic.
 
     ``amax`` and ``axis_name`` are those of :func:`fp4jax.dot_general`.
     """
@@ -47,38 +76,39 @@ class _Op(linen.Module):
     amax: Mapping[str, Any] | None = None
     axis_name: AxisName = None
 
-    def _options(self) -> dict[str, Any]:
+    def _call(self, operation: Callable[..., Array], *args, **kwargs) -> Array:
         recipe = get_recipe(self.recipe)
-        key = self.make_rng("rounding") if recipe.stochastic else None
-        return {"recipe": recipe, "key": key, "amax": self.amax, "axis_name": self.axis_name}
+        key, checked = _rounding(self, recipe)
+        options = {"recipe": recipe, "key": key, "amax": self.amax, "axis_name": self.axis_name}
+        return checked(operation(*args, **kwargs, **options))
 
 
 class DotGeneral(_Op):
     """``fp4jax.dot_general`` as a Linen module."""
 
     def __call__(self, *args, **kwargs) -> Array:
-        return dot_general(*args, **kwargs, **self._options())
+        return self._call(dot_general, *args, **kwargs)
 
 
 class ConvGeneralDilated(_Op):
     """``fp4jax.conv_general_dilated`` as a Linen module."""
 
     def __call__(self, *args, **kwargs) -> Array:
-        return conv_general_dilated(*args, **kwargs, **self._options())
+        return self._call(conv_general_dilated, *args, **kwargs)
 
 
 class ConvTransposeOp(_Op):
     """``fp4jax.conv_transpose`` as a Linen module, for :class:`ConvTranspose`."""
 
     def __call__(self, *args, **kwargs) -> Array:
-        return conv_transpose(*args, **kwargs, **self._options())
+        return self._call(conv_transpose, *args, **kwargs)
 
 
 class EinsumOp(_Op):
     """``fp4jax.einsum`` as a Linen module, for :class:`Einsum`."""
 
     def __call__(self, *args, **kwargs) -> Array:
-        return einsum(*args, **kwargs, **self._options())
+        return self._call(einsum, *args, **kwargs)
 
 
 class Attention(linen.Module):
@@ -113,9 +143,9 @@ class Attention(linen.Module):
         module: Any = None,
     ) -> Array:
         recipe = get_attention_recipe(self.recipe)
-        rounding = self.make_rng("rounding") if recipe.stochastic else None
+        rounding, checked = _rounding(self, recipe)
         options: dict[str, Any] = {"recipe": recipe, "key": rounding}
-        return dot_product_attention(
+        y = dot_product_attention(
             query,
             key,
             value,
@@ -130,6 +160,7 @@ class Attention(linen.Module):
             module,
             options=options | {"amax": self.amax, "axis_name": self.axis_name},
         )
+        return checked(y)
 
 
 class Einsum(linen.Einsum):

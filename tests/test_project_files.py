@@ -75,16 +75,20 @@ def test_the_newest_changes_are_first():
 
 
 @pytest.mark.parametrize(
-    ("name", "command"), [("ci.yml", ".ci/run"), ("nightly.yml", "make test-slow")]
+    ("name", "commands"),
+    [("ci.yml", [".ci/run"]), ("nightly.yml", ["make test-slow", "make docs test-docs"])],
 )
-def test_workflows(name, command):
+def test_workflows(name, commands):
     workflow = loaded(GITHUB / "workflows" / name)
     # YAML 1.1 reads the key "on" as true.
     assert workflow[True]
-    (job,) = workflow["jobs"].values()
-    *_, last = job["steps"]
-    assert last["run"] == command
-    assert job["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
+    jobs = workflow["jobs"].values()
+    assert [job["steps"][-1]["run"] for job in jobs] == commands
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for job, command in zip(jobs, commands, strict=True):
+        assert job["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
+        if command.startswith("make "):
+            assert set(command.split()[1:]) <= set(targets)
     assert (ROOT / ".ci" / "run").exists()
 
 

@@ -5,6 +5,8 @@ reciprocal, and LLVM contracts ``a * b - c`` to a fused multiply-add. Both chang
 with them codes. A division of two arrays of the same shape behind a barrier stays a division.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,7 +69,7 @@ def divide(x: Float[Array, "*shape"], divisor: float) -> Float[Array, "*shape"]:
     # Of an array with one more axis. JAX's own rule would broadcast the divisor of a single lane
     # behind the barrier, which XLA multiplies with.
     @divided.def_vmap
-    def _(size: int, batched: list[bool], x: Array) -> tuple[Array, bool]:
+    def _(size: Any, batched: list[bool], x: Array) -> tuple[Array, bool]:  # may be symbolic
         return divide(x, divisor), True
 
     return divided(x)

@@ -15,6 +15,8 @@ from fp4jax.core.typing import UInt8
 from fp4jax.extras import Extra
 
 SUFFIXES = (".tif", ".tiff", ".png")
+#: Ends of names of what belongs to a slice: its mask, and pictures that are drawn of it.
+MASK, OVERLAY, PROBABILITY = "_mask", "_overlay", "_probability"
 
 _MOST_LABEL = 16  # a mask with further values up to this one is a map of labels
 _MOST_LEVELS = 8  # or, with none of these, one of labels that were spread over the grey levels
@@ -22,15 +24,23 @@ _RESCALED = "rescaled to 0 to 255 as the images were that the model was trained 
 
 
 def read_image(path: Path, channels: int) -> UInt8[np.ndarray, "h w c"]:
-    """The pixels of a slice with a number of channels.
+    """The pixels of a slice with a number of channels: :func:`with_channels`.
+
+    Raises:
+        ValueError: damaged, or not uint8 of that many channels; names the file and what to do.
+    """
+    return with_channels(read_pixels(path), path, channels)
+
+
+def with_channels(pixels: np.ndarray, path: Path, channels: int) -> UInt8[np.ndarray, "h w c"]:
+    """Pixels of a file with a number of channels.
 
     An opaque alpha channel is left out, and of three equal channels one is taken where one is
     wanted.
 
     Raises:
-        ValueError: damaged, or not uint8 of that many channels; names the file and what to do.
+        ValueError: not uint8 of that many channels; names the file and what to do.
     """
-    pixels = read_pixels(path)
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     if pixels.ndim == 3 and pixels.shape[-1] == channels + 1 and channels in (1, 3):

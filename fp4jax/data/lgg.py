@@ -51,7 +51,8 @@ _HELP = (
 )
 _HELP_ROOT = (
     "Give the folder kaggle_3m of the unpacked Kaggle set mateuszbuda/lgg-mri-segmentation, or its "
-    "parent."
+    "parent. Slices of your own, NAME.png or .tif with NAME_mask.png beside them, are the data set "
+    "images (--data images)."
 )
 
 

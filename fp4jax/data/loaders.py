@@ -85,6 +85,7 @@ def _problem(loader: _Loader) -> str | None:
 
 register("lgg", "fp4jax.data.lgg:load")
 register("phantom", "fp4jax.data.phantom:load", needs_root=False)
+register("images", "fp4jax.data.slice_folders:load")
 register("brats", "fp4jax.data.nifti:load")
 register("msd", "fp4jax.data.nifti:load", layout="msd")
 
@@ -114,9 +115,11 @@ def load(name: str, root: str | os.PathLike | None = None, **options: Any) -> Co
 
     Args:
         name: ``"lgg"``, the LGG MRI set (:func:`fp4jax.data.lgg.load`); ``"phantom"``, the
-            synthetic cohort that needs no files (:func:`fp4jax.data.phantom.load`); ``"brats"``
-            and ``"msd"``, slices of NIfTI volumes (:func:`fp4jax.data.nifti.load`) of BraTS and of
-            the Medical Segmentation Decathlon; or one that was registered (:func:`register`).
+            synthetic cohort that needs no files (:func:`fp4jax.data.phantom.load`); ``"images"``,
+            PNG and TIFF files in folders of one's own (:func:`fp4jax.data.slice_folders.load`);
+            ``"brats"`` and ``"msd"``, slices of NIfTI volumes (:func:`fp4jax.data.nifti.load`) of
+            BraTS and of the Medical Segmentation Decathlon; or one that was registered
+            (:func:`register`).
         root: the folder of the files, for all but ``"phantom"``.
         options: ``patient_pattern``, a regular expression whose group is the patient, which every
             data set has; and those of the loader (:func:`options`), such as ``image_size``,

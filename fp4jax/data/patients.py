@@ -5,7 +5,8 @@ caution: where a rule below says that two scans may be of one person, they are.
 
     sub-01/ses-02                          BIDS: the subject
     P001/2019-01-11, 2019-01-11/P001       dates, sessions, visits, weeks are no part of a patient
-    TCGA-02-0006_1996.08.23, 100002_time1  nor at the end of a name
+    TCGA-02-0006_1996.08.23, 100002_time1  nor at the end of a name, nor a date before it
+    Doe, J/2018-09-03 MRT Kopf, 2018/Doe   nor an examination in words, nor a year above
     Patient-007/anything                   a folder in a patient's folder is a scan
     UPENN-GBM-00001_11, _21; 0998a, 0998b  numbers or letters after an id that several ids have
     genius_0800, genius_0801, genius_0900  two digits for the patient, two for the scan

@@ -24,6 +24,19 @@ _TIME = rf"(?:{_DATE}|{_COUNTED}[-_ ]?\d+[a-z]?(?:[-_]\d+)?|{_NAMED})"
 IS_TIME = re.compile(_TIME, re.IGNORECASE)
 _ENDS_WITH_TIME = re.compile(rf"(?P<patient>.*\d.*?|[^\d]{{3,}}?)[-_. ]{_TIME}", re.IGNORECASE)
 
+# An examination in words, as exports name its folder: 2018-09-03 MRT Kopf, Serie 2.
+_WORD = (
+    r"(?:mrt?|mri|irm|ct|pet|head|brain|skull|kopf|sch(?:ä|ae|a)del|hirn|gehirn|t[12]w?|flair|dwi|km"
+    r"|contrast|kontrast(?:mittel)?|control|kontrolle|verlauf|untersuchung|examination|exam|study"
+    r"|studie|scan|s[eé]ries?(?:[-_. ]?\d+)?|serien?(?:[-_. ]?\d+)?)"
+)
+_WORDS = rf"{_WORD}(?:[-_., ]+{_WORD})*"
+_EXAMINATION = re.compile(rf"(?:{_DATE}[-_., ]+)?{_WORDS}(?:[-_., ]+{_DATE})?", re.IGNORECASE)
+_BEGINS_WITH_DATE = re.compile(
+    rf"{_DATE}[-_., ]+(?P<patient>(?![-_. ]).*\d.*|[^\d]{{3,}})", re.IGNORECASE
+)
+_YEAR = re.compile(r"(?:19|20)\d\d")
+
 # Folders that sort files, not patients.
 _SORTING = re.compile(
     r"(?:derivatives|raw(?:data)?|sourcedata|source|nifti|nii|dicom|data|mri?|ct|anat|scan|exam|session|visit|images?|imgs?"
@@ -63,7 +76,9 @@ def key_of(name: str, place: str = "") -> tuple[Key, str]:
     if place and (subject := _SUBJECT.match(name)):
         return (*_sites(parts[:-1]), subject[0]), "subjects of BIDS"
     own = [part for part in parts if not _SORTING.fullmatch(part)] or parts[-1:]
-    kept = [part for part in own if not IS_TIME.fullmatch(part)]
+    kept = [part for part in own if not (IS_TIME.fullmatch(part) or _EXAMINATION.fullmatch(part))]
+    # 2018/Doe, while a number of four digits may well be a patient
+    kept = [part for i, part in enumerate(kept) if kept[i + 1 :] == [] or not _YEAR.fullmatch(part)]
     if not kept:
         # study_001/scan_1: the uppermost is more of a patient than what is in it
         return tuple(own[:1]), ""
@@ -86,6 +101,8 @@ def _sites(parts: Sequence[str]) -> Key:
 
 
 def _without_time(name: str) -> str:
+    if match := _BEGINS_WITH_DATE.fullmatch(name):
+        name = match["patient"]
     while match := _ENDS_WITH_TIME.fullmatch(name):
         name = match["patient"]
     return name

@@ -85,6 +85,11 @@ class AttentionRecipe:
         """True if an operand is rounded stochastically, so that a key is needed."""
         return self.qk.stochastic or self.pv.stochastic
 
+    @property
+    def stochastic_forward(self) -> bool:
+        """True if an operand of the forward pass is rounded stochastically."""
+        return self.qk.stochastic_forward or self.pv.stochastic_forward
+
     def to_json(self) -> dict[str, Any]:
         """The recipe as JSON holds it, for a run whose recipe has no registered name."""
         products = {"qk": self.qk.to_json(), "pv": self.pv.to_json()}

@@ -8,13 +8,18 @@ import numpy as np
 
 from fp4jax.core.typing import Float, UInt8
 from fp4jax.data.folders import is_clutter
-from fp4jax.data.image_files import SUFFIXES, read_image, read_mask
+from fp4jax.data.image_files import (
+    MASK,
+    OVERLAY,
+    PROBABILITY,
+    SUFFIXES,
+    read_image,
+    read_mask,
+)
 from fp4jax.data.other_files import others
 from fp4jax.extras import Extra
 from fp4jax.files import replacing
 
-#: Ends of names of what is written; such files are no slices.
-MASK, OVERLAY, PROBABILITY = "_mask", "_overlay", "_probability"
 # Okabe and Ito's orange, which colour-blind readers can tell from grey.
 _COLOUR = np.array((230, 159, 0), np.float32)
 _SHOWN = 10

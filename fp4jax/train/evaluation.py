@@ -78,7 +78,7 @@ def not_seen(
     Args:
         name: of the run, for the message.
         split: its patients.
-        known: a digest of the data of each of its patients.
+        known: digests of the data of each of its patients, see :attr:`fp4jax.train.Data.contents`.
         contents: those of the patients in question, in order.
         own: whether these are the run's own data, of which only the test patients are taken.
         every: all that it has not seen, in any case.
@@ -94,8 +94,8 @@ def not_seen(
     remaining = list(contents)
     for reason, patients in seen.items():
         names = set(patients)
-        digests = {known[p] for p in patients if p in known}
-        out = [p for p in remaining if p in names or contents[p] in digests]
+        digests = {digest for p in patients if p in known for digest in known[p].split()}
+        out = [p for p in remaining if p in names or digests.intersection(contents[p].split())]
         if out:
             left_out[reason] = tuple(out)
         remaining = [p for p in remaining if p not in out]

@@ -128,7 +128,8 @@ class Data(abc.ABC):
 
     Attributes:
         digest: of all that the numbers of a run depend on.
-        contents: a digest for each patient, by which it is known under another name.
+        contents: for each patient a digest by which it is known under another name; and, after
+            blanks, digests of parts, by any of which one is known who is there in part.
         channels: names of the images' channels, in order.
         regions: names of what is segmented.
         patients: ids, sorted.

@@ -30,7 +30,7 @@ class Trained:
         config: as it was trained.
         channels, regions: names, in the order of the network's.
         split: its patients; None in folders of version 0.1, which kept none.
-        contents: a digest of each patient's data, by which it is known under another name.
+        contents: digests of each patient's data, by which it is known under another name.
         digest: of the data it was trained on.
         summary: of a finished run.
         static: taken with the static scales that it was calibrated to.

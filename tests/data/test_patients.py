@@ -46,6 +46,17 @@ def grouped(*places, pattern=None):
         (("patient001_frame01", "patient001_frame12"), ["patient001"] * 2),
         (("7_left", "7_right", "8_left"), ["7", "7", "8"]),
         (("001_preop", "001_postop"), ["001", "001"]),
+        # examinations in words, series, dates in front, years above
+        (("Doe, J/2018-09-03 MRT", "Doe, J/2019-01-03 CT Kopf"), ["Doe, J", "Doe, J"]),
+        (("Doe/MRT 03.09.2018/Serie 1", "Doe/Series_02", "Roe/Serie 1"), ["Doe", "Doe", "Roe"]),
+        (("2018-09-03 P001", "20190103_P001", "2018-09-03 Doe"), ["P001", "P001", "Doe"]),
+        (("2018/Doe", "2019/Doe", "2019/Roe"), ["Doe", "Doe", "Roe"]),
+        (("Klinik A/2018-09-03 Doe", "Klinik A/2018-09-03 Roe"), ["Doe", "Roe"]),
+        (
+            ("A/2001", "A/2002", "B/brain_01", "B/brain_02"),
+            ["2001", "2002", "brain_01", "brain_02"],
+        ),
+        (("2018-09-03 MRT", "2018-09-04 MRT"), None),
         # a folder in a patient's folder is a scan
         (("P001/abc", "P001/xyz", "P002/abc"), ["P001", "P001", "P002"]),
         (("train/P1", "test/P1"), ["P1", "P1"]),

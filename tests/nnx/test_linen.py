@@ -1,5 +1,6 @@
 """The Linen adapters: Flax's layers with the baseline, and a stream of random bits for the rest."""
 
+import dataclasses
 import functools
 
 import jax
@@ -132,11 +133,24 @@ def test_layers_of_one_model_draw_different_bits():
 
 
 @layers
-def test_missing_stream(name):
-    """Applying a stochastic recipe says which RNG it needs."""
+def test_without_a_stream_there_is_the_forward_pass_alone(name):
     make, x = case(name)
-    with pytest.raises(errors.InvalidRngError, match='needs PRNG for "rounding"'):
-        make("2d+rht+sr").apply(parameters(x, type(make())), x)
+    layer, params = make("2d+rht+sr"), parameters(x, type(make()))
+    evaluated = layer.apply(params, x)
+    assert_same_bits(evaluated, layer.apply(params, x, rngs={"rounding": jax.random.key(7)}))
+    with pytest.raises(ValueError, match=r"rounds gradients .* pass rngs="):
+        jax.grad(lambda params: layer.apply(params, x).sum())(params)
+
+
+def test_stochastic_activations_need_the_stream():
+    recipe = dataclasses.replace(
+        fp4.get_recipe("forward_only"),
+        name="stochastic_x",
+        fprop=(fp4.TensorSpec(rounding="stochastic"), fp4.TensorSpec()),
+    )
+    _, x = case("dense")
+    with pytest.raises(errors.InvalidRngError, match="rounding"):
+        dense(recipe).apply(parameters(x, linen.Dense), x)
 
 
 def test_unknown_recipe():
@@ -202,5 +216,6 @@ def test_attention():
     masked = plain.apply(variables, x, mask=mask)
     assert relative_error(attend(exact).apply(variables, x, mask=mask), masked) < TOLERANCE
     assert 0.001 < relative_error(attend("attention_qat").apply(variables, x), expected) < 0.5
-    with pytest.raises(errors.InvalidRngError, match='needs PRNG for "rounding"'):
-        attend("attention_sr").apply(variables, x)
+    assert attend("attention_sr").apply(variables, x).shape == x.shape
+    with pytest.raises(ValueError, match="rounds gradients"):
+        jax.grad(lambda x: attend("attention_sr").apply(variables, x).sum())(x)

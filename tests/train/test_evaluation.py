@@ -102,6 +102,21 @@ def test_nothing_left_is_an_error(run, split):
                 evaluate_folder(run.path, cohort)
 
 
+def test_parts_of_patients_under_other_names_are_known(run, split):
+    """A few slices of somebody, with other masks, in a folder of another name."""
+    part = renamed(COHORT.select([*split.train, *split.test]))
+    part = dataclasses.replace(
+        part,
+        images=part.images[::2],
+        masks=0 * part.masks[::2],
+        patient_ids=part.patient_ids[::2],
+        slice_index=part.slice_index[::2],
+    )
+    found = evaluate_folder(run.path, part)
+    assert (found["patients"], list(found["left_out"])) == (len(split.test), ["trained on"])
+    assert len(found["left_out"]["trained on"]) == len(split.train)
+
+
 def test_other_channels_are_refused(run):
     turned = dataclasses.replace(COHORT, channels=("c", "b", "a"))
     with pytest.raises(ValueError, match=r"channels c, b, a, .* was trained on a, b, c"):

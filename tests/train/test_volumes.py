@@ -191,6 +191,11 @@ def test_patients_are_known_under_other_names(trained, folders):
     assert not set(copies.patients) & set(run.contents)
     found = unseen(run, copies)
     assert found.patients == tuple(name.replace("-0", "-9") for name in run.split.test)
+    # each image is known by itself
+    (image, *_) = copies.contents[found.patients[0]].split()[1:]
+    others = [run.contents[patient].split() for patient in run.split.train + run.split.val]
+    assert image in run.contents[run.split.test[0]].split()
+    assert not any(image in other for other in others)
 
 
 def test_a_checkpoint_is_trained_on(trained, data, tmp_path):

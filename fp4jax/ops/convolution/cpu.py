@@ -133,14 +133,17 @@ def has_few_channels(window: Window, kernel_shape: Sizes) -> bool:
 
 def has_few_positions(window: Window, grid_shape: Sizes) -> bool:
     """True if it costs more to turn the kernel around than to add up the columns of the image."""
-    return window.groups == 1 and math.prod(grid_shape[:-1]) <= CROSSOVERS.few_positions
+    positions = math.prod(grid_shape[:-1])
+    # Of a batch of any size, as jax.export takes it, they are not known, and counted as many.
+    known = isinstance(positions, int)
+    return window.groups == 1 and known and positions <= CROSSOVERS.few_positions
 
 
 def has_wide_grid(window: Window, kernel_shape: Sizes, positions: int) -> bool:
     """True if one product per tap beats XLA:CPU's convolution."""
     dense = max(window.stride, default=1) == 1
     wide = CROSSOVERS.wide_grid_dense if dense else CROSSOVERS.wide_grid
-    many = positions >= CROSSOVERS.many_positions
+    many = not isinstance(positions, int) or positions >= CROSSOVERS.many_positions
     return window.groups == 1 and kernel_shape[-1] >= wide and many
 
 

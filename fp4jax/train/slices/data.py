@@ -40,11 +40,22 @@ class SliceData(Data):
 
     @functools.cached_property
     def contents(self) -> dict[str, str]:
-        """A patient's slices, whatever its name and their numbers are."""
-        return {
+        """A patient's slices, whatever its name and their numbers are, and each image.
+
+        Images of one grey level are in many patients, and do not count.
+        """
+        images: dict[str, set[str]] = {patient: set() for patient in self.patients}
+        for patient, image in zip(
+            self.cohort.patient_ids.tolist(), self.cohort.images, strict=True
+        ):
+            pixels = np.ascontiguousarray(image)
+            if pixels.min() != pixels.max():
+                images[patient].add(hashlib.blake2b(pixels.tobytes(), digest_size=5).hexdigest())
+        wholes = {
             patient: hashlib.sha256(" ".join(sorted(crcs.values())).encode()).hexdigest()[:16]
             for patient, crcs in self.fingerprint["crc32"].items()
         }
+        return {p: " ".join([whole, *sorted(images[p])]) for p, whole in wholes.items()}
 
     def split(self, config: "RunConfig") -> Split:
         key = (config.split_seed, None if config.fold is None else config.folds)

@@ -27,7 +27,7 @@ class Slices(Task):
         ('phantom_0000', 'phantom_0001')
     """
 
-    # cohort: phantom, lgg, brats, msd or a registered one
+    # cohort: phantom, lgg, images, brats, msd or a registered one
     cohort: str = "phantom"
     # side of the images in pixels
     image_size: int = 256

@@ -13,7 +13,7 @@ from fp4jax.data.nifti import Case, LoadedCase, PatchSampler, VolumeSet
 from fp4jax.data.nifti.pool import ordered
 from fp4jax.train.task import Data, Examples, Feed, Source, exclusive
 from fp4jax.train.volumes import scoring
-from fp4jax.train.volumes.digest import digest
+from fp4jax.train.volumes.digest import digest, image_digests
 from fp4jax.train.volumes.shares import split_patients
 
 if TYPE_CHECKING:
@@ -42,16 +42,13 @@ class VolumeData(Data):
 
     @functools.cached_property
     def contents(self) -> dict[str, str]:
-        """What tells the files of a patient's images apart, whatever their names are."""
-        return {
-            patient: digest(
-                [self.volumes.cases[i] for i in self.places([patient])],
-                self.channels,
-                self.regions,
-                named=False,
-            )
-            for patient in self.patients
-        }
+        """What tells the files of a patient's images apart, whatever their names are; all, each."""
+        found = {}
+        for patient in self.patients:
+            cases = [self.volumes.cases[i] for i in self.places([patient])]
+            whole = digest(cases, self.channels, self.regions, named=False)
+            found[patient] = " ".join([whole, *image_digests(cases, self.channels)])
+        return found
 
     def split(self, config: "RunConfig") -> Split:
         if config.fold is None:

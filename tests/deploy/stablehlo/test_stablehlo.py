@@ -5,8 +5,9 @@ import json
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
-from fp4jax import deploy
+from fp4jax import deploy, nnx as fp4nnx
 from fp4jax.deploy import Options
 from fp4jax.deploy.stablehlo import target
 from fp4jax.deploy.stablehlo.promise import RELEASES, promise_of
@@ -42,6 +43,15 @@ def test_a_fresh_process_runs_it_for_any_batch(tmp_path):
     expected = np.concatenate([forward(image[None]) for image in x])
     found = np.load(root / "y.npy")
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("kernel", [(2, 2), (3, 3)])
+def test_layers_that_choose_by_size_take_any_batch(kernel):
+    """A transposed convolution asks how many positions there are; here that has no number."""
+    layer = nnx.ConvTranspose(16, 16, kernel, strides=2, rngs=nnx.Rngs(0))
+    packed = fp4nnx.pack(fp4nnx.apply_recipe(layer, "forward_only"))
+    exported = target.to_stablehlo(packed, (4, 4, 16), Options())
+    assert str(exported.out_avals[0].shape[0]) == "batch"
 
 
 @pytest.mark.slow
