@@ -60,8 +60,7 @@ _STYLE = {"brats2020": "underscore", "brats2021": "underscore"}
 _OTHER_LABELS = re.compile(r"BraTS-PED-", re.IGNORECASE)
 _REMEDY = (
     "Unpack the archive again, or move incomplete cases and copies elsewhere; if the set never had "
-    "these files, name the modalities that it has: --modalities flair t1c (in Python "
-    "modalities=('flair', 't1c'))."
+    "these files, name the modalities that it has: --modalities flair t1c."
 )
 _LOOKED_AT = 16  # label maps of a folder, to learn which value is enhancing tumour
 

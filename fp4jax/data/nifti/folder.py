@@ -48,14 +48,13 @@ def find(
     """
     if not isinstance(modalities, Mapping) or not modalities:
         raise ValueError(
-            f"modalities are {modalities!r}; describe the folder by --patterns, or in Python by "
-            "the pattern of each, such as {'flair': 'Flair*.nii.gz', 't1c': 'T1c*.nii.gz'}."
+            f"modalities are {modalities!r}; describe the folder by the pattern of each, "
+            "--patterns flair 'Flair*.nii.gz' t1c 'T1c*.nii.gz'."
         )
     if label is not None and labels is None:
         raise ValueError(
-            f"The label maps are {label!r}; say what their values mean: --labels brats2013 "
-            "(labels='brats2013'), another layout's name, or a table such as lesion=1 "
-            "({'lesion': {1}})."
+            f"The label maps are {label!r}; say what their values mean: --labels brats2013, "
+            "another layout's name, or a table such as --labels lesion=1."
         )
     table = given(labels)
     names = canonical_all(tuple(modalities))
