@@ -109,15 +109,16 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when all is written; raises OSError if that failed."""
-        with memory_errors(), storage_errors(self.folder, "write"):
+        with undivided(), memory_errors(), storage_errors(self.folder, "write"):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, and ends the threads; raises OSError if a checkpoint could not be written."""
-        try:
-            self.wait()
-        finally:
-            self._manager.close()
+        with undivided():
+            try:
+                self.wait()
+            finally:
+                self._manager.close()
 
 
 _copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
