@@ -18,6 +18,7 @@ from fp4jax.data.nifti.case import Case, canonical_all
 from fp4jax.data.nifti.labels import given
 from fp4jax.data.nifti.volume import is_nifti_name
 from fp4jax.data.problems import refuse
+from fp4jax.data.scan_names import is_examination
 
 _LABEL, _MASK = "\0label", "\0mask"  # no names of modalities
 _REMEDY = (
@@ -124,7 +125,9 @@ def _by_folder(root: Path, patterns: Mapping[str, str]) -> Found:
     for folder, files in found.items():
         parts = [readable(part) for part in folder.relative_to(above).parts]
         name = readable(folder.name)
-        case = name if names[name] == 1 or folder == above else "_".join(parts)
+        # A date alone names nobody, and not the same when more patients come.
+        alone = names[name] == 1 and not is_examination(name)
+        case = name if alone or folder == above else "_".join(parts)
         while case in cases:  # a_b/c and a/b_c
             case += "_"
         cases[case] = "/".join(parts), files
