@@ -116,8 +116,8 @@ def find(
         if _OTHER_LABELS.match(case) and table is None and labels[key] is not None:
             problems.append(
                 f"{case}: label values of paediatric BraTS differ from the adults'; give its own "
-                "table, --labels 'whole_tumour=1,2,3,4 enhancing=1' (or layout='folder' with "
-                "patterns and labels)"
+                "table, --labels 'whole_tumour=1,2,3,4 enhancing=1', or describe the folder "
+                "by --patterns, --label and --labels"
             )
         first[case] = folder
         images = tuple((one, found[one], None) for one in wanted if one in found)
