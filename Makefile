@@ -1,4 +1,4 @@
-# make study | test | test-slow | test-all | test-compile-only | bench | docs | lint | format | constraints | clean
+# make study | test | test-slow | test-all | test-compile-only | bench | docs | test-docs | lint | format | constraints | clean
 # Everything is set up on first use, in $(VENV), by the Python named in PYTHON (3.11 to 3.13).
 
 PYTHON  ?= python3
@@ -13,7 +13,7 @@ PINNED := $(if $(filter 3.11,$(MINOR)),3.11,3.13)
 CONSTRAINTS := constraints-$(PINNED).txt
 BIN := $(VENV)/bin
 
-.PHONY: study test test-slow test-all test-compile-only bench docs lint format constraints clean check-python
+.PHONY: study test test-slow test-all test-compile-only bench docs test-docs lint format constraints clean check-python
 .DEFAULT_GOAL := test
 
 # Large pages of memory: training steps on Linux are several per cent faster with them.
@@ -28,7 +28,8 @@ test: lint
 test-slow: $(VENV)/.installed-all
 	$(BIN)/python -m pytest -m slow --timeout 3600 $(PYTEST_ARGS)
 
-test-all: lint
+# With what files and networks are compared with, too (PyTorch, MONAI, OpenVINO: gigabytes).
+test-all: lint $(VENV)/.installed-peers
 	$(BIN)/python -m pytest -n $(WORKERS) -m "slow or not slow" --timeout 3600 $(PYTEST_ARGS)
 
 # Compiles the kernels for five GPUs, without one, where JAX's CUDA plugin lies in $(CUDA_WHEELS):
@@ -43,7 +44,8 @@ test-compile-only: $(VENV)/.installed-all
 	    echo "No CUDA plugin in $(CUDA_WHEELS): kernels are lowered, but not compiled. Hint (0.7 GB, no GPU needed):"; \
 	    echo "  $(BIN)/python -m pip install --no-deps --target $(CUDA_WHEELS) $(CUDA_PACKAGES)"; }
 	PYTHONPATH=$(CUDA_WHEELS) JAX_PLATFORMS=cpu JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 \
-	  $(BIN)/python -m pytest -m "slow or not slow" -rs -k "compile or lower or instructions" \
+	  $(BIN)/python -m pytest -m "slow or not slow" --timeout 3600 -rs \
+	  -k "compile or lower or instructions" \
 	  $(PYTEST_ARGS) tests/kernels/test_compile_only.py tests/kernels/test_fused_quantizer.py tests/kernels/experimental
 
 bench: $(VENV)/.installed-all
@@ -52,9 +54,14 @@ bench: $(VENV)/.installed-all
 	$(BIN)/python -m benchmarks.bench_train
 	$(BIN)/python -m benchmarks.bench_compile
 
-# The site, in site/: open site/index.html. (The variable silences an advertisement.)
+# The site, in site/: open site/index.html, or for its search, which browsers give to servers only,
+# `python3 -m http.server -d site`. (The variable silences an advertisement.)
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# Of the built site: links and anchors, every public name, every equation, nothing from other hosts.
+test-docs: $(VENV)/.installed-site
+	$(BIN)/python -m pytest -m "slow or not slow" -rs $(PYTEST_ARGS) tests/test_site.py
 
 lint: $(VENV)/.installed-all
 	$(BIN)/ruff check
@@ -69,7 +76,9 @@ format: $(VENV)/.installed-all
 # Installed again only when the dependencies changed.
 $(VENV)/.installed-study: EXTRAS = study
 $(VENV)/.installed-docs: EXTRAS = docs
+$(VENV)/.installed-site: EXTRAS = docs,study,test
 $(VENV)/.installed-all: EXTRAS = study,deploy,test,bench,ray
+$(VENV)/.installed-peers: EXTRAS = study,deploy,test,bench,ray,peers
 $(VENV)/.installed-%: pyproject.toml $(CONSTRAINTS) | check-python
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]' -c $(CONSTRAINTS)

@@ -67,6 +67,11 @@ class Args:
             raise ValueError(f"runs is {self.runs}; give a multiple of {_GROUPS * _FOLDS}.")
         if self.slots < 1 or self.deaths < 0 or self.epochs < 1 or self.seconds < 0:
             raise ValueError("slots and epochs must be at least 1, deaths and seconds at least 0.")
+        if self.deaths > self.runs - self.runs // 20:
+            raise ValueError(
+                f"deaths is {self.deaths}, but one comes at most with each run of {self.runs} from "
+                f"the {self.runs // 20}th on; give fewer."
+            )
 
 
 def study(runs: int, epochs: int) -> Study:

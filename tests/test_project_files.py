@@ -51,18 +51,19 @@ def test_metadata():
     assert loaded(ROOT / "CITATION.cff")["license"] == project["license"]
     extras = project["optional-dependencies"]
     assert set(extras) == {
-        "study", "volumes", "deploy", "ray", "track", "test", "docs", "bench",
+        "study", "volumes", "deploy", "ray", "track", "test", "docs", "bench", "peers",
     }  # fmt: skip
     # What makes a fresh install long belongs to no extra of `make test`.
     names = {re.match(r"[\w-]+", one)[0] for one in extras["test"]}  # type: ignore[index]
     assert "tensorboardX" in names
     assert not names & {"mlflow", "mlflow-skinny", "wandb"}
+    pinned_extras = [names for name, names in extras.items() if name != "peers"]
     for minor in ("3.11", "3.13"):
         pins = (ROOT / f"constraints-{minor}.txt").read_text()
         lines = [line for line in pins.splitlines() if not line.startswith("#")]
         assert all(re.fullmatch(r"[\w.-]+==[\w.!+]+", line) for line in lines)
         pinned = {line.partition("==")[0].lower().replace("_", "-") for line in lines}
-        for names in (*extras.values(), project["dependencies"]):
+        for names in (*pinned_extras, project["dependencies"]):
             for name in names:
                 name = re.match(r"[\w.-]+", name)[0]  # type: ignore[index]
                 assert name.lower().replace("_", "-") in pinned | {"fp4jax"}
@@ -74,16 +75,20 @@ def test_the_newest_changes_are_first():
 
 
 @pytest.mark.parametrize(
-    ("name", "command"), [("ci.yml", ".ci/run"), ("nightly.yml", "make test-slow")]
+    ("name", "commands"),
+    [("ci.yml", [".ci/run"]), ("nightly.yml", ["make test-slow", "make docs test-docs"])],
 )
-def test_workflows(name, command):
+def test_workflows(name, commands):
     workflow = loaded(GITHUB / "workflows" / name)
     # YAML 1.1 reads the key "on" as true.
     assert workflow[True]
-    (job,) = workflow["jobs"].values()
-    *_, last = job["steps"]
-    assert last["run"] == command
-    assert job["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
+    jobs = workflow["jobs"].values()
+    assert [job["steps"][-1]["run"] for job in jobs] == commands
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for job, command in zip(jobs, commands, strict=True):
+        assert job["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
+        if command.startswith("make "):
+            assert set(command.split()[1:]) <= set(targets)
     assert (ROOT / ".ci" / "run").exists()
 
 

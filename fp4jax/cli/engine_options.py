@@ -3,6 +3,9 @@
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
+
+import jax
 
 from fp4jax.cli import compilation_cache
 from fp4jax.data.phantom.cache import default_folder
@@ -37,8 +40,10 @@ class EngineOptions:
     def see_gpu(self) -> None:
         """Hides the other GPUs from JAX; before its first use.
 
+        Where JAX is told to use the CPU, the same commands can be tried without GPUs.
+
         Raises:
-            ValueError: a number that is none of a GPU.
+            ValueError: a number that is none of a GPU, where JAX would go on with the CPU.
         """
         if self.gpu is None:
             return
@@ -48,6 +53,12 @@ class EngineOptions:
                 "nvidia-smi lists them. Ray chooses the GPUs itself."
             )
         os.environ["CUDA_VISIBLE_DEVICES"] = str(self.gpu)
+        known: Any = jax.config
+        if known.jax_platforms != "cpu" and jax.default_backend() == "cpu":
+            raise ValueError(
+                f"gpu is {self.gpu}, but JAX finds no such GPU here; give a number that nvidia-smi "
+                "lists, install jax[cuda13], or leave gpu out to train on the CPU."
+            )
 
     def made(self) -> Engine:
         """The engine itself.

@@ -60,7 +60,7 @@ def find_amax(blocked: Float[Array, "..."], view: BlockView, apart: tuple[int, .
     block = magnitudes
     if view.axes:
         # Without the barrier XLA reads the whole tensor again for the tensor amax.
-        block = exact.barrier(_largest(magnitudes, view.inner_axes))
+        block = exact.barrier(_largest_of_blocks(magnitudes, view.inner_axes))
     spanned = tuple(a for a in range(block.ndim) if a not in apart)
     tensor = _largest(block, spanned)
     if apart:
@@ -72,6 +72,19 @@ def find_amax(blocked: Float[Array, "..."], view: BlockView, apart: tuple[int, .
 def largest(amax: Float[Array, "_ *parts"]) -> Float[Array, "*parts"]:  # noqa: F821
     """The largest of several amax, along the first axis; NaN and Inf are kept."""
     return exact.from_bits(_largest(exact.bits(amax) & MAGNITUDE_BITS, (0,)))
+
+
+def _largest_of_blocks(magnitudes: Array, axes: tuple[int, ...]) -> Array:
+    """Of tiles: over their rows first, which XLA:CPU does with vectors, 3 times faster.
+
+    It would merge the two maxima, were the second not one of unsigned numbers.
+    """
+    *rows, last = sorted(axes)
+    if not rows:
+        return _largest(magnitudes, axes)
+    of_rows = lax.bitcast_convert_type(_largest(magnitudes, tuple(rows)), jnp.uint32)
+    of_tiles = lax.reduce(of_rows, np.uint32(0), lax.max, (last - len(rows),))
+    return lax.bitcast_convert_type(of_tiles, jnp.int32)
 
 
 def _largest(magnitudes: Array, axes: tuple[int, ...]) -> Array:

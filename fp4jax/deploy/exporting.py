@@ -1,11 +1,12 @@
 """export: one model, one target, one file that was checked."""
 
+import os
 from pathlib import Path
 
 from fp4jax.deploy.account import Account
 from fp4jax.deploy.checkpoints.reading import is_checkpoint, read_checkpoint
 from fp4jax.deploy.subject import Subject, read_subject
-from fp4jax.deploy.targets import Options, get_target
+from fp4jax.deploy.targets import Options, Target, get_target
 from fp4jax.files import expanded
 from fp4jax.predict.about import About as About
 
@@ -56,16 +57,28 @@ def export(
     """
     target, path = get_target(to), expanded(out)
     assert path is not None
-    if path.exists():
+    if os.path.lexists(path):  # a link to nothing is something, too
         raise FileExistsError(f"{path} exists; name another file, or remove it.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent} is no folder; make it, or name another.")
     if not isinstance(subject, Subject):
-        given = Path(subject).expanduser()
-        if recipe is None and is_checkpoint(given):
-            subject = read_checkpoint(given)
-        else:
-            subject = read_subject(given, recipe=recipe, static=static or target.static)
+        subject = _read(Path(subject).expanduser(), target, recipe, static)
     elif recipe is not None or static:
         raise ValueError("recipe and static are for folders of runs; a model has its own.")
-    return target.write(subject, path, options or Options())
+    try:
+        return target.write(subject, path, options or Options())
+    except OSError as error:
+        if error.filename is None and error.errno is not None:  # a full disk names no file
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
+
+
+def _read(path: Path, target: Target, recipe: str | None, static: bool) -> Subject:
+    """Of a run, or of what is packed already and has its recipe and scales."""
+    checkpoint = is_checkpoint(path)
+    given = "static" if static else None if recipe is None else "recipe"
+    if given and (checkpoint or path.is_file()):
+        raise ValueError(f"{given} is for folders of runs; {path} is packed and has its own.")
+    if checkpoint:
+        return read_checkpoint(path)
+    return read_subject(path, recipe=recipe, static=static or target.static)

@@ -13,7 +13,7 @@ from fp4jax.nnx.packed_files import is_packed
 from fp4jax.nnx.packing import quantized_layers
 from fp4jax.predict.about import About
 from fp4jax.predict.packed_files import describe, load_packed
-from fp4jax.predict.packed_runs import packed_run, run_model
+from fp4jax.predict.packed_runs import pack_run, run_model
 
 _LOG = logging.getLogger(__name__)
 #: In which files compute.
@@ -104,11 +104,11 @@ def read_subject(path: str | Path, *, recipe: str | None = None, static: bool = 
     scores = scores_of(path) if recipe is None and not static else ()
     if not any(recipe.quantizes for _, recipe in quantized_layers(model)):
         return Subject(model, about, scores)
-    return Subject(*packed_run(path, recipe=recipe, static=static, dtype=FLOAT), scores)
+    return Subject(pack_run(path, model, about), about, scores)
 
 
 def _in_float32(path: Path, about: About) -> About:
     """What makes the model, computing in float32."""
     if about.dtype != FLOAT:
-        _LOG.warning("%s computes in %s; files are written in %s.", path, about.dtype, FLOAT)
+        _LOG.warning("%s computes in %s, and is read in %s.", path, about.dtype, FLOAT)
     return dataclasses.replace(about, dtype=FLOAT)

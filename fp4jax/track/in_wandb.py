@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,7 +50,7 @@ class Wandb(Tracker):
 
         self.out.mkdir(parents=True, exist_ok=True)
         mode = os.environ.get("WANDB_MODE", "offline")
-        parts = sorted((self.out / "wandb").glob(f"offline-run-*-{run.name}"))
+        parts = parts_of(self.out, run.name)
         uploaded = any(next(part.glob("*.synced"), None) for part in parts)
         anew = mode == "offline" and not uploaded
         settings = wandb.Settings(
@@ -75,7 +76,9 @@ class Wandb(Tracker):
             settings=settings,
         )
         for part in parts if anew else ():
-            shutil.rmtree(part, ignore_errors=True)
+            # W&B names a part by the second: one that began just now may have the same name.
+            if part.absolute() != Path(own.dir).absolute().parent:
+                shutil.rmtree(part, ignore_errors=True)
         return _Run(own, self._record(run), anew)
 
     def has(self, run: Tracked) -> bool:
@@ -85,6 +88,18 @@ class Wandb(Tracker):
     def _record(self, run: Tracked) -> Path:
         project = "_".join(filter(None, (self.entity, self.project)))
         return self.out / "wandb" / "epochs" / project / f"{run.name}.json"
+
+
+def parts_of(out: Path, name: str) -> list[Path]:
+    """The folders of a run's offline parts; those of the same second have a number behind.
+
+    Example:
+        >>> parts_of(Path("nowhere"), "cnn_4m")
+        []
+    """
+    found = (out / "wandb").glob(f"offline-run-*-{name}*")
+    behind = re.compile(rf"offline-run-\w+-{re.escape(name)}(-\d+)?")
+    return sorted(path for path in found if behind.fullmatch(path.name))
 
 
 class _Run(Log):

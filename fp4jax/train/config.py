@@ -308,15 +308,20 @@ def attention_of(given: Any) -> str | AttentionRecipe | None:
 
 def id_of(config: RunConfig, identity: Mapping[str, Any]) -> str:
     """Readable start, then 10 hexadecimal digits of the hash of :meth:`RunConfig.identity`."""
-    counted = {**identity, "config": dict(identity["config"])}
-    for name in ("weights", "plugins"):
-        counted["config"].pop(name)
-    hashed = hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:10]
+    text = json.dumps(counted(identity), sort_keys=True)
+    hashed = hashlib.sha256(text.encode()).hexdigest()[:10]
     recipe = config.recipe_name.replace("+", "-")
     if config.method != "qat":
         recipe = f"{config.method}-{recipe}"
     parts = (config.arch, config.scale, recipe, config.data.name, config.split, f"s{config.seed}")
     return "_".join((*parts, hashed))
+
+
+def counted(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Of an identity what the id depends on: not where weights lie, and what was imported."""
+    apart = ("weights", "plugins")
+    config = {name: value for name, value in identity["config"].items() if name not in apart}
+    return {**identity, "config": config}
 
 
 def file_digest(path: Path) -> str:

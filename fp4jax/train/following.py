@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,10 @@ from fp4jax.train.lock import Held, held
 
 # Seconds until a folder that one host has made is seen by the others.
 _SEEN = 10.0
+# What an identity has as a hash.
+_NAMED = {"digest": "the data differ", "split_sha256": "the patients differ"}
+# Differences of which is spoken.
+_SAID = 3
 
 
 class FollowedFolder(RunFolder):
@@ -90,6 +94,45 @@ def created(devices: Devices | None, create: Callable[[], None], folder: Path) -
                 "see; give a folder that all hosts share."
             )
         )
+
+
+def check_asked(devices: Devices, runs: Sequence[Mapping[str, Any]]) -> None:
+    """Raises ValueError if a process is to train other runs than the first one.
+
+    Args:
+        devices: of the processes.
+        runs: of their identities what counts, :func:`fp4jax.train.config.counted`.
+    """
+    first, *others = devices.all(list(runs))
+    for i, other in enumerate(others, start=1):
+        if other != first:
+            raise agreed(
+                ValueError(
+                    f"process {i} would train other runs than the first ({_differing(other, first)}"
+                    "); repeat the same command on all hosts, with the same data and the same "
+                    "version of fp4jax."
+                )
+            )
+
+
+def _differing(runs: Sequence[Mapping[str, Any]], first: Sequence[Mapping[str, Any]]) -> str:
+    """In words what differs between two lists of identities."""
+    if len(runs) != len(first):
+        return f"{len(runs)} of them, not {len(first)}"
+    pairs = ((dict(_parts(a)), dict(_parts(b))) for a, b in zip(runs, first, strict=True))
+    own, other = next((a, b) for a, b in pairs if a != b)
+    names = [name for name in {**other, **own} if own.get(name) != other.get(name)]
+    said = [_NAMED.get(n) or f"{n} is {own.get(n)}, not {other.get(n)}" for n in names]
+    return "; ".join(said[:_SAID])
+
+
+def _parts(record: Mapping[str, Any], of: str = "") -> Iterator[tuple[str, Any]]:
+    """Values of a record and of those within it, by names such as ``data.image_size``."""
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            yield from _parts(value, "" if name == "config" else f"{of}{name}.")
+        else:
+            yield of + name, value
 
 
 def check_same(devices: Devices, tree: Any) -> None:

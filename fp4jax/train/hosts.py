@@ -10,8 +10,9 @@ import ctypes
 import dataclasses
 import os
 import signal
+import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -23,6 +24,10 @@ LOST = 75
 _LOST = (
     "another process of this training has ended, or cannot be reached. Repeat the command on all "
     "hosts: the run goes on from its last checkpoint."
+)
+_UNMET = (
+    "not all processes of this training have come to {} within {} seconds. Start each of them "
+    "once, numbered from 0 on, all with the address of the first one, which the others can reach."
 )
 #: Variables that say where a process stands, where jax.distributed does not look itself.
 _ADDRESS = "JAX_COORDINATOR_ADDRESS"
@@ -36,12 +41,12 @@ _SIGNS = ("gloo", "nccl", "coordination", "heartbeat", "connection", "unavailabl
 
 
 class LostProcessError(RuntimeError):
-    """Another process of the training has ended; exit code 75."""
+    """Another process of the training has ended, or has not come; exit code 75."""
 
     exit_code = LOST
 
-    def __init__(self) -> None:
-        super().__init__(_LOST)
+    def __init__(self, message: str = _LOST) -> None:
+        super().__init__(message)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +126,8 @@ def joined(hosts: Hosts | None = None) -> Iterator[Devices]:
         hosts: default: what the environment says.
 
     Raises:
-        ValueError: a part of the arguments is missing, or JAX has already computed something.
+        ValueError: a part of the arguments is missing, the first process cannot listen, or JAX has
+            already computed something.
         LostProcessError: a process cannot be reached, or has ended.
 
     Example:
@@ -167,39 +173,60 @@ def _connect(hosts: Hosts) -> bool:
     """Whether there are several processes, which are then connected."""
     if are_connected():  # by the caller, who also ends it
         return False
+    if hosts.coordinator is not None and hosts.process_id == 0:
+        _check_port(int(hosts.coordinator.rpartition(":")[2]))
     known: Any = jax.config
     before = known.jax_cpu_collectives_implementation
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # SIGTERM is fp4jax's: all processes agree on the step after which they save and end.
     jax.config.update("jax_enable_preemption_service", False)
     given = hosts.coordinator is not None
+    patience = max(60, hosts.heartbeat)
+    unmet = _UNMET.format(hosts.coordinator or "the first one", patience)
+    _at_abort(unmet)
     try:
         jax.distributed.initialize(
             hosts.coordinator,
             hosts.processes,
             hosts.process_id,
             cluster_detection_method="deactivate" if given and not _gpus_are_shared() else None,
-            initialization_timeout=max(60, hosts.heartbeat),
+            initialization_timeout=patience,
             heartbeat_timeout_seconds=hosts.heartbeat,
-            shutdown_timeout_seconds=max(60, hosts.heartbeat),
+            shutdown_timeout_seconds=patience,
         )
     except ValueError:
+        _at_abort(None)
         # There is no coordinator: one process.
         if given:
             raise
         jax.config.update("jax_cpu_collectives_implementation", before)
         return False
     except RuntimeError as error:
+        _at_abort(None)
         jax.config.update("jax_cpu_collectives_implementation", before)
         if "before" not in str(error):
-            raise LostProcessError from error
+            raise LostProcessError(unmet) from error
         if not given and not _gpus_are_shared():
             return False
         raise ValueError(
             "JAX has already computed something in this process; connect the hosts first."
         ) from error
-    _at_abort(_last_words)
+    _at_abort(_LOST)
     return True
+
+
+def _check_port(port: int) -> None:
+    """Raises ValueError if the first process cannot listen there: JAX would crash."""
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    try:
+        socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+        raise ValueError(
+            f"process 0 cannot listen on port {port} of this host ({why}); give another coordinator"
+            " on all hosts, or end what listens there."
+        ) from error
 
 
 def _gpus_are_shared() -> bool:
@@ -227,7 +254,7 @@ def _is_loss(error: BaseException) -> bool:
     return False
 
 
-def _at_abort(handler: Callable[[int], None] | None) -> None:
+def _at_abort(message: str | None) -> None:
     """JAX aborts a process that has lost the others, from a thread of its own: it says why first.
 
     abort() calls the handler like a function, in a thread that holds nothing of Python's, so that
@@ -238,16 +265,16 @@ def _at_abort(handler: Callable[[int], None] | None) -> None:
         return
     global _handler
     libc, kind = ctypes.CDLL(None), ctypes.CFUNCTYPE(None, ctypes.c_int)
-    before, _handler = _handler, None if handler is None else kind(handler)
+
+    def last_words(number: int) -> None:
+        os.write(2, f"error: {message}\n".encode())
+        os._exit(LOST)
+
+    before, _handler = _handler, None if message is None else kind(last_words)
     libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
     libc.signal.restype = ctypes.c_void_p
     libc.signal(signal.SIGABRT, _handler and ctypes.cast(_handler, ctypes.c_void_p))
     del before  # not sooner than another one has its place
-
-
-def _last_words(number: int) -> None:
-    os.write(2, f"error: {_LOST}\n".encode())
-    os._exit(LOST)
 
 
 # Kept as long as the process may abort.

@@ -9,7 +9,6 @@ process. Both times that are compared are of files in that folder, so hosts' clo
 import contextlib
 import errno
 import os
-import tempfile
 import threading
 import time
 import uuid
@@ -189,6 +188,7 @@ def held(
         OSError: a folder is not there or cannot be written to.
 
     Example:
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as name:
         ...     run = Path(name)
         ...     with held(run) as lock:
@@ -240,7 +240,7 @@ def _locked(folder: Path, deadline: float, stale: float) -> Iterator[bool]:
                 record = status.read(folder)
                 # With flock, a record of this host is that of a process which is gone.
                 gone = record is None or (taken is not None and status.is_here(record))
-                seconds = status.age(folder, _filesystem_now(folder))
+                seconds = status.age(folder, status.filesystem_now(folder))
                 if gone or not status.is_alive(record or {}, seconds, stale):
                     break
                 stack.close()
@@ -273,9 +273,3 @@ def _absolute(folder: Path) -> Path:
 def _unlock(lock: filelock.BaseFileLock | None) -> None:
     if lock is not None:
         lock.release()
-
-
-def _filesystem_now(folder: Path) -> float:
-    """The time by the clock that stamps the folder's files."""
-    with tempfile.TemporaryFile(dir=folder) as file:
-        return os.fstat(file.fileno()).st_mtime

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from fp4jax.extras import Extra
 
 _LOG = logging.getLogger(__name__)
 _LOCAL = "local"
+# Seconds in which the head of a cluster is found.
+_PATIENCE = 10.0
 # What changes numbers, memory and folders; the processes of a cluster have the environment in
 # which somebody started its nodes.
 _CARRIED = ("FP4JAX_", "JAX_", "NCCL_", "XLA_")
@@ -25,11 +28,67 @@ _CARRIED = ("FP4JAX_", "JAX_", "NCCL_", "XLA_")
 _OWN = ("JAX_COORDINATOR_", "JAX_LOCAL_", "JAX_NUM_PROCESSES", "JAX_PLATFORMS", "JAX_PROCESS_ID")
 
 
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """A Ray that this process is connected to.
+
+    Attributes:
+        ray: the module.
+        grows: whether nodes may come; none do to a local Ray of this process.
+    """
+
+    ray: Any
+    grows: bool
+
+    def gpus(self, asked: float | int | None) -> float | int:
+        """What was asked for of a process, else 1 where the cluster has GPUs, else 0."""
+        return float(self._all("GPU") >= 1) if asked is None else asked
+
+    def nodes(self, cpus: float | int, gpus: float | int, what: str) -> int:
+        """How many have room for a run or a process, ``what``.
+
+        Where none has, and one may come, it says so: Ray would wait without a word.
+
+        Raises:
+            ValueError: none has, and none will.
+        """
+        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        large = [n for n in nodes if n.get("CPU", 0) >= cpus and n.get("GPU", 0) >= gpus]
+        if not large and not self.grows:
+            raise ValueError(
+                f"a {what} needs {cpus:g} CPUs and {gpus:g} GPUs, and this machine has "
+                f"{self._all('CPU'):g} and {self._all('GPU'):g}; give fewer, cpus_per_{what} and "
+                f"gpus_per_{what}, or the address of a cluster that has them."
+            )
+        if not large:
+            _LOG.warning(
+                "None of the %d nodes of the Ray cluster has %g CPUs and %g GPUs for a %s: waiting "
+                "for one that has. Or give fewer, cpus_per_%s and gpus_per_%s.",
+                len(nodes),
+                cpus,
+                gpus,
+                *[what] * 3,
+            )
+        return len(large)
+
+    def check_room(self, count: int, cpus: float | int, gpus: float | int) -> None:
+        """Raises ValueError if so many processes have no room at a time, and never will."""
+        for kind, each in (("CPU", cpus), ("GPU", gpus)):
+            if not self.grows and count * each > self._all(kind):
+                raise ValueError(
+                    f"processes is {count}, with {each:g} {kind}s each, and this machine has "
+                    f"{self._all(kind):g}; give fewer, or the address of a cluster that has them."
+                )
+
+    def _all(self, kind: str) -> float:
+        return self.ray.cluster_resources().get(kind, 0.0)
+
+
 @contextlib.contextmanager
 def connected(
     address: str | None, runtime_env: Mapping[str, Any], *, log: bool = False
-) -> Iterator[Any]:
-    """The module ``ray``, connected while the block runs.
+) -> Iterator[Cluster]:
+    """A Ray, connected while the block runs.
 
     Args:
         address: of a cluster, ``auto`` for the one of this host; default: ``$RAY_ADDRESS``, else a
@@ -46,9 +105,10 @@ def connected(
     with Extra("ray"):
         import ray
     if ray.is_initialized():
-        yield ray
+        yield Cluster(ray, grows=True)
         return
     address = address or os.environ.get("RAY_ADDRESS") or _LOCAL
+    _check_address(address)
     options: dict[str, Any] = {"address": address, "runtime_env": carried(runtime_env, os.environ)}
     if address == _LOCAL:
         # Nothing is sent to anybody that nobody asked for.
@@ -56,9 +116,23 @@ def connected(
         options["include_dashboard"] = False
     ray.init(log_to_driver=log, logging_level=logging.ERROR, **options)
     try:
-        yield ray
+        yield Cluster(ray, grows=address != _LOCAL)
     finally:
         ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Raises ConnectionError if nobody listens there, for which Ray would wait many minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not host or not port.isdecimal():  # such as auto
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(
+            f"there is no Ray cluster at the address {address} ({error}); give HOST:PORT of its "
+            "head, as ray start --head says it, or auto on a machine of the cluster."
+        ) from error
 
 
 def carried(runtime_env: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
@@ -76,27 +150,6 @@ def carried(runtime_env: Mapping[str, Any], environment: Mapping[str, str]) -> d
     }
     variables = own | dict(runtime_env.get("env_vars", {}))
     return dict(runtime_env) | ({"env_vars": variables} if variables else {})
-
-
-def gpus_or_default(ray: Any, gpus: float | int | None) -> float:
-    """What was asked for, else 1 where the cluster has GPUs, else 0."""
-    return float(ray.cluster_resources().get("GPU", 0) >= 1) if gpus is None else gpus
-
-
-def large_nodes(ray: Any, cpus: float, gpus: float, what: str) -> int:
-    """How many nodes have so much; says so if there are none: Ray would wait without a word."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    large = [n for n in nodes if n.get("CPU", 0) >= cpus and n.get("GPU", 0) >= gpus]
-    if not large:
-        _LOG.warning(
-            "None of the %d nodes of the Ray cluster has %g CPUs and %g GPUs for a %s: waiting for "
-            "one that has. Or give fewer, cpus_per_%s and gpus_per_%s.",
-            len(nodes),
-            cpus,
-            gpus,
-            *[what] * 3,
-        )
-    return len(large)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from fp4jax.train.devices import Devices
 from fp4jax.train.hosts import Hosts, LostProcessError
-from fp4jax.train.ray_cluster import Setting, connected, gpus_or_default, large_nodes
+from fp4jax.train.ray_cluster import Cluster, Setting, connected
 from fp4jax.train.ray_process import Outcome, Process
 from fp4jax.train.signals import Terminated, Termination
 
@@ -79,16 +79,18 @@ class RayHosts:
 
         Raises:
             ModuleNotFoundError: Ray is not installed.
+            ValueError: this machine has no room for the processes, and no cluster was named.
             ConnectionError: there is no cluster at the address.
             LostProcessError: processes were lost again and again.
             fp4jax.train.Terminated: on SIGTERM, when all have saved and ended.
             Exception: what the function raised.
         """
         with (
-            connected(self.address, self.runtime_env, log=True) as ray,
+            connected(self.address, self.runtime_env, log=True) as cluster,
             Termination() as termination,
         ):
-            count, shares = self._size(ray)
+            ray = cluster.ray
+            count, shares = self._size(cluster)
             for left in reversed(range(self.retries + 1)):
                 try:
                     return self._once(ray, function, count, shares, termination)
@@ -98,14 +100,16 @@ class RayHosts:
                     _LOG.warning("A process was lost. All start again, from the last checkpoint.")
         raise AssertionError  # the last one returned or raised
 
-    def _size(self, ray: Any) -> tuple[int, dict[str, float]]:
+    def _size(self, cluster: Cluster) -> tuple[int, dict[str, float]]:
         """(processes, what each of them reserves)."""
-        cpus, gpus = self.cpus_per_process, gpus_or_default(ray, self.gpus_per_process)
-        nodes = large_nodes(ray, cpus, gpus, "process")
+        cpus, gpus = self.cpus_per_process, cluster.gpus(self.gpus_per_process)
+        nodes = cluster.nodes(cpus, gpus, "process")
         count = self.processes
         if count is None and gpus:
-            count = int(ray.cluster_resources().get("GPU", 0) // gpus)
-        return count or max(nodes, 1), {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
+            count = int(cluster.ray.cluster_resources().get("GPU", 0) // gpus)
+        count = count or max(nodes, 1)
+        cluster.check_room(count, cpus, gpus)
+        return count, {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
 
     def _once(
         self,

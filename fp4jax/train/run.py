@@ -12,10 +12,10 @@ from fp4jax.data import Cohort, Split
 from fp4jax.train import scale_options
 from fp4jax.train.arrays import memory_errors
 from fp4jax.train.best import read_best
-from fp4jax.train.config import RunConfig
+from fp4jax.train.config import RunConfig, counted
 from fp4jax.train.environment import environment
 from fp4jax.train.folder import RunFolder
-from fp4jax.train.following import FollowedFolder, created, held_by_first
+from fp4jax.train.following import FollowedFolder, check_asked, created, held_by_first
 from fp4jax.train.group import Group, Options, tidy
 from fp4jax.train.lane import DivergedError
 from fp4jax.train.listeners import Listeners
@@ -95,6 +95,8 @@ def train_together(
         )
     data = bound(configs[0], data)
     members = [_followed(member_of(config, data, out, split), options) for config in configs]
+    if devices is not None:
+        check_asked(devices, [counted(member.identity) for member in members])
     for member in members if options.writes else ():
         # A process may have been killed between the summary and this.
         tidy(member.folder)

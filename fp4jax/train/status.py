@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 import platform
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,8 @@ from fp4jax.files import read_json
 FILE = "status.json"
 #: Seconds without a heartbeat after which a process on another host is taken for dead.
 STALE = 60.0
+# By file system: its time, and this process's at that moment.
+_LOOKS: dict[int, tuple[float, float]] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,11 +110,41 @@ def is_here(record: dict[str, Any]) -> bool:
 
 
 def age(folder: Path, now: float | None = None) -> float:
-    """Seconds since the heartbeat, by the times of files; ``now``: default, this host's clock."""
+    """Seconds since the heartbeat, by the times of files.
+
+    Args:
+        folder: of the run.
+        now: :func:`filesystem_now`; default: as it is known from a look in the last minute, which
+            is enough to see who lives.
+    """
     try:
-        return (time.time() if now is None else now) - (folder / FILE).stat().st_mtime
+        written = (folder / FILE).stat()
     except FileNotFoundError:
         return float("inf")
+    return (_about_now(folder, written.st_dev) if now is None else now) - written.st_mtime
+
+
+def filesystem_now(folder: Path) -> float:
+    """The time by the clock that stamps the folder's files, which is another host's if shared.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return os.fstat(file.fileno()).st_mtime
+
+
+def _about_now(folder: Path, device: int) -> float:
+    """As :func:`filesystem_now`, from a look that may be old; this host's time if none can be."""
+    since = time.monotonic()
+    stamp, looked = _LOOKS.get(device, (0.0, -float("inf")))
+    if since - looked > STALE:
+        try:
+            stamp = filesystem_now(folder)
+        except OSError:  # others' runs may be watched
+            return time.time()
+        _LOOKS[device] = stamp, looked = stamp, since
+    return stamp + since - looked
 
 
 def is_alive(record: dict[str, Any], seconds: float, stale: float = STALE) -> bool:

@@ -29,6 +29,7 @@ const dialog = document.querySelector('dialog');
 note('open ' + dialog.open);
 document.querySelector('figure img').click();
 note('open ' + dialog.open + ' ' + dialog.querySelectorAll('img').length);
+note('larger ' + (dialog.querySelector('img').width > document.querySelector('figure img').width));
 dialog.click(); note('open ' + dialog.open);
 """
 

@@ -1,7 +1,9 @@
 """Where a study is executed, as options of the command line."""
 
 import os
+from typing import Any
 
+import jax
 import pytest
 
 from fp4jax.cli.engine_options import EngineOptions, prepare
@@ -29,8 +31,18 @@ def test_options_that_do_not_go_together(options, message):
         EngineOptions(**options).made()
 
 
-def test_a_process_sees_one_gpu(monkeypatch):
+@pytest.fixture
+def platforms(monkeypatch):
+    """Sets where JAX is to compute."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    known: Any = jax.config
+    before = known.jax_platforms
+    yield lambda names: jax.config.update("jax_platforms", names)
+    jax.config.update("jax_platforms", before)
+
+
+def test_a_process_sees_one_gpu(platforms):
+    platforms("cpu")
     EngineOptions().see_gpu()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
     EngineOptions(gpu=1).see_gpu()
@@ -38,3 +50,10 @@ def test_a_process_sees_one_gpu(monkeypatch):
     for wrong in (EngineOptions(gpu=-1), EngineOptions(gpu=0, engine="ray")):
         with pytest.raises(ValueError, match="Ray chooses"):
             wrong.see_gpu()
+
+
+def test_a_gpu_that_is_not_there(platforms, monkeypatch):
+    platforms(None)
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    with pytest.raises(ValueError, match="gpu is 7, but JAX finds no such GPU here"):
+        EngineOptions(gpu=7).see_gpu()

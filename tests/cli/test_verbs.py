@@ -129,7 +129,7 @@ def test_data_shows_and_verifies(run, tmp_path):
 
 def test_a_study_reports_and_is_not_repeated(run, tmp_path):
     options = ["--archs", "cnn", "--recipes", "0", "1", *TINY, *FEW, "--epochs", "1"]
-    options += ["--methods", "qat", "ptq"]
+    options += ["--methods", "qat", "ptq", "--calibrate", "None"]
     code, out, _ = run("study", "demo", *options, "--out", "s")
     assert code == 0
     assert "full" in out

@@ -62,7 +62,7 @@ def test_a_model_in_bfloat16_is_read_in_float32(tmp_path, caplog):
     model.eval()
     path = save_packed(tmp_path / "cnn.safetensors", fp4nnx.pack(model), about)
     one = deploy.read_subject(path)
-    assert "computes in bfloat16; files are written in float32" in caplog.text
+    assert "computes in bfloat16, and is read in float32" in caplog.text
     assert one.about == _ABOUT
     graph, state = nnx.split(one.model)
     images = one.examples(1)
@@ -82,6 +82,11 @@ def test_nothing_is_overwritten_and_targets_are_named(tmp_path):
     assert path.read_text() == "mine"
     with pytest.raises(ValueError, match="no target 'onnx'; known names: onnx-portable, "):
         deploy.export(_subject(), "onnx", tmp_path / "new.onnx")
+    link = tmp_path / "link.onnx"
+    link.symlink_to("nowhere")
+    with pytest.raises(FileExistsError, match=r"link\.onnx exists"):
+        deploy.export(_subject(), "onnx-portable", link)
+    assert link.is_symlink()
     with pytest.raises(FileNotFoundError, match="is no folder"):
         deploy.export(_subject(), "onnx-portable", tmp_path / "none" / "new.onnx")
 
@@ -104,7 +109,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=r"No space left on device: '.*cnn\.onnx'"):
         deploy.export(_subject(), "onnx-portable", tmp_path / "cnn.onnx", Options(batch=1))
     assert not list(tmp_path.iterdir())
 
@@ -135,6 +140,13 @@ def test_subjects_that_cannot_be_written(tmp_path):
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(ValueError, match="recipe is for runs"):
         deploy.read_subject(tmp_path / "model.safetensors", recipe="full")
+    folder = tmp_path / "modelopt"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"quantization_config": {"quant_method": "modelopt"}}')
+    for path in (tmp_path / "model.safetensors", folder):
+        for of_runs in ({"recipe": "full"}, {"static": True}):
+            with pytest.raises(ValueError, match=f"is for folders of runs; {path} is packed"):
+                deploy.export(path, "onnx-portable", tmp_path / "new.onnx", **of_runs)
     assert isinstance(Subject(_ABOUT.create(), _ABOUT).model, nnx.Module)
 
 

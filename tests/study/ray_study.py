@@ -1,16 +1,19 @@
-"""python -m tests.study.ray_study OUT short|fabricated|real cluster|ray|local: a small study there.
+"""python -m tests.study.ray_study OUT KIND cluster|ray|gpu|local: a small study there.
+
+KIND is short, fabricated or real.
 
 ``cluster``: of a head, which trains nothing, and two nodes of one core each. Once runs are under
 way on both, one node goes without grace, and another one comes. ``ray``: on one that the engine
-starts. Prints a line of JSON.
+starts. ``gpu``: on one that believes in a GPU, two processes to it. Prints a line of JSON.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ import numpy as np
 
 from benchmarks import fabricated_training, simulated_cluster
 from fp4jax.cli import compilation_cache
-from fp4jax.study import Study, engine, execute
+from fp4jax.study import Engine, Study, engine, execute
 from fp4jax.train import train_together
 from fp4jax.train.folder import RunFolder
 from tests import blobs
@@ -75,6 +78,18 @@ def real() -> tuple[Study, Any, Any]:
     return study, blobs.cohort(), train_together
 
 
+@contextlib.contextmanager
+def believing_in_a_gpu() -> Iterator[Engine]:
+    """An engine with half of a GPU for a run, which Ray takes for granted."""
+    import ray
+
+    ray.init(address="local", num_gpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        yield engine("ray", gpus_per_run=0.5, prepare=prepare)
+    finally:
+        ray.shutdown()
+
+
 def begun(runs: Path) -> dict[str, int]:
     """Epochs of the runs that are running and have finished one."""
     folders = [RunFolder(path) for path in runs.glob("[!.]*")]
@@ -110,6 +125,9 @@ def main(out: Path, kind: str = "fabricated", where: str = "cluster") -> None:
     elif where == "ray":
         own = engine("ray", prepare=prepare)
         execute(study, data, out, engine=own, saving=blobs.OFTEN.saving, train=Shared(train))
+    elif where == "gpu":
+        with believing_in_a_gpu() as own:
+            execute(study, data, out, engine=own, saving=blobs.OFTEN.saving, train=Shared(train))
     # The driver needs no device of its own, whose memory the tasks are to have.
     seen["driver_has_devices"] = jax._src.xla_bridge.backends_are_initialized()  # pyright: ignore
     ray = sys.modules.get("ray")

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.fabricated_training import read_journal
 from fp4jax.analysis.report import report_folder
+from fp4jax.study.engines.ray_tasks import task
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
@@ -36,6 +37,14 @@ def summaries(out: Path) -> dict:
     return found
 
 
+def test_a_task_with_a_gpu_has_a_process_of_its_own():
+    ray = pytest.importorskip("ray")
+    with_gpu, without = (task(ray, gpus, 2, 50)._default_options for gpus in (0.5, 0))
+    assert (with_gpu["num_gpus"], with_gpu["num_cpus"], with_gpu["max_retries"]) == (0.5, 2, 50)
+    assert with_gpu["max_calls"] == 1
+    assert "max_calls" not in without
+
+
 def test_a_local_ray_is_started_and_ended(tmp_path):
     told = start(tmp_path / "ray", "short", "ray")
     expected = {"finished": 3, "trained": 0, "failures": []}
@@ -48,6 +57,14 @@ def test_a_local_ray_is_started_and_ended(tmp_path):
     (baseline,) = (run for run in ended if "baseline" in run)
     (student,) = (line for line in journal if "qad" in line["run"])
     assert student["began"] >= ended[baseline]
+
+
+@pytest.mark.slow
+def test_several_processes_share_a_gpu(tmp_path):
+    """A GPU that Ray is told of; JAX is not."""
+    told = start(tmp_path / "ray", "short", "gpu")
+    assert (told["finished"], told["trained"], told["failures"]) == (3, 0, [])
+    assert summaries(tmp_path / "ray") == summaries(tmp_path / "local")
 
 
 @pytest.mark.slow

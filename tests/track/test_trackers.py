@@ -9,6 +9,7 @@ import pytest
 
 from fp4jax.analysis.results import RunResult, read_run
 from fp4jax.track import tracking
+from fp4jax.track.in_wandb import parts_of
 from fp4jax.track.values import flat, numbers, scores
 from fp4jax.train import Listener, RunFolder
 from tests import fabricated_runs as fabricated
@@ -91,6 +92,7 @@ def test_mlflow(runs, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         mlflow = pytest.importorskip("mlflow")
+        pytest.importorskip("alembic", reason="all of mlflow")
         uri = f"sqlite:///{tmp_path}/mlflow.db"
         shown_in_sessions(f"mlflow:{uri}", runs, tmp_path)
         client = mlflow.MlflowClient(uri)
@@ -130,4 +132,41 @@ def test_wandb(runs, tmp_path, monkeypatch):
         assert {name: summary[name] for name in final} == final
         known = RunFolder(run.path).config()
         assert config["data.cohort"] == flat(known["config"])["data.cohort"]
-        assert list(tmp_path.glob(f"wandb/offline-run-*{run.path.name}/files/media/images/*.png"))
+        (part,) = parts_of(tmp_path, run.path.name)
+        assert list(part.glob("files/media/images/*.png"))
+
+
+def lines_of(history: list[dict]) -> str:
+    return "".join(json.dumps(record) + "\n" for record in history)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")
+@pytest.mark.slow
+def test_mlflow_does_not_mix_two_trainings(runs, tmp_path):
+    """After a resumption on another machine, or of a folder that was deleted, numbers differ."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mlflow = pytest.importorskip("mlflow")
+        pytest.importorskip("alembic", reason="all of mlflow")
+        uri = f"sqlite:///{tmp_path}/mlflow.db"
+        run = runs[0]
+        told_once = [{**r, "seconds": 1.0} for r in run.history()]
+        (run.path / "metrics.jsonl").write_text(lines_of(told_once))
+        with tracking([f"mlflow:{uri}"], tmp_path, pictures=False) as (listener,):
+            told(listener, [run], 0, 4, False)
+        others = [
+            {**r, "seconds": 9.0, "train_loss": r["train_loss"] + (r["epoch"] > 2)}
+            for r in told_once
+        ]
+        (run.path / "metrics.jsonl").write_text(lines_of(others))
+        with tracking([f"mlflow:{uri}"], tmp_path, pictures=False) as (listener,):
+            told(listener, [run], 2, EPOCHS, True)
+        client = mlflow.MlflowClient(uri)
+        experiment = client.get_experiment_by_name("fp4jax").experiment_id
+        second, first = client.search_runs([experiment])
+        assert (first.info.status, second.info.status) == ("KILLED", "FINISHED")
+        for one, history in ((first, told_once[:4]), (second, others)):
+            for name in ("train_loss", "seconds"):
+                points = client.get_metric_history(one.info.run_id, name)
+                curve = [(r["epoch"], r[name]) for r in history]
+                assert sorted((point.step, point.value) for point in points) == curve

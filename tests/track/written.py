@@ -33,10 +33,12 @@ def wandb(folder: Path, run: str) -> tuple[Points, dict[str, Any], dict[str, Any
     """History, configuration and summary of all offline files of a run."""
     from wandb.proto import wandb_internal_pb2
 
+    from fp4jax.track.in_wandb import parts_of
+
     points: Points = collections.defaultdict(lambda: collections.defaultdict(list))
     config, summary = {}, {}
-    for path in sorted(folder.glob(f"wandb/offline-run-*/run-{run}.wandb")):
-        for data in _level_db(path.read_bytes()):
+    for part in parts_of(folder, run):
+        for data in _level_db((part / f"run-{run}.wandb").read_bytes()):
             record = wandb_internal_pb2.Record.FromString(data)
             config |= _items(record.run.config.update)
             summary |= _items(record.summary.update)

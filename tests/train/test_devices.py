@@ -6,8 +6,9 @@ import pytest
 
 from fp4jax.data import phantom
 from fp4jax.train import Batch, Devices, Options, RunConfig, Source, Volumes, train
+from fp4jax.train.config import counted
 from fp4jax.train.devices import is_agreed
-from fp4jax.train.following import check_same
+from fp4jax.train.following import check_asked, check_same
 from tests import blobs
 from tests.train.test_own_task import DotData, DotFeed
 
@@ -37,6 +38,28 @@ def test_what_the_first_process_raises_is_raised_by_all():
     assert is_agreed(caught.value)
     assert TWO.by_first(lambda: 7) == 7
     check_same(TWO, [np.ones(3)])
+
+
+def test_processes_that_were_given_other_commands(monkeypatch):
+    data = blobs.config().data.bind(blobs.cohort())  # pyright: ignore
+
+    def asked(**changes):
+        config = blobs.config(**changes)
+        return counted(config.identity(data, data.split(config)))
+
+    def differing(*runs):
+        monkeypatch.setattr(Devices, "all", lambda self, own: [own, own, list(runs)])
+        with pytest.raises(ValueError, match="repeat the same command on all hosts") as caught:
+            check_asked(TWO, [asked()])
+        assert is_agreed(caught.value)
+        return str(caught.value).partition(";")[0]
+
+    start = "process 2 would train other runs than the first"
+    assert differing(asked(epochs=5)).startswith(f"{start} (epochs is 5, not ")
+    assert differing(asked(), asked(seed=3)) == f"{start} (2 of them, not 1)"
+    assert differing({**asked(), "digest": "1"}) == f"{start} (the data differ)"
+    monkeypatch.setattr(Devices, "all", lambda self, own: [own, [asked(plugins=("re",))]])
+    check_asked(TWO, [asked()])
 
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path):

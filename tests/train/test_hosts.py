@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from fp4jax.data import phantom
-from fp4jax.train import Devices, Hosts, RunFolder, task
+from fp4jax.train import Devices, Hosts, RunFolder, joined, task
 from fp4jax.train.hosts import LOST
 from tests.train import outcome, several
 
@@ -100,6 +100,19 @@ def test_where_a_process_stands():
     assert Hosts().found(mpi) == Hosts()
     with pytest.raises(ValueError, match="belong together; give process_id and processes too"):
         Hosts("a:1").found({})
+
+
+def test_a_port_that_is_taken():
+    """As by another training, or by another process of the same number."""
+    with socket.create_server(("", 0)) as taken:
+        at = f"127.0.0.1:{taken.getsockname()[1]}"
+        with (
+            pytest.raises(
+                ValueError, match=r"cannot listen on port \d+ of this host \(Address already"
+            ),
+            joined(Hosts(at, process_id=0, processes=2)),
+        ):
+            pass
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fp4jax.files import read_json, write_json
-from fp4jax.train import lock as module
+from fp4jax.train import lock as module, status
 from fp4jax.train.folder import RunFolder
 from fp4jax.train.lock import BusyError, LostError, held
 
@@ -56,6 +56,29 @@ def elsewhere(run: Path, seconds: float) -> None:
     write_json(run / "status.json", record | {"heartbeat": "2026-11-01", "epoch": 4, "epochs": 9})
     then = time.time() - seconds
     os.utime(run / "status.json", (then, then))
+
+
+@pytest.mark.parametrize("wrong", [-1000.0, 1000.0])
+def test_a_host_whose_clock_is_wrong(run, wrong, monkeypatch):
+    """Who lives is told by the times of files, whichever clock stamps them."""
+    states, clock = [], time.time
+    for seconds in (5, 100):
+        elsewhere(run, seconds)
+        monkeypatch.setattr(time, "time", lambda: clock() + wrong)
+        states.append(RunFolder(run).status().state)
+        assert RunFolder(run).running == (seconds == 5)
+        monkeypatch.undo()
+    assert states == ["running", "interrupted"]
+
+
+def test_who_may_not_write_sees_by_his_own_clock(run, monkeypatch):
+    def refuse(folder):
+        raise PermissionError
+
+    monkeypatch.setattr(status, "filesystem_now", refuse)
+    monkeypatch.setattr(status, "_LOOKS", {})
+    elsewhere(run, 5)
+    assert RunFolder(run).running
 
 
 def keep_checking(lock, deadline: float) -> None:

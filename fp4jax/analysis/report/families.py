@@ -2,8 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
+
+from fp4jax.ops.rules import recipe_or_rules
+from fp4jax.train.config import LATER
+from fp4jax.train.scale_options import OF_SCALES, unused
 
 if TYPE_CHECKING:
     from fp4jax.analysis.results import RunResult
@@ -25,9 +29,12 @@ def families(runs: "Sequence[RunResult]") -> dict[str, "list[RunResult]"]:
     Args:
         runs: finished, each once.
     """
-    alike: dict[str, list[RunResult]] = {}
+    by_settings: dict[str, list[RunResult]] = {}
     for run in runs:
-        alike.setdefault(_text(_shared(run)), []).append(run)
+        by_settings.setdefault(_text(_shared(run)), []).append(run)
+    alike: dict[str, list[RunResult]] = {}
+    for text, members in by_settings.items():
+        alike |= {text + more: some for more, some in _by_scales(members)}
     found = {}
     for shared, members in alike.items():
         variants: dict[tuple, list[str]] = {}
@@ -43,13 +50,33 @@ def families(runs: "Sequence[RunResult]") -> dict[str, "list[RunResult]"]:
     return found
 
 
+def _by_scales(runs: "Sequence[RunResult]") -> "Iterator[tuple[str, list[RunResult]]]":
+    """Runs by how they were calibrated and the like; one that cannot be, as baselines, fits all."""
+    scales = [_scales(run) for run in runs]
+    settings: list[dict[str, Any]] = []
+    for own in sorted(scales, key=len, reverse=True):
+        if not any(own.items() <= setting.items() for setting in settings):
+            settings.append(own)
+    for setting in settings:
+        own = [run for run, its in zip(runs, scales, strict=True) if its.items() <= setting.items()]
+        changed = {name: value for name, value in setting.items() if value != LATER[name]}
+        yield _text(changed) if changed else "", own
+
+
+def _scales(run: "RunResult") -> dict[str, Any]:
+    """Of the options of static scales those that have an effect on a run."""
+    config = run.config
+    without = unused(recipe_or_rules(config.recipe), config.attention, config.method)
+    return {name: getattr(config, name) for name in OF_SCALES if name not in without}
+
+
 def _kind(run: "RunResult") -> tuple[str, str, str]:
     return run.config.arch, run.config.scale, run.config.method
 
 
 def _shared(run: "RunResult") -> dict[str, Any]:
     record = run.config.to_json()
-    for name in (*_VARIED, *_OWN, *_OF_METHOD):
+    for name in (*_VARIED, *_OWN, *_OF_METHOD, *OF_SCALES):
         record.pop(name, None)
     return {**record, "digest": run.digest, "numerics": (run.environment or {}).get("numerics")}
 

@@ -30,7 +30,8 @@ figure img { cursor: zoom-in; }
 figure img.pixels { image-rendering: pixelated; width: 100%; padding: 0; background: none; }
 dialog { border: 0; padding: 0; margin: auto; max-width: 100vw; max-height: 100vh; overflow: auto;
   background: #fff; cursor: zoom-out; } dialog::backdrop { background: rgb(0 0 0 / .75); }
-dialog img { display: block; } dialog img.pixels { image-rendering: pixelated;
+dialog img { display: block; width: max(var(--own), min(96vw, 94vh * var(--ratio))); }
+dialog img.pixels { image-rendering: pixelated;
   width: min(96vw, 96vh); }
 .panels { display: grid; gap: .8rem;
   grid-template-columns: repeat(auto-fit, minmax(9.5rem, 14rem)); }
@@ -76,6 +77,9 @@ for (const image of document.querySelectorAll('figure img')) {
   const enlarge = () => {
     const copy = image.cloneNode();
     copy.tabIndex = -1;
+    // As large as the window takes, and never smaller than it was drawn.
+    copy.style.setProperty('--own', image.naturalWidth + 'px');
+    copy.style.setProperty('--ratio', image.naturalWidth / image.naturalHeight);
     large.replaceChildren(copy);
     large.showModal();
   };

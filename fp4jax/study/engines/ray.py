@@ -11,7 +11,7 @@ from typing import Any
 
 from fp4jax.study.engines.ray_tasks import Tasks
 from fp4jax.study.engines.work import Work
-from fp4jax.train.ray_cluster import connected, gpus_or_default, large_nodes
+from fp4jax.train.ray_cluster import connected
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,11 +65,12 @@ class RayEngine:
 
         Raises:
             ModuleNotFoundError: Ray is not installed.
+            ValueError: this machine has less than a run is to have, and no cluster was named.
             ConnectionError: there is no cluster at the address.
             OSError: a node does not see the folder of runs, or it cannot be written to.
             fp4jax.train.Terminated: on SIGTERM; the runs are saved as of their last checkpoints.
         """
-        with connected(self.address, self.runtime_env) as ray:
-            gpus = gpus_or_default(ray, self.gpus_per_run)
-            large_nodes(ray, self.cpus_per_run, gpus, "run")
-            Tasks(ray, work, gpus, self.cpus_per_run, self.retries, self.prepare)()
+        with connected(self.address, self.runtime_env) as cluster:
+            gpus = cluster.gpus(self.gpus_per_run)
+            cluster.nodes(self.cpus_per_run, gpus, "run")
+            Tasks(cluster.ray, work, gpus, self.cpus_per_run, self.retries, self.prepare)()

@@ -28,22 +28,13 @@ class Tasks:
         self,
         ray: Any,
         work: Work,
-        gpus: float,
-        cpus: float,
+        gpus: float | int,
+        cpus: float | int,
         retries: int,
         prepare: Callable[[], None] | None,
     ):
         self.ray, self.work, self.worker = ray, work, work.worker
-        # One GPU's memory is free for others only when the process is gone. On CPUs it goes on,
-        # with what it has compiled.
-        self._task = ray.remote(train_here).options(
-            num_cpus=cpus,
-            num_gpus=gpus,
-            max_retries=retries,
-            retry_exceptions=False,
-            scheduling_strategy="SPREAD",
-            **({"max_calls": 1} if gpus else {}),
-        )
+        self._task = task(ray, gpus, cpus, retries)
         self._size = work.max_lanes if gpus else 1
         self._shared = _put(ray, self.worker.data)
         self._call = Call(
@@ -155,6 +146,21 @@ class Tasks:
             if self.worker.is_open(run) and not self.worker.folder(run).running:
                 reason = " ".join(str(error).split())[:500]
                 self.worker.folder(run).write_failure(RuntimeError(f"its task died: {reason}"))
+
+
+def task(ray: Any, gpus: float | int, cpus: float | int, retries: int) -> Any:
+    """What trains runs in a process of Ray's, with what it reserves."""
+    # A GPU's memory is free for others only when the process is gone. On CPUs it goes on, with what
+    # it has compiled.
+    once = {"max_calls": 1} if gpus else {}
+    return ray.remote(
+        num_cpus=cpus,
+        num_gpus=gpus,
+        max_retries=retries,
+        retry_exceptions=False,
+        scheduling_strategy="SPREAD",
+        **once,
+    )(train_here)
 
 
 def _put(ray: Any, data: Data) -> Any:

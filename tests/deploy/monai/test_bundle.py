@@ -33,7 +33,7 @@ OF_A_TENSOR = (
     *("type", "format", "num_channels", "spatial_shape", "dtype", "value_range"),
     *("is_patch_data", "channel_def"),
 )
-#: What the schema takes for them, which verify_metadata downloads; all others are strings.
+#: What MONAI's schema takes for them; all others are strings.
 TYPES = {
     "changelog": dict,
     "required_packages_version": dict,
@@ -49,6 +49,23 @@ TYPES_OF_A_TENSOR = {
     "is_patch_data": bool,
     "channel_def": dict,
 }
+NAMES = {dict: "object", list: "array", int: "integer", bool: "boolean", str: "string"}
+
+
+def schema():
+    """As a JSON schema, at least as strict as MONAI's, which verify_metadata downloads."""
+
+    def record(required, types):
+        properties = {name: {"type": NAMES[types.get(name, str)]} for name in {*required, *types}}
+        return {"type": "object", "properties": properties, "required": list(required)}
+
+    tensors = {"type": "object", "additionalProperties": record(OF_A_TENSOR, TYPES_OF_A_TENSOR)}
+    whole = record(REQUIRED, TYPES)
+    whole["properties"]["network_data_format"] |= {
+        "properties": {"inputs": tensors, "outputs": tensors},
+        "required": ["inputs", "outputs"],
+    }
+    return whole
 
 
 class Reader(pickle.Unpickler):
@@ -197,8 +214,15 @@ def test_a_bundle_has_the_files_of_the_specification(tmp_path):
 _OF_MONAI = """
 import json, sys
 import numpy as np, torch
-from monai.bundle import ConfigParser, verify_net_in_out
+from monai.bundle import ConfigParser, verify_metadata, verify_net_in_out
 root = sys.argv[1]
+# A schema that is there already is not downloaded.
+verify_metadata(f"{root}/configs/metadata.json", f"{root}/schema.json")
+try:
+    verify_metadata(f"{root}/wrong.json", f"{root}/schema.json")
+    raise SystemExit("metadata without channels are taken")
+except ValueError as error:
+    assert "'num_channels' is a required property" in str(error), error
 parser = ConfigParser()
 parser.read_config(f"{root}/configs/inference.json")
 parser["bundle_root"], parser["device"] = root, "cpu"
@@ -229,8 +253,15 @@ def test_monai_runs_the_bundle(arch, dims, tmp_path):
         (root / name).mkdir(parents=True)
     weights = grid_weights(one.model)
     write_state_dict(root / "models" / "model.pt", weights | buffers(one.about, weights))
-    for name, record in (("metadata", metadata(one, {})), ("inference", inference(one))):
-        (root / "configs" / f"{name}.json").write_text(json.dumps(record))
+    wrong = metadata(one, {})
+    del wrong["network_data_format"]["inputs"]["image"]["num_channels"]
+    for name, record in {
+        "configs/metadata": metadata(one, {}),
+        "configs/inference": inference(one),
+        "schema": schema(),
+        "wrong": wrong,
+    }.items():
+        (root / f"{name}.json").write_text(json.dumps(record))
     x = one.examples(1)
     last = x.ndim - 1
     np.save(root / "x.npy", x.transpose(0, last, *range(1, last)))
