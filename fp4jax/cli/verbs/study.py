@@ -172,7 +172,7 @@ def arguments(argv: Sequence[str] = (), default: Any = None) -> Any:
 
 
 def _unwrapped(text: str | None) -> str:
-    """A docstring with a line for each of its parts, which a terminal wraps in its own width.
+    r"""A docstring with a line for each of its parts, which a terminal wraps in its own width.
 
     Example:
         >>> _unwrapped("First.\n\n    Cost: one\n    hour.\n    Command: x")
