@@ -8,6 +8,8 @@ import jax
 import nibabel
 import numpy as np
 import pytest
+import tifffile
+from PIL import Image
 
 from tests.test_docs import ROOT, commands
 
@@ -18,6 +20,14 @@ PAGE = ROOT / "docs" / "whole_path.md"
 def folder(shared, tmp_path):
     """A folder with the data that the page names."""
     (tmp_path / "kaggle_3m").symlink_to(shared / "lgg_sample" / "kaggle_3m")
+    for i, path in enumerate(sorted((shared / "lgg_sample" / "kaggle_3m").glob("TCGA*"))):
+        # Six patients with two examinations each, as they are exported.
+        out = tmp_path / "patients" / f"Doe, J{i // 2}" / f"20{10 + i}-09-03 MRT"
+        out.mkdir(parents=True)
+        for number in range(8, 14):
+            for end in ("", "_mask"):
+                image = tifffile.imread(path / f"{path.name}_{number}{end}.tif")
+                Image.fromarray(image).save(out / f"IM_{number}{end}.png")
     (sample,) = (path for path in (shared / "brats_sample").iterdir() if path.is_dir())
     parts = ("test", "train", "train", "train", "train", "validation")
     for i, part in enumerate(parts, start=1):
@@ -60,6 +70,7 @@ def test_every_command_runs(folder):
     slices = sorted(folder.glob("kaggle_3m/*/*_mask.tif"))
     assert len(sorted(folder.glob("masks/*/*_mask.tif"))) == len(slices) == 266
     assert (folder / "masks" / "predictions.csv").exists()
+    assert len(sorted(folder.glob("own_masks/*/*/IM_*_mask.png"))) == 12 * 6
     # Of volumes label maps that lie on the images, with scores where there are labels.
     (image,) = folder.glob("brats2015/test/*/Flair*.nii.gz")
     for out in ("labels", "labels_4bit", "slices", "slices_4bit"):

@@ -24,21 +24,21 @@ from fp4jax.train.task import get_task
 
 @dataclasses.dataclass(frozen=True)
 class SliceOptions(Slices):
-    """Slices: a cohort by name."""
+    """Slices: which cohort, of which size, in which channels."""
 
-    # phantom: the embedded synthetic cohort; lgg: the LGG MRI segmentation data set; brats, msd:
-    # slices of the NIfTI volumes of BraTS and of the Medical Segmentation Decathlon; or the name
-    # that a plug-in registered
+    # phantom: the embedded synthetic cohort; lgg: the LGG MRI segmentation data set; images: slices
+    # in PNG and TIFF with masks NAME_mask beside them; brats, msd: slices of the NIfTI volumes of
+    # BraTS and of the Medical Segmentation Decathlon; or the name that a plug-in registered
     cohort: Annotated[str, tyro.conf.arg(name="data")] = "phantom"
 
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions(RunConfig):
-    """A run of which every field is an option; :meth:`config` is the run itself."""
+    """What is trained, and how."""
 
     data: Task = dataclasses.field(default_factory=SliceOptions)
-    # QAT recipe, by name or by the paper's id (0 to 7); or rules for layers, @FILE with the JSON of
-    # {pattern: recipe or null}, as fp4jax diagnose --sensitivity --budget writes it
+    # QAT recipe, by name or by the paper's id (0 to 7); or rules for layers, @FILE with a JSON
+    # object of patterns and recipes (or null), as fp4jax diagnose --sensitivity --budget writes it
     recipe: str = "baseline"
     # recipe of the products inside attention, such as attention_qat, for all attention of the
     # model; default: high precision

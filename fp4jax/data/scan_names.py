@@ -54,6 +54,16 @@ _BRATS = re.compile(
 Key = tuple[str, ...]
 
 
+def is_examination(name: str) -> bool:
+    """Whether a name says when or what was examined, and nothing of whom.
+
+    Example:
+        >>> [is_examination(name) for name in ("2018-09-03", "MRT Kopf", "P001_2018-09-03")]
+        [True, True, False]
+    """
+    return bool(IS_TIME.fullmatch(name) or _EXAMINATION.fullmatch(name))
+
+
 def key_of(name: str, place: str = "") -> tuple[Key, str]:
     """The key of a scan, and the rule that shortened its name, if one did.
 
@@ -76,7 +86,7 @@ def key_of(name: str, place: str = "") -> tuple[Key, str]:
     if place and (subject := _SUBJECT.match(name)):
         return (*_sites(parts[:-1]), subject[0]), "subjects of BIDS"
     own = [part for part in parts if not _SORTING.fullmatch(part)] or parts[-1:]
-    kept = [part for part in own if not (IS_TIME.fullmatch(part) or _EXAMINATION.fullmatch(part))]
+    kept = [part for part in own if not is_examination(part)]
     # 2018/Doe, while a number of four digits may well be a patient
     kept = [part for i, part in enumerate(kept) if kept[i + 1 :] == [] or not _YEAR.fullmatch(part)]
     if not kept:

@@ -177,7 +177,14 @@ def find(root: Path, flat: bool = False) -> tuple[list[SliceFile], list[str]]:
     if not files:
         if problems:
             refuse(root, problems, _HELP)
-        raise ValueError(f"{root} has no slices: no {', '.join(SUFFIXES)} files.{others(every)}")
+        nifti = [path.name for path in every if re.search(r"\.nii(\.gz)?$", path.name)]
+        hint = others(every)
+        if nifti:
+            hint = (
+                f" Files such as {readable(nifti[0])} are NIfTI volumes: --data brats makes slices "
+                "of them, fp4jax train-volumes takes them whole."
+            )
+        raise ValueError(f"{root} has no slices: no {', '.join(SUFFIXES)} files.{hint}")
     if not flat and "." in scans:
         raise ValueError(
             f"{root} has slices in itself, and nothing says of which patients they are; put each "

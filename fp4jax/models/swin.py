@@ -106,7 +106,9 @@ class Swin(nnx.Module):
             False, as in the Swin paper: no shift, every block is global.
         matched_init: changes nothing here: Linear weights are N(0, 0.02**2) with zero bias in any
             case. It exists so that the same options make a ViT comparable.
-        dim, depth, heads: channels of the embedding, number of blocks, attention heads.
+        dim: channels of the embedding.
+        depth: number of blocks.
+        heads: attention heads.
         hidden: channels inside the MLPs.
         patch: pixels per side of a patch, a power of two.
         dropout: rate after the embedding, in attention and in MLPs.

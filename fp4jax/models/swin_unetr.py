@@ -233,7 +233,9 @@ class SwinUNETR(nnx.Module):
         window_size: tokens along each axis, cut where the grid is smaller.
         mlp_ratio: hidden channels of the blocks over channels.
         qkv_bias: whether q, k and v have a bias.
-        dropout, attention_dropout, drop_path: rates; the last grows from 0 over all blocks.
+        dropout: rate behind projections and in MLPs.
+        attention_dropout: rate of the attention weights.
+        drop_path: rate of stochastic depth in the last block, growing from 0 in the first.
         normalize: whether the states are normalized before they leave the transformer.
         use_v2: residual convolutions before each stage ("Swin UNETR v2").
         patch_merging: "merging" or "mergingv2", MONAI's two orders of neighbours.

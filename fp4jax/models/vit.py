@@ -19,7 +19,9 @@ class ViT(nnx.Module):
     The class token takes part in attention and is dropped before the decoder.
 
     Args:
-        dim, depth, heads: channels of the embedding, number of blocks, attention heads.
+        dim: channels of the embedding.
+        depth: number of blocks.
+        heads: attention heads.
         hidden: channels inside the MLPs.
         patch: pixels per side of a patch, a power of two.
         in_channels, num_classes: of the images and of the logits.

@@ -22,6 +22,7 @@ from fp4jax.train.arrays import (
     storage_errors,
 )
 from fp4jax.train.devices import Devices
+from fp4jax.train.signals import undivided
 
 T = TypeVar("T")
 
@@ -95,7 +96,8 @@ class Checkpoints:
             best=ocp.args.StandardSave(self._copied(best)),  # pyright: ignore[reportCallIssue]
             progress=ocp.args.JsonSave(copy.deepcopy(progress)),  # pyright: ignore[reportCallIssue]
         )
-        with memory_errors(), storage_errors(self.folder, "write"):
+        # A save that is half begun would be waited for by nobody, and go on in an ending process.
+        with undivided(), memory_errors(), storage_errors(self.folder, "write"):
             self._manager.save(number, args=args)
 
     def _copied(self, tree: Any) -> dict[str, Any]:
@@ -107,15 +109,16 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when all is written; raises OSError if that failed."""
-        with memory_errors(), storage_errors(self.folder, "write"):
+        with undivided(), memory_errors(), storage_errors(self.folder, "write"):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, and ends the threads; raises OSError if a checkpoint could not be written."""
-        try:
-            self.wait()
-        finally:
-            self._manager.close()
+        with undivided():
+            try:
+                self.wait()
+            finally:
+                self._manager.close()
 
 
 _copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))

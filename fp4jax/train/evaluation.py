@@ -78,7 +78,7 @@ def not_seen(
     Args:
         name: of the run, for the message.
         split: its patients.
-        known: digests of the data of each of its patients, see :attr:`fp4jax.train.Data.contents`.
+        known: of each of its patients what ``contents`` of :class:`fp4jax.train.Data` says of it.
         contents: those of the patients in question, in order.
         own: whether these are the run's own data, of which only the test patients are taken.
         every: all that it has not seen, in any case.

@@ -1,7 +1,9 @@
-"""SIGTERM ends a training between two steps: what it has done is saved first."""
+"""SIGTERM ends a training between two steps, its work saved; Ctrl-C waits for what is written."""
 
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 
 #: Exit code of a process that SIGTERM ended, as shells and schedulers know it.
@@ -16,6 +18,45 @@ class Terminated(SystemExit):
 
     def __init__(self) -> None:
         super().__init__(TERMINATED)
+
+
+@contextlib.contextmanager
+def undivided() -> Iterator[None]:
+    """Ctrl-C has its effect after the block, so that what is written there is not half begun.
+
+    A second Ctrl-C does not wait. In a thread other than the main one, and where something else
+    than Python's own handler is there, nothing changes.
+
+    Example:
+        >>> import os
+        >>> try:
+        ...     with undivided():
+        ...         os.kill(os.getpid(), signal.SIGINT)
+        ...         print("written")
+        ... except KeyboardInterrupt:
+        ...     print("and interrupted")
+        written
+        and interrupted
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    asked = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            signal.default_int_handler(number, frame)
+        asked = True
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if asked:
+        raise KeyboardInterrupt
 
 
 class Termination:

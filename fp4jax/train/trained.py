@@ -97,7 +97,9 @@ def read_trained(path: Path, *, finished: bool = False, static: bool = False) ->
     folder = RunFolder(path)
     record, summary = folder.config(), folder.summary()
     if record is None:
-        raise ValueError(f"{path} holds no run; name a folder with a config.json.")
+        within = sorted(child.parent for child in path.glob("*/config.json"))
+        hint = f", such as {within[0]}" if within else ""
+        raise ValueError(f"{path} holds no run; name a folder with a config.json{hint}.")
     if summary is None:
         state = str(folder.status())
         if finished or state == "not begun":

@@ -276,7 +276,7 @@ def test_missing_and_double_files(tmp_path):
         lambda: find_cases(tmp_path),
         "1 problem",
         f"{ids[1]}: modality flair is missing, {str(flair)[:-3]}",
-        "modalities=",
+        "--modalities flair t1c",
     )
     cases = find_cases(tmp_path, modalities=("t1", "t1ce"))
     assert cases[1].modalities == ("t1", "t1c")
@@ -286,19 +286,19 @@ def test_missing_and_double_files(tmp_path):
     shutil.rmtree(tmp_path / "b")
     for folder in ("", "BraTS-PED-00001-000"):
         brats(tmp_path / "p" / folder, ("BraTS-PED-00001-000",), "brats2023", seg=not folder)
-    refused(lambda: find_cases(tmp_path / "p"), "paediatric", "layout='folder'")
+    refused(lambda: find_cases(tmp_path / "p"), "paediatric", "--patterns, --label")
 
 
 @pytest.mark.parametrize(
     ("options", "texts"),
     [
-        ({}, ("No cases in", "dataset.json", "_flair.nii.gz", "layout='folder'")),
+        ({}, ("No cases in", "dataset.json", "_flair.nii.gz", "--patterns flair")),
         ({"layout": "msd"}, ("no dataset.json",)),
         ({"layout": "brats2023"}, ("named as in brats2023",)),
         ({"layout": "brats"}, ("'brats'", "brats2020, brats2021")),
-        ({"layout": "folder"}, ("'flair': 'Flair*.nii.gz'",)),
+        ({"layout": "folder"}, ("--patterns flair 'Flair*.nii.gz'",)),
         ({"layout": "folder", "modalities": {"t1": "*.nii"}}, ("no file matches *.nii",)),
-        ({"layout": "folder", "modalities": {"t1": "*"}, "label": "*"}, ("labels='brats2013'",)),
+        ({"layout": "folder", "modalities": {"t1": "*"}, "label": "*"}, ("--labels brats2013",)),
         ({"modalities": {"t1": "*.nii"}}, ("layout='folder'",)),
         ({"label": "*"}, ("belong to layout 'folder'",)),
         ({"modalities": ("t1", "t1n")}, ("name each once",)),

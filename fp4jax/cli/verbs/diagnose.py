@@ -33,6 +33,7 @@ from fp4jax.train import Data, Source, Trained, read_trained
 class Args:
     # folder of a run
     folder: Annotated[Path, tyro.conf.Positional]
+
     source: Source = dataclasses.field(default_factory=Source)
     # by name or id; default: the run's own, for a baseline run full and 2d+rht+sr
     recipes: tuple[str, ...] = ()

@@ -31,12 +31,13 @@ from fp4jax.train import Slices, Source, Task, evaluate_folder, read_trained
 class Other:
     """Other data than the run's; default: its own."""
 
-    # cohort: phantom, lgg, brats, msd or a registered one
+    # cohort: phantom, lgg, images, brats, msd or a registered one
     data: str | None = None
     # side of the images in pixels
     image_size: int | None = None
-    # patients of the phantom cohort, and slices of each
+    # patients of the phantom cohort
     patients: int | None = None
+    # slices of each of its patients
     slices: int | None = None
 
     def task(self, own: Task, path: Path) -> Task:
@@ -61,8 +62,11 @@ class Other:
 class Args:
     # folders of runs, or packed files
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
+
     source: Source = dataclasses.field(default_factory=Source)
-    other: Other = dataclasses.field(default_factory=Other)
+    other: Annotated[Other, tyro.conf.arg(name="other-data")] = dataclasses.field(
+        default_factory=Other
+    )
     # of the run's own data too, every patient that it has not seen
     all_patients: bool = False
     # with the static scales that the runs were calibrated to; default: their own
@@ -92,7 +96,7 @@ def command(args: Args) -> None:
         except ValueError as error:
             refused.append(str(error))
         else:
-            print(json.dumps(record, indent=2), flush=True)
+            print(json.dumps(record, indent=2, ensure_ascii=False), flush=True)
     if refused:
         raise ValueError("; ".join(refused))
 

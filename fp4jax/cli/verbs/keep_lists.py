@@ -34,14 +34,19 @@ from fp4jax.train import Data, RunFolder
 class Args:
     # the runs' folders lie in here
     out: Path = Path("runs/demo")
+    # architectures
     archs: tuple[str, ...] = ("cnn", "swin")
+    # recipe that is compared
     recipe: str = "full"
     # share of the layers' multiply-adds in FP4
     budget: float = 0.9
+    # what layers are weighed by
     metric: Literal["kl", "loss", "gradient", "auprc"] = "kl"
     # batches that the sensitivity is measured on
     batches: int = 4
+    # ptq: quantized after training; qat: trained under the recipe
     methods: tuple[Literal["qat", "ptq"], ...] = ("ptq", "qat")
+    # seeds of the runs
     seeds: tuple[int, ...] = (2026, 2027, 2028)
 
 

@@ -54,10 +54,14 @@ class Args:
     static: bool = False
     # measure how long one image takes
     time: bool = False
-    options: SliceOptions = dataclasses.field(default_factory=SliceOptions)
+
+    options: Annotated[SliceOptions, tyro.conf.arg(name="slices")] = dataclasses.field(
+        default_factory=SliceOptions
+    )
     # of NIfTI: connected components of a region that are smaller are removed, ml (default: none)
     min_component: float | None = None
-    files: Files = dataclasses.field(default_factory=Files)
+
+    files: Annotated[Files, tyro.conf.arg(name="NIfTI")] = dataclasses.field(default_factory=Files)
 
     def __post_init__(self):
         for name in ("input", "out", "save"):

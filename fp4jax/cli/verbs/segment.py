@@ -69,13 +69,16 @@ class Args:
     mirror: bool = False
     # with the static scales that the runs were calibrated to (train --calibrate)
     static: bool = False
-    files: Files = dataclasses.field(default_factory=Files)
+
+    files: Annotated[Files, tyro.conf.arg(name="NIfTI")] = dataclasses.field(default_factory=Files)
     checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
-    # what is segmented
     source: Source = dataclasses.field(default_factory=Source)
     # folder for the label maps
     out: Path = Path("masks")
-    options: CaseOptions = dataclasses.field(default_factory=CaseOptions)
+
+    options: Annotated[CaseOptions, tyro.conf.arg(name="results")] = dataclasses.field(
+        default_factory=CaseOptions
+    )
     # measure how long one image takes, of networks of volumes one window
     time: bool = False
 

@@ -14,6 +14,8 @@ nothing. Exit code 1 if a run failed, 143 after SIGTERM, when all is saved.
 
 import contextlib
 import dataclasses
+import inspect
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -39,7 +41,7 @@ from fp4jax.train import Listener, Listeners, Slices, Source, Task
 
 @dataclasses.dataclass(frozen=True)
 class StudyOptions(Study):
-    """A study of which every field but one is an option; :meth:`study` is the study itself."""
+    """What is trained, and how."""
 
     data: Task = dataclasses.field(default_factory=SliceOptions)
     # QAT recipes, by names or by the paper's ids (0 to 7), or rules for layers, @FILE
@@ -165,8 +167,19 @@ def arguments(argv: Sequence[str] = (), default: Any = None) -> Any:
         )
         for name, preset in made.items()
     }
-    about = {name: (make.__doc__ or "").strip() for name, make in PRESETS.items()}
+    about = {name: _unwrapped(make.__doc__) for name, make in PRESETS.items()}
     return tyro.extras.subcommand_type_from_defaults(defaults, about, prefix_names=False)
+
+
+def _unwrapped(text: str | None) -> str:
+    r"""A docstring with a line for each of its parts, which a terminal wraps in its own width.
+
+    Example:
+        >>> _unwrapped("First.\n\n    Cost: one\n    hour.\n    Command: x")
+        'First.\n\nCost: one hour.\n\nCommand: x'
+    """
+    lines = re.sub(r"\n(?=[A-Z][a-z]+: )", "\n\n", inspect.cleandoc(text or "")).split("\n\n")
+    return "\n\n".join(" ".join(line.split()) for line in lines)
 
 
 def _options(study: Study) -> StudyOptions:

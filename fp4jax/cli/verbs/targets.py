@@ -36,6 +36,7 @@ class Args:
     network: Annotated[Path | None, tyro.conf.Positional] = None
     # slices, volumes, or a task that a plug-in registered
     task: str = "slices"
+
     run: RunOptions = dataclasses.field(default_factory=RunOptions)
     # one or several targets
     target: tuple[str, ...] = ()
@@ -47,8 +48,9 @@ class Args:
     summary: bool = False
     # print where the rules are from, too
     sources: bool = False
-    # write the tables here; a file that exists is replaced
+    # write the tables here, as JSON; a file that exists is replaced
     json: Path | None = None
+    # write the tables here, as CSV; a file that exists is replaced
     csv: Path | None = None
     # write rules here, by which just those layers are quantized that the target runs in FP4
     rules: Path | None = None

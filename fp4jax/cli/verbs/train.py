@@ -30,14 +30,15 @@ from fp4jax.train import Source, dry_run
 class Args:
     # slices, volumes, or a task that a plug-in registered
     task: str = "slices"
+
     run: RunOptions = dataclasses.field(default_factory=RunOptions)
     source: Source = dataclasses.field(default_factory=Source)
     # one run per seed, in one compilation; on GPUs side by side (default: --seed)
     seeds: tuple[int, ...] = ()
     # the runs' folders lie in here
     out: Path = Path("runs")
-    # draw what was found in the test patients; pictures of patients may not be passed on freely
-    # (of the synthetic cohort they are always drawn)
+    # draw what was found in the test patients, which may not be passed on freely; of the synthetic
+    # cohort they are always drawn
     pictures: tyro.conf.FlagCreatePairsOff[bool] = False
 
     tracking: TrackOptions = dataclasses.field(default_factory=TrackOptions)

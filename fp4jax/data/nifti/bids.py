@@ -99,7 +99,7 @@ def find(
         raise ValueError(
             f"The values of {len(unexplained)} label maps, such as {unexplained[0]}, are explained "
             "nowhere (dseg.tsv). Say what they mean with --labels: another layout's name, such as "
-            "brats2023, or regions, such as lesion=1 (in Python labels='lesion=1')."
+            "brats2023, or regions, such as lesion=1."
         )
     if problems:
         refuse(root, problems, _REMEDY)

@@ -60,8 +60,7 @@ _STYLE = {"brats2020": "underscore", "brats2021": "underscore"}
 _OTHER_LABELS = re.compile(r"BraTS-PED-", re.IGNORECASE)
 _REMEDY = (
     "Unpack the archive again, or move incomplete cases and copies elsewhere; if the set never had "
-    "these files, name the modalities that it has: --modalities flair t1c (in Python "
-    "modalities=('flair', 't1c'))."
+    "these files, name the modalities that it has: --modalities flair t1c."
 )
 _LOOKED_AT = 16  # label maps of a folder, to learn which value is enhancing tumour
 
@@ -117,8 +116,8 @@ def find(
         if _OTHER_LABELS.match(case) and table is None and labels[key] is not None:
             problems.append(
                 f"{case}: label values of paediatric BraTS differ from the adults'; give its own "
-                "table, --labels 'whole_tumour=1,2,3,4 enhancing=1' (or layout='folder' with "
-                "patterns and labels)"
+                "table, --labels 'whole_tumour=1,2,3,4 enhancing=1', or describe the folder "
+                "by --patterns, --label and --labels"
             )
         first[case] = folder
         images = tuple((one, found[one], None) for one in wanted if one in found)

@@ -101,8 +101,7 @@ def find_cases(
             f"No cases in {base}: {looked_for}{folder.there_are(base)}.{_other_files(base)} Check "
             "the folder, or describe it: --patterns flair '*flair*.nii.gz' --label "
             "'*seg*.nii.gz' --labels whole_tumour=1,2,4, by paths where folders sort files: "
-            "'imagesTr/{id}_0000.nii.gz' (in Python layout='folder', modalities={'flair': "
-            "'*flair*.nii.gz'}, label='*seg*.nii.gz', labels={'whole_tumour': {1, 2, 4}})."
+            "'imagesTr/{id}_0000.nii.gz'."
         )
     return grouped(cases, patient_pattern)
 

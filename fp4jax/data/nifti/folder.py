@@ -18,6 +18,7 @@ from fp4jax.data.nifti.case import Case, canonical_all
 from fp4jax.data.nifti.labels import given
 from fp4jax.data.nifti.volume import is_nifti_name
 from fp4jax.data.problems import refuse
+from fp4jax.data.scan_names import is_examination
 
 _LABEL, _MASK = "\0label", "\0mask"  # no names of modalities
 _REMEDY = (
@@ -48,14 +49,13 @@ def find(
     """
     if not isinstance(modalities, Mapping) or not modalities:
         raise ValueError(
-            f"modalities are {modalities!r}; describe the folder by --patterns, or in Python by "
-            "the pattern of each, such as {'flair': 'Flair*.nii.gz', 't1c': 'T1c*.nii.gz'}."
+            f"modalities are {modalities!r}; describe the folder by the pattern of each, "
+            "--patterns flair 'Flair*.nii.gz' t1c 'T1c*.nii.gz'."
         )
     if label is not None and labels is None:
         raise ValueError(
-            f"The label maps are {label!r}; say what their values mean: --labels brats2013 "
-            "(labels='brats2013'), another layout's name, or a table such as lesion=1 "
-            "({'lesion': {1}})."
+            f"The label maps are {label!r}; say what their values mean: --labels brats2013, "
+            "another layout's name, or a table such as --labels lesion=1."
         )
     table = given(labels)
     names = canonical_all(tuple(modalities))
@@ -125,7 +125,9 @@ def _by_folder(root: Path, patterns: Mapping[str, str]) -> Found:
     for folder, files in found.items():
         parts = [readable(part) for part in folder.relative_to(above).parts]
         name = readable(folder.name)
-        case = name if names[name] == 1 or folder == above else "_".join(parts)
+        # A date alone names nobody, and not the same when more patients come.
+        alone = names[name] == 1 and not is_examination(name)
+        case = name if alone or folder == above else "_".join(parts)
         while case in cases:  # a_b/c and a/b_c
             case += "_"
         cases[case] = "/".join(parts), files

@@ -300,7 +300,7 @@ def _with(layout: str | Mapping[str, Collection[int]], values: Sequence[int]) ->
 def _layouts_with(layout: str | Mapping[str, Collection[int]], values: Sequence[int]) -> str:
     fitting = [name for name, table in LABELS.items() if set(values) <= {0}.union(*table.values())]
     example = fitting[-1] if fitting else _with(layout, values)
-    own = f"give --labels '{example}' (in Python labels={example!r})"
+    own = f"give --labels '{example}'"
     if fitting:
         return (
             f"Layouts with all of the file's labels: {', '.join(fitting)}. If one is right, {own}."
