@@ -13,7 +13,8 @@ PINNED := $(if $(filter 3.11,$(MINOR)),3.11,3.13)
 CONSTRAINTS := constraints-$(PINNED).txt
 BIN := $(VENV)/bin
 
-.PHONY: study test test-slow test-all test-compile-only bench docs test-docs lint format constraints clean check-python
+.PHONY: study test test-slow test-all test-compile-only bench docs test-docs lint lint-imports lint-types format \
+  constraints clean check-python
 .DEFAULT_GOAL := test
 
 # Large pages of memory: training steps on Linux are several per cent faster with them.
@@ -66,7 +67,13 @@ test-docs: $(VENV)/.installed-site
 lint: $(VENV)/.installed-all
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	@$(MAKE) -j2 --no-print-directory lint-imports lint-types
+
+# Side by side: each has one thread.
+lint-imports:
 	$(BIN)/lint-imports --no-logo
+
+lint-types:
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(VENV)/.installed-all
