@@ -125,3 +125,17 @@ def test_rotating_one_operand_is_refused(field):
 def test_bad_residuals():
     with pytest.raises(ValueError, match="residuals is 'none'; allowed: 'original', 'quantized'"):
         Recipe(name="own", residuals="none")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": None}, "a recipe has no name: "),
+        ({"rotations": 2}, "a recipe has no rotations; it has .* a newer version of fp4jax"),
+    ],
+)
+def test_records_that_are_none_of_a_recipe(changes, message):
+    record = fp4.get_recipe("full").to_json() | changes
+    record = {name: value for name, value in record.items() if value is not None}
+    with pytest.raises(ValueError, match=message):
+        fp4.Recipe.from_json(record)
