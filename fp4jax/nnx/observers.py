@@ -4,6 +4,7 @@ Watches (:mod:`fp4jax.nnx.watches`) that let x be quantized by its own amax, so 
 after it see what they see in dynamic quantization.
 """
 
+import abc
 import dataclasses
 from typing import Any
 
@@ -46,8 +47,9 @@ class Observer(nnx.Module):
         self.see(lax.stop_gradient(x), spec, axes, own)
         return own
 
+    @abc.abstractmethod
     def see(self, x: Array, spec: TensorSpec, axes: BlockAxes, own: Float[Array, ""]) -> None:
-        raise NotImplementedError
+        """Notes what it needs of a call's x, whose amax is ``own``."""
 
 
 class Largest(Observer):

@@ -5,6 +5,7 @@ layer has (None before it has any). What it saw is in its variables, so that it 
 batch norm's running statistics do.
 """
 
+import abc
 from typing import Any
 
 import jax.numpy as jnp
@@ -46,9 +47,9 @@ class AmaxWatch(nnx.Module):
         # A layer that did not run keeps what it has.
         return jnp.where(seen == 0, amax, self.next(amax, seen))
 
+    @abc.abstractmethod
     def next(self, amax: Float[Array, "*stack"], seen: Float[Array, "*stack"]) -> Array:
         """The amax of the next step, given this one's and what was seen in it."""
-        raise NotImplementedError
 
 
 class FirstAmax(AmaxWatch):
