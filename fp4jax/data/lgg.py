@@ -26,7 +26,7 @@ from fp4jax.data.image_files import read_mask, read_pixels
 from fp4jax.data.problems import listed, refuse
 from fp4jax.data.progress import track
 from fp4jax.data.regrouping import renamed
-from fp4jax.data.resize import resize_images, resize_masks
+from fp4jax.data.resize import check_image_size, resize_images, resize_masks
 from fp4jax.files import expanded
 
 # Counts of the complete set, for fp4jax.data.verify.
@@ -98,10 +98,7 @@ def load(
         raise ValueError(f"channel_order is {channel_order!r}; {' and '.join(CHANNELS)} exist.")
     if on_error not in ("raise", "skip"):
         raise ValueError(f'on_error is {on_error!r}; "raise" and "skip" are allowed.')
-    if image_size is not None and image_size < 1:
-        raise ValueError(
-            f"image_size is {image_size}; use a number of pixels, or None to keep the stored size."
-        )
+    check_image_size(image_size)
     folder = find_folder(root)
     pairs, problems = find_pairs(folder)
     if not pairs:

@@ -14,6 +14,22 @@ _BITS = 11
 _CHUNK = 2**24  # pixels at once: bounds the int32 intermediates
 
 
+def check_image_size(image_size: int | None) -> None:
+    """What loaders take as the height and width to resize to.
+
+    Raises:
+        ValueError: a size below 1.
+
+    Example:
+        >>> check_image_size(None), check_image_size(64)
+        (None, None)
+    """
+    if image_size is not None and image_size < 1:
+        raise ValueError(
+            f"image_size is {image_size}; use a number of pixels, or None to keep the stored size."
+        )
+
+
 def resize_images(
     images: UInt8[np.ndarray, "n h w c"], size: tuple[int, int]
 ) -> UInt8[np.ndarray, "n height width c"]:

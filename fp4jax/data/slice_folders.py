@@ -30,7 +30,7 @@ from fp4jax.data.other_files import others
 from fp4jax.data.problems import refuse
 from fp4jax.data.progress import track
 from fp4jax.data.regrouping import renamed
-from fp4jax.data.resize import resize_images, resize_masks
+from fp4jax.data.resize import check_image_size, resize_images, resize_masks
 from fp4jax.files import expanded
 
 CHANNELS = {1: ("grey",), 3: ("red", "green", "blue")}
@@ -85,10 +85,7 @@ def load(
         ...     load(root, image_size=4)
         Cohort('images', 1 patient, 1 slices of 4x4, channels grey)
     """
-    if image_size is not None and image_size < 1:
-        raise ValueError(
-            f"image_size is {image_size}; use a number of pixels, or None to keep the stored size."
-        )
+    check_image_size(image_size)
     folder = expanded(root) or Path()
     files, problems = find(folder, patient_pattern is not None)
 

@@ -27,7 +27,7 @@ from fp4jax.data.nifti.store import signature
 from fp4jax.data.phantom import cache as disk
 from fp4jax.data.problems import listed, refuse
 from fp4jax.data.progress import track
-from fp4jax.data.resize import resize_images, resize_masks
+from fp4jax.data.resize import check_image_size, resize_images, resize_masks
 from fp4jax.files import expanded, replacing_folder
 
 #: Part of the cache's key: raise it with every change that changes a pixel.
@@ -291,10 +291,7 @@ def _square(stack: np.ndarray) -> np.ndarray:
 def _check_options(
     image_size: int | None, window: tuple[int | float, int | float], on_error: str, cache: object
 ) -> None:
-    if image_size is not None and image_size < 1:
-        raise ValueError(
-            f"image_size is {image_size}; use a number of pixels, or None to keep whole slices."
-        )
+    check_image_size(image_size)
     low, high = window
     if not 0 <= low < high <= 100:
         raise ValueError(f"window is {window}; two percentiles are needed, 0 <= low < high <= 100.")
