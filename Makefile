@@ -17,6 +17,9 @@ BIN := $(VENV)/bin
   constraints clean check-python
 .DEFAULT_GOAL := test
 
+# The tests start hundreds of Python processes; without bytecode each compiles the package anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 # Large pages of memory: training steps on Linux are several per cent faster with them.
 study bench: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
