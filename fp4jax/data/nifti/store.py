@@ -7,6 +7,7 @@ delete the folder to be rid of them.
 
 import json
 import shutil
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -114,9 +115,15 @@ def open_entry(entry: Path) -> Prepared | None:
         return None
 
 
+#: NumPy reads the header of a file by ``ast``, which up to Python 3.12 fails now and then with a
+#: SystemError where two threads parse at once (python/cpython#106905).
+_parsing = threading.Lock()
+
+
 def _map(path: Path) -> np.ndarray:
     # A plain view: np.memmap's own class makes indexing several times slower.
-    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    with _parsing:
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
 def _plain(name: str) -> str:
