@@ -37,7 +37,8 @@ class Collected:
         runs: a row per run: what it is (arch, scale, recipe, method, split, seed), its settings
             (``image_size`` to ``split_seed``), what came of it, and the revision it was made with.
         patients: a row per run and test patient: ``pixels`` of the lesion, and :data:`METRICS`.
-        inside: means of the runs' diagnoses, of :func:`fp4jax.analysis.claims.inside.failure_modes`.
+        inside: means of the runs' diagnoses,
+            :func:`fp4jax.analysis.claims.inside.failure_modes`.
     """
 
     runs: pd.DataFrame

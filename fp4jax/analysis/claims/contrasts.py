@@ -125,5 +125,3 @@ def _scales(scores: pd.DataFrame) -> Iterator[Contrast]:
     own: Any = scores[(scores["arch"] == "swin") & (scores["label"] == BASELINE)]
     if own["scale"].nunique() > 1:
         yield Contrast("scales", own.assign(label=own["scale"], scale="all"), "all")
-
-

@@ -1,8 +1,8 @@
 """The paper's five claims, and the rules by which a study's contrasts decide them.
 
-The rules were written before any contrast of the study ``lgg-cv-cpu`` was computed. Differences are
-of the metric, over patients (:func:`fp4jax.analysis.stats.compare_patients`), with hierarchical 95 %
-intervals; the margin is 0.02. AUPRC decides; what the same rules say of F2 stands beside it.
+The rules were written before any contrast of the study ``lgg-cv-cpu`` was computed. Differences
+are of the metric, over patients (:func:`fp4jax.analysis.stats.compare_patients`), with hierarchical
+95 % intervals; the margin is 0.02. AUPRC decides; what the same rules say of F2 stands beside it.
 
 **Parts.** A claim has parts, each about one comparison:
 
@@ -10,8 +10,8 @@ intervals; the margin is 0.02. AUPRC decides; what the same rules say of F2 stan
   interval is above 0; **not confirmed** if the interval is below 0, or if a difference is shown to
   be within the margin ("equivalent", "differs, within margin"); else **not decided here**.
 - that *a and b are equivalent* is **confirmed** if a difference is shown to be within the margin;
-  **not confirmed** if both tests find a difference that is not, or the whole interval is outside the
-  margin; else **not decided here**.
+  **not confirmed** if both tests find a difference that is not, or the whole interval is outside
+  the margin; else **not decided here**.
 - that *one variance exceeds another* is **confirmed** if the interval of their difference is above
   0, **not confirmed** if it is below, else **not decided here**.
 
@@ -264,8 +264,9 @@ _PARTS = (_first, _second, _third, _fourth, _fifth)
 
 
 def _whole(claim: int, parts: Sequence[Part]) -> str:
-    verdicts = {part.verdict for part in parts}
-    if claim == 2 and all(f" at {_SMALLEST}:" in part.measured or not part.measured for part in parts):
+    verdicts, small = {part.verdict for part in parts}, f" at {_SMALLEST}:"
+    # Of the scales above: nothing measured there, nothing decided.
+    if claim == 2 and not any(part.measured and small not in part.measured for part in parts):
         return OPEN
     if NOT_CONFIRMED in verdicts:
         return NOT_CONFIRMED

@@ -32,8 +32,8 @@ def variances(
     restricted maximum likelihood. The variances of the fixed effects are sum A_a^2 / (k_a - 1),
     sum R_r^2 / (k_r - 1), sum (AR)_ar^2 / ((k_a - 1) (k_r - 1)), of the means over patients, less
     the part that sampling of folds and patients adds to them; this part, and the 95 % percentile
-    intervals, are of a bootstrap that draws folds and, in each, its patients. Estimates may be below
-    0, as any unbiased ones of what is about 0. Networks of other seeds are not drawn.
+    intervals, are of a bootstrap that draws folds and, in each, its patients. Estimates may be
+    below 0, as any unbiased ones of what is about 0. Networks of other seeds are not drawn.
 
     Further rows: ``recipe in ARCH``, the variance of the recipes' means within one architecture
     (how little robust it is); ``architecture - recipe`` and ``recipe in ARCH - recipe in swin``,
@@ -120,13 +120,14 @@ def _spreads(design: _Design, resamples: int, seed: int) -> dict[str, tuple[floa
         weights[:, design.folds == fold] = often[:, [fold]] * drawn(generator, size, resamples)
     means = np.einsum("bp,par->bar", weights, design.y) / weights.sum(1)[:, None, None]
     draws = _of_means(means, design.archs)
-    plain = {name: float(v[0]) for name, v in _of_means(design.y.mean(0)[None], design.archs).items()}
+    whole = _of_means(design.y.mean(0)[None], design.archs)
     found = {}
     for name, values in draws.items():
         # What sampling adds to a sum of squares: once to the estimate, twice to a draw.
-        added = float(values.mean()) - plain[name]
+        plain = float(whole[name][0])
+        added = float(values.mean()) - plain
         low, high = np.percentile(values - 2 * added, [2.5, 97.5])
-        found[name] = (plain[name] - added, float(low), float(high))
+        found[name] = (plain - added, float(low), float(high))
     return found
 
 

@@ -1,0 +1,69 @@
+"""What a study's patients decide of the paper's five claims: tables, figures, a page.
+
+    fp4jax claims runs/lgg-cv-cpu --out experiments/results/lgg_cv_64
+    fp4jax claims --out experiments/results/lgg_cv_64 --page docs/results_lgg_cv.md
+
+With a folder of runs it collects first: the scores of every test patient, the runs and what
+`fp4jax diagnose` left in them, as CSV, without images. All else follows from these files, also
+without the runs: recipes against the baseline, patient by patient; groups of recipes; architecture
+and recipe as sources of variance; each claim's verdict with the interval that decides it; two
+figures. --page replaces the tables of a page, between <!-- NAME --> and <!-- end -->. Repeating it
+changes no byte. What a study lacks is said, and decides nothing.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from fp4jax.analysis.claims import Collected, all_tables, draw, filled
+from fp4jax.analysis.claims.coverage import missing
+from fp4jax.analysis.figures.style import save
+from fp4jax.cli.command import Verb
+from fp4jax.files import replacing
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    # folder of a study, or of runs; default: what was collected before
+    folder: Annotated[Path | None, tyro.conf.Positional] = None
+    # gets the tables and figures, and has what was collected
+    out: Path = Path("experiments/results/lgg_cv_64")
+    # page whose tables are replaced; default: none
+    page: Path | None = None
+    # draws of the bootstraps
+    resamples: int = 2000
+
+
+def command(args: Args) -> None:
+    if args.page is not None and not args.page.is_file():
+        raise ValueError(f"page {args.page} is not there; write one with places for tables first.")
+    written = []
+    if args.folder is not None:
+        written += Collected.of_folder(args.folder).write(args.out)
+    # Read back, so that it is the same with the runs and without them.
+    study = Collected.read(args.out)
+    tables = all_tables(study, args.resamples)
+    written += tables.write(args.out)
+    for name, figure in draw(study, tables).items():
+        written.append(args.out / f"{name}.png")
+        save(figure, written[-1])
+    for row in tables.claims[tables.claims["metric"] == "auprc"].to_dict(orient="records"):
+        lacks = f" (lacks {row['lacks']})" if row["lacks"] else ""
+        print(
+            f"{row['claim']}{row['part']} {row['says']}: {row['estimate']:.4f} "
+            f"({row['low']:.4f} to {row['high']:.4f}), {row['verdict']}{lacks}"
+        )
+    for line in missing(tables.coverage):
+        print(f"missing: {line}")
+    if args.page is not None:
+        text = filled(args.page.read_text(encoding="utf-8"), args.out, args.page)
+        with replacing(args.page) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        written.append(args.page)
+    for path in written:
+        print(path)
+
+
+VERB = Verb(command, Args, __doc__)
