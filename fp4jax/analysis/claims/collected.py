@@ -12,6 +12,7 @@ from fp4jax.analysis.report.families import families
 from fp4jax.analysis.results import read_runs
 from fp4jax.extras import Extra
 from fp4jax.files import replacing
+from fp4jax.ops.rules import Rules
 
 with Extra("study"):
     import pandas as pd
@@ -49,11 +50,18 @@ class Collected:
     def of_folder(cls, folder: Path) -> "Collected":
         """From the finished runs of a folder, as a study leaves it.
 
+        Runs under rules for single layers are left out: they belong to no recipe, and of one keep
+        list each fold may have another (``fp4jax keep-lists`` compares these).
+
         Raises:
-            ValueError: no finished run, or runs that differ in more than a study varies.
+            ValueError: no finished run of a recipe, or runs that differ in more than a study
+                varies.
         """
         root = folder / "runs" if (folder / "runs").is_dir() else folder
-        results = read_runs(root)
+        every = read_runs(root)
+        results = [run for run in every if not isinstance(run.config.recipe, Rules)]
+        if not results:
+            raise ValueError(f"{folder} has runs under rules only; name a study of recipes.")
         groups = families(results)
         if len(groups) > 1:
             raise ValueError(

@@ -30,7 +30,8 @@ class Contrast(NamedTuple):
     """A family of comparisons, made for each metric.
 
     Attributes:
-        name: "recipes" (each with the baseline), "gradients", "advanced", "architectures" (what
+        name: "recipes" (each with the baseline; of another method than QAT a family of its own,
+            such as "recipes ptq"), "gradients", "advanced", "architectures" (what
             the chosen recipe costs the CNN, and Swin), "scales" (baselines).
         table: rows as :func:`fp4jax.analysis.stats.compare_patients` takes them.
         pairs: as there.
@@ -38,12 +39,14 @@ class Contrast(NamedTuple):
     """
 
     name: str
-    table: pd.DataFrame
+    table: Any
     pairs: str
     members: str = ""
 
 
-def compared(study: Collected, resamples: int = 2000) -> pd.DataFrame:
+def compared(
+    study: Collected, resamples: int = 2000, metrics: Sequence[str] = METRICS
+) -> pd.DataFrame:
     """All contrasts of a study, for each metric.
 
     Returns:
@@ -54,7 +57,7 @@ def compared(study: Collected, resamples: int = 2000) -> pd.DataFrame:
     """
     found, folds = [], expected_folds(study.runs)
     for contrast in _contrasts(study.scores, folds):
-        for metric in METRICS:
+        for metric in metrics:
             if contrast.table[metric].notna().sum() == 0:
                 continue
             own = stats.compare_patients(
@@ -66,17 +69,20 @@ def compared(study: Collected, resamples: int = 2000) -> pd.DataFrame:
     if not found:
         return pd.DataFrame(columns=["contrast", "metric", "arch", "scale", "a", "b"])
     names = ["contrast", "metric", "members", "of_folds"]
-    whole = pd.concat(found, ignore_index=True)
+    whole: Any = pd.concat(found, ignore_index=True)
     return whole[[*names, *(name for name in whole.columns if name not in names)]]
 
 
-def _contrasts(scores: pd.DataFrame, folds: int) -> Iterator[Contrast]:
+def _contrasts(scores: Any, folds: int) -> Iterator[Contrast]:
     if BASELINE in set(scores["label"]):
-        yield Contrast("recipes", scores, "baseline")
+        for method in dict.fromkeys(["qat", *scores["method"]]):
+            name = "recipes" if method == "qat" else f"recipes {method}"
+            own = scores[(scores["method"] == method) | (scores["label"] == BASELINE)]
+            yield Contrast(name, own, "baseline")
     for scale in ordered_scales(scores["scale"]):
         for arch in ordered_archs(scores["arch"]):
             whole = whole_labels(scores, arch, scale, folds)
-            rows: Any = scores[(scores["arch"] == arch) & (scores["scale"] == scale)]
+            rows = scores[(scores["arch"] == arch) & (scores["scale"] == scale)]
             if arch == "cnn":
                 groups = {"forward only": FORWARD, "gradients": GRADIENTS}
                 yield from _grouped("gradients", rows, groups, whole)
@@ -87,14 +93,14 @@ def _contrasts(scores: pd.DataFrame, folds: int) -> Iterator[Contrast]:
 
 
 def _grouped(
-    name: str, rows: pd.DataFrame, groups: Mapping[str, Sequence[str]], whole: Sequence[str]
+    name: str, rows: Any, groups: Mapping[str, Sequence[str]], whole: Sequence[str]
 ) -> Iterator[Contrast]:
     """Two groups of recipes: of each those that have all folds, with equal weights."""
     there = {group: [r for r in recipes if r in whole] for group, recipes in groups.items()}
     if not all(there.values()):
         return
     used = {recipe for recipes in there.values() for recipe in recipes}
-    own: Any = rows[rows["label"].isin(used)]
+    own = rows[rows["label"].isin(used)]
     # Only parts of which every recipe has a run: else groups would differ in patients too.
     count = own.groupby(_PART)["label"].transform("nunique")
     own = own[count == len(used)]
@@ -104,7 +110,7 @@ def _grouped(
     yield Contrast(name, table[list(METRICS)].mean().reset_index(), "all", members)
 
 
-def _architectures(scores: pd.DataFrame) -> Iterator[Contrast]:
+def _architectures(scores: Any) -> Iterator[Contrast]:
     """What the chosen recipe costs each patient in the CNN, and in Swin."""
     keys = [*_PART, "label"]
     both: Any = scores[scores["label"].isin([BASELINE, CHOSEN])].set_index(keys)[list(METRICS)]
@@ -113,14 +119,14 @@ def _architectures(scores: pd.DataFrame) -> Iterator[Contrast]:
     for metric in METRICS:
         values = wide[metric].reindex(columns=[BASELINE, CHOSEN])
         lost.append((values[BASELINE] - values[CHOSEN]).rename(metric))
-    table = pd.concat(lost, axis=1).dropna(how="all").reset_index()
+    table: Any = pd.concat(lost, axis=1).dropna(how="all").reset_index()
     table = table[table["arch"].isin(["cnn", "swin"])]
     if table["arch"].nunique() == 2:
         table = table.assign(label="loss of " + table["arch"], arch="cnn and swin")
         yield Contrast("architectures", table, "all", f"losses under {CHOSEN}")
 
 
-def _scales(scores: pd.DataFrame) -> Iterator[Contrast]:
+def _scales(scores: Any) -> Iterator[Contrast]:
     """Baselines of Swin at the sizes that there are."""
     own: Any = scores[(scores["arch"] == "swin") & (scores["label"] == BASELINE)]
     if own["scale"].nunique() > 1:

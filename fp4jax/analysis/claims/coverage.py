@@ -34,7 +34,7 @@ def coverage(study: Collected) -> pd.DataFrame:
         each once), ``stated`` (whether the study is partial without it).
     """
     runs = study.runs.assign(label=labels(study.runs["recipe"], study.runs["method"]))
-    tested = study.scores
+    tested: Any = study.scores
     found = []
     for scale in ordered_scales(runs["scale"]):
         at_scale: Any = runs[runs["scale"] == scale]
@@ -56,28 +56,33 @@ def coverage(study: Collected) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def expected_folds(runs: pd.DataFrame) -> int:
+def expected_folds(runs: Any) -> int:
     """Training sets of the study's splits: of a cross-validation all its folds."""
     if runs["split"].str.startswith("fold").any():
         return int(runs["folds"].max())
     return runs["split"].map(training_set).nunique()
 
 
-def missing(found: pd.DataFrame) -> list[str]:
-    """What a stated study lacks, in words; empty if it is complete.
+def missing(found: Any) -> list[str]:
+    """What a stated study lacks, in words, for each architecture; empty if it is complete.
 
     Example:
         >>> rows = [("cnn", "500k", "full", 3, 5, True), ("cnn", "500k", "sr", 0, 5, False)]
         >>> names = ["arch", "scale", "label", "folds", "of_folds", "stated"]
         >>> missing(pd.DataFrame(rows, columns=names))
-        ['CNN 500K full (1): 2 of 5 folds']
+        ['CNN 500K: full (1) 2 of 5 folds']
     """
-    lacking: Any = found[found["stated"] & (found["folds"] < found["of_folds"])]
-    return [
-        f"{title(row['arch'], row['scale'])} {shown(row['label'])}: "
-        f"{row['of_folds'] - row['folds']} of {row['of_folds']} folds"
-        for row in lacking.to_dict(orient="records")
-    ]
+    lines = []
+    for (arch, scale), own in found[found["stated"]].groupby(["arch", "scale"], sort=False):
+        lacking = [
+            f"{shown(row['label'])} {row['of_folds'] - row['folds']} of {row['of_folds']} folds"
+            for row in own.to_dict(orient="records")
+            if row["folds"] < row["of_folds"]
+        ]
+        if lacking:
+            what = ", ".join(lacking) if own["folds"].any() else "everything"
+            lines.append(f"{title(arch, scale)}: {what}")
+    return lines
 
 
 def whole_labels(scores: pd.DataFrame, arch: str, scale: str, folds: int) -> list[str]:

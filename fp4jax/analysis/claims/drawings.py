@@ -23,19 +23,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+FIGURES = ("contrasts", "patients")
 #: Metric -> what an axis calls it.
 NAMES = {"auprc": "AUPRC", "f2": "F2", "recall": "recall", "dice": "Dice", "missed": "missed"}
 
 
 def draw(study: Collected, tables: Tables) -> "dict[str, Figure]":
-    """The figures by name, those that the study allows: ``contrasts`` and ``patients``."""
+    """The figures by name, of :data:`FIGURES` those that the study allows."""
     found = {"contrasts": _contrasts(tables.contrasts), "patients": _patients(study.scores)}
     return {name: figure for name, figure in found.items() if figure is not None}
 
 
 def _contrasts(contrasts: "pd.DataFrame") -> "Figure | None":
-    """What each recipe loses to the baseline, with its interval, and the margin as a band."""
-    own: Any = contrasts[contrasts["contrast"] == "recipes"]
+    """What each recipe that has all folds loses to the baseline, and the margin as a band."""
+    own: Any = contrasts[contrasts["contrast"].str.startswith("recipes")]
+    own = own[own["folds"] >= own["of_folds"]] if len(own) else own
     if own.empty:
         return None
     rows = list(_lines(own))

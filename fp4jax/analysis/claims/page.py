@@ -64,16 +64,16 @@ def filled(text: str, folder: Path, page: Path) -> str:
 
 def status(source: Source) -> str:
     """Whether the study is whole, and what it lacks."""
-    runs, found = source.study.runs, source.tables.coverage
+    runs, found = source.study.runs, _loose(source.tables.coverage)
     lacking = missing(found)
     there = found[found["runs"] > 0]
     patients = source.study.patients["patient"].nunique()
     lines = []
     if lacking:
         lines.append(
-            f"**Partial: {len(runs)} runs are finished, {len(lacking)} of "
-            f"{int(found['stated'].sum())} stated combinations of architecture and recipe lack "
-            f"folds.** What they would decide is not decided yet. Missing: {'; '.join(lacking)}."
+            f"**Partial: {len(runs)} runs are finished, and combinations of architecture and recipe "
+            "that the study states lack folds.** What they would decide is not decided yet. "
+            f"Missing: {'; '.join(lacking)}."
         )
     else:
         lines.append(f"**Complete as stated: {len(runs)} runs.**")
@@ -112,7 +112,7 @@ def design(source: Source) -> str:
 
 def extent(source: Source) -> str:
     """Folds and patients of each recipe."""
-    found = source.tables.coverage
+    found = _loose(source.tables.coverage)
     rows = []
     for (scale, label), own in found.groupby(["scale", "label"], sort=False):
         own = own.set_index("arch")
@@ -136,14 +136,15 @@ def recipes(metrics: Sequence[str]) -> Callable[[Source], str]:
     """Each recipe against the baseline."""
 
     def make(source: Source) -> str:
-        return _contrasts(source, ["recipes"], metrics)
+        names = dict.fromkeys(["recipes", *source.tables.contrasts["contrast"]])
+        return _contrasts(source, [n for n in names if n.startswith("recipes")], metrics)
 
     return make
 
 
 def groups(source: Source) -> str:
     """Groups of recipes in an architecture, and architectures."""
-    own = source.tables.contrasts
+    own = _loose(source.tables.contrasts)
     text = _contrasts(source, ["gradients", "advanced", "architectures", "scales"], PRIMARY)
     known = own[own["members"].notna()] if len(own) else own
     used = dict.fromkeys(f"{title(r.arch)}, {r.contrast}: {r.members}" for r in known.itertuples())
@@ -151,16 +152,20 @@ def groups(source: Source) -> str:
 
 
 def _contrasts(source: Source, names: Iterable[str], metrics: Sequence[str]) -> str:
-    own: Any = source.tables.contrasts
+    own = _loose(source.tables.contrasts)
     own = own[own["contrast"].isin(names) & own["metric"].isin(metrics)]
     if own.empty:
         return _NOTHING
     rows = []
     for row in own.to_dict(orient="records"):
-        partial = "" if row["folds"] >= row["of_folds"] else f" ({row['folds']} folds)"
+        partial = (
+            ""
+            if row["folds"] >= row["of_folds"]
+            else f" ({row['folds']} of {row['of_folds']} folds)"
+        )
         arch, a, b = (row[name] for name in ("arch", "a", "b"))
         first = title(arch, row["scale"]) if arch in ("cnn", "vit", "swin") else arch
-        pair = f"`{shown(b)}`" if row["contrast"] == "recipes" else f"{a} - {b}"
+        pair = f"`{shown(b)}`" if row["contrast"].startswith("recipes") else f"{a} - {b}"
         line = [first, pair, NAMES[row["metric"]], f"{row['n']}{partial}"]
         line += [_interval(row["difference"], row["ci_low"], row["ci_high"])]
         line += [_number(row["d_z"], 2), *(_p(row[f"{p}_holm"]) for p in _TESTS)]
@@ -172,7 +177,7 @@ def _contrasts(source: Source, names: Iterable[str], metrics: Sequence[str]) -> 
 
 def sources(source: Source) -> str:
     """Shares of variance, and differences of variances."""
-    own = source.tables.variances
+    own = _loose(source.tables.variances)
     if own.empty:
         return "Nothing yet: it takes two recipes with all folds in two architectures."
     rows = []
@@ -192,7 +197,7 @@ def sources(source: Source) -> str:
 
 def verdicts(source: Source) -> str:
     """Each claim in one line."""
-    own: Any = source.tables.claims
+    own = _loose(source.tables.claims)
     rows = []
     for claim, group in own.groupby("claim"):
         by = group.drop_duplicates("metric").set_index("metric")["of_claim"]
@@ -203,7 +208,8 @@ def verdicts(source: Source) -> str:
 def parts(source: Source) -> str:
     """What decides each claim."""
     rows = []
-    for row in source.tables.claims.to_dict(orient="records"):
+    claims = source.tables.claims.sort_values(["claim", "part"], kind="stable")
+    for row in claims.to_dict(orient="records"):
         # Of variances, in units of 1e-4.
         digits, unit = (2, 1e4) if "variances" in str(row["measured"]) else (4, 1.0)
         values = (unit * row[name] for name in ("estimate", "low", "high"))
@@ -219,7 +225,7 @@ def parts(source: Source) -> str:
 
 def inside(source: Source) -> str:
     """Gradient noise and attention, layers averaged; the CSV file has each layer."""
-    own = source.study.inside
+    own = _loose(source.study.inside)
     if own.empty:
         return "Not measured yet."
     total = own[(own["of"] != "gradient") | (own["layer"] == "total")]
@@ -262,6 +268,11 @@ TABLES: dict[str, Callable[[Source], str]] = {
     ),
     "figure patients": figure("patients", "AUPRC of every test patient, recipe against baseline"),
 }
+
+
+def _loose(frame: Any) -> Any:
+    """What pandas' own annotations make of a selection is no help."""
+    return frame
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from fp4jax.analysis.claims.collected import METRICS, Collected, write_csv
 from fp4jax.analysis.claims.contrasts import compared
@@ -55,7 +56,8 @@ def all_tables(study: Collected, resamples: int = 2000) -> Tables:
         study: collected.
         resamples: of the bootstraps.
     """
-    scores, folds = study.scores, expected_folds(study.runs)
+    scores: Any = study.scores
+    folds = expected_folds(study.runs)
     contrasts = compared(study, resamples)
     found = [own for m in PRIMARY if len(own := variances(scores, m, folds, resamples))]
     spread = pd.concat(found, ignore_index=True) if found else variances(scores[:0], PRIMARY[0], 1)
@@ -69,7 +71,7 @@ def all_tables(study: Collected, resamples: int = 2000) -> Tables:
     )
 
 
-def _means(scores: pd.DataFrame) -> pd.DataFrame:
+def _means(scores: Any) -> pd.DataFrame:
     """Over patients; before that over what a patient was tested in."""
     keys, columns = ["arch", "scale", "label"], list(METRICS)
     own = scores[scores[columns].notna().any(axis=1)]

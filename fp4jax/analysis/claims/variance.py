@@ -159,7 +159,7 @@ def _random(design: _Design) -> tuple[dict[str, float], bool]:
         from statsmodels.formula.api import mixedlm
 
     patients, archs, labels = np.indices(design.y.shape).reshape(3, -1)
-    rows = pd.DataFrame({"y": design.y.ravel(), "arch": archs, "label": labels})
+    rows: Any = pd.DataFrame({"y": design.y.ravel(), "arch": archs, "label": labels})
     rows["fold"], rows["patient"] = design.folds[patients], patients
     rows["own"], rows["network"] = patients * 100 + archs, archs * 100 + labels
     effects = {"network": "0 + C(network)", "patient": "0 + C(patient)"}

@@ -13,12 +13,14 @@ changes no byte. What a study lacks is said, and decides nothing.
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from fp4jax.analysis.claims import Collected, all_tables, draw, filled
 from fp4jax.analysis.claims.coverage import missing
+from fp4jax.analysis.claims.drawings import FIGURES
+from fp4jax.analysis.claims.tables import PRIMARY
 from fp4jax.analysis.figures.style import save
 from fp4jax.cli.command import Verb
 from fp4jax.files import replacing
@@ -46,15 +48,20 @@ def command(args: Args) -> None:
     study = Collected.read(args.out)
     tables = all_tables(study, args.resamples)
     written += tables.write(args.out)
-    for name, figure in draw(study, tables).items():
-        written.append(args.out / f"{name}.png")
-        save(figure, written[-1])
-    for row in tables.claims[tables.claims["metric"] == "auprc"].to_dict(orient="records"):
-        lacks = f" (lacks {row['lacks']})" if row["lacks"] else ""
-        print(
-            f"{row['claim']}{row['part']} {row['says']}: {row['estimate']:.4f} "
-            f"({row['low']:.4f} to {row['high']:.4f}), {row['verdict']}{lacks}"
-        )
+    figures = draw(study, tables)
+    for name in FIGURES:
+        path = args.out / f"{name}.png"
+        if name in figures:
+            save(figures[name], path)
+            written.append(path)
+        else:  # one of an earlier study would be taken for this one's
+            path.unlink(missing_ok=True)
+    claims: Any = tables.claims
+    for row in claims[claims["metric"] == PRIMARY[0]].to_dict(orient="records"):
+        lacks = f", lacks {row['lacks']}" if row["lacks"] else ""
+        interval = f"{row['estimate']:.3g} ({row['low']:.3g} to {row['high']:.3g}), "
+        known = interval if row["measured"] else ""
+        print(f"{row['claim']}{row['part']} {row['says']}: {known}{row['verdict']}{lacks}")
     for line in missing(tables.coverage):
         print(f"missing: {line}")
     if args.page is not None:
