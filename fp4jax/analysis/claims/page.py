@@ -71,8 +71,8 @@ def status(source: Source) -> str:
     lines = []
     if lacking:
         lines.append(
-            f"**Partial: {len(runs)} runs are finished, and combinations of architecture and recipe "
-            "that the study states lack folds.** What they would decide is not decided yet. "
+            f"**Partial: {len(runs)} runs are finished, and combinations of architecture and "
+            "recipe that the study states lack folds.** What they would decide is not decided yet. "
             f"Missing: {'; '.join(lacking)}."
         )
     else:
@@ -280,18 +280,18 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _number(value: float, digits: int) -> str:
+def _number(value: Any, digits: int) -> str:
     return "" if value != value else f"{value:.{digits}f}"
 
 
-def _interval(value: float, low: float, high: float, digits: int = 4) -> str:
+def _interval(value: Any, low: Any, high: Any, digits: int = 4) -> str:
     if value != value:
         return ""
     text = f"{value:.{digits}f}"
     return text if low != low else f"{text} ({low:.{digits}f} to {high:.{digits}f})"
 
 
-def _p(value: float) -> str:
+def _p(value: Any) -> str:
     return "" if value != value else "< 0.0001" if value < 1e-4 else f"{value:.4f}"
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from fp4jax.analysis.claims.coverage import whole_labels
 from fp4jax.analysis.figures.style import ordered_archs, ordered_labels
 from fp4jax.analysis.stats.draws import drawn
+from fp4jax.analysis.stats.nested import nested_mean
 from fp4jax.analysis.stats.rows import training_set
 from fp4jax.extras import Extra
 
@@ -31,8 +32,9 @@ def variances(
     the patient v, of the patient in an architecture w, and a residual e: statsmodels' MixedLM,
     restricted maximum likelihood. The variances of the fixed effects are sum A_a^2 / (k_a - 1),
     sum R_r^2 / (k_r - 1), sum (AR)_ar^2 / ((k_a - 1) (k_r - 1)), of the means over patients, less
-    the part that sampling of folds and patients adds to them; this part, and the 95 % percentile
-    intervals, are of a bootstrap that draws folds and, in each, its patients. Estimates may be
+    the part that sampling of folds and patients adds to them, the squared standard errors of their
+    terms (:func:`fp4jax.analysis.stats.nested.nested_mean`). Intervals are percentiles, 95 %, of a
+    bootstrap that draws folds and, in each, its patients. Estimates may be
     below 0, as any unbiased ones of what is about 0. Networks of other seeds are not drawn.
 
     Further rows: ``recipe in ARCH``, the variance of the recipes' means within one architecture
@@ -113,50 +115,57 @@ def _design(scores: Any, metric: str, scale: str, folds: int) -> _Design | None:
 def _spreads(design: _Design, resamples: int, seed: int) -> dict[str, tuple[float, float, float]]:
     """Estimate and interval of each variance of means, and of differences of these."""
     generator = np.random.default_rng(seed)
-    sizes = np.bincount(design.folds)
+    sizes = np.bincount(design.folds).tolist()
     often = drawn(generator, len(sizes), resamples)
     weights = np.zeros((resamples, len(design.y)))
     for fold, size in enumerate(sizes):
         weights[:, design.folds == fold] = often[:, [fold]] * drawn(generator, size, resamples)
     means = np.einsum("bp,par->bar", weights, design.y) / weights.sum(1)[:, None, None]
-    draws = _of_means(means, design.archs)
-    whole = _of_means(design.y.mean(0)[None], design.archs)
     found = {}
-    for name, values in draws.items():
-        # What sampling adds to a sum of squares: once to the estimate, twice to a draw.
-        plain = float(whole[name][0])
-        added = float(values.mean()) - plain
-        low, high = np.percentile(values - 2 * added, [2.5, 97.5])
-        found[name] = (plain - added, float(low), float(high))
-    return found
+    whole = _effects(design.y.mean(0)[None], design.archs)
+    of_patients, of_draws = (_effects(y, design.archs) for y in (design.y, means))
+    for name, (effects, freedom) in of_draws.items():
+        plain = float((whole[name][0] ** 2).sum() / freedom)
+        draws = (effects**2).sum(-1) / freedom
+        # What sampling adds to a sum of squares: the squared errors of its terms; to draws as much
+        # again as they are larger.
+        errors = [nested_mean(e, design.folds).error for e in of_patients[name][0].T]
+        added = float(np.square(errors).sum()) / freedom
+        found[name] = (plain - added, draws - (draws.mean() - plain) - added)
+    found |= {f"{a} - {b}": _minus(found[a], found[b]) for a, b in _compared(design.archs)}
+    return {
+        name: (value, *map(float, np.percentile(draws, [2.5, 97.5])))
+        for name, (value, draws) in found.items()
+    }
 
 
-def _of_means(means: np.ndarray, archs: list[str]) -> dict[str, np.ndarray]:
-    """Of (draws, archs, labels)."""
-    of_archs, of_labels = means.mean(2), means.mean(1)
-    own = means - of_archs[:, :, None] - of_labels[:, None] + means.mean((1, 2))[:, None, None]
-    freedom = (means.shape[1] - 1) * (means.shape[2] - 1)
-    found = dict(
-        zip(
-            _FIXED,
-            (of_archs.var(1, ddof=1), of_labels.var(1, ddof=1), (own**2).sum((1, 2)) / freedom),
-            strict=True,
-        )
-    )
-    found |= {f"recipe in {a}": means[:, i].var(1, ddof=1) for i, a in enumerate(archs)}
-    found["architecture - recipe"] = found["architecture"] - found["recipe"]
-    if "swin" in archs:
-        for arch in archs:
-            if arch != "swin":
-                difference = found[f"recipe in {arch}"] - found["recipe in swin"]
-                found[f"recipe in {arch} - recipe in swin"] = difference
-    return found
+def _effects(y: np.ndarray, archs: list[str]) -> dict[str, tuple[np.ndarray, int]]:
+    """(n, effects) of each source and its degrees of freedom, of (n, archs, labels)."""
+    every = y.mean((1, 2))[:, None]
+    of_archs, of_labels = y.mean(2) - every, y.mean(1) - every
+    own = y - every[..., None] - of_archs[:, :, None] - of_labels[:, None]
+    a, r = y.shape[1] - 1, y.shape[2] - 1
+    values = ((of_archs, a), (of_labels, r), (own.reshape(len(y), -1), a * r))
+    found = dict(zip(_FIXED, values, strict=True))
+    within = y - y.mean(2, keepdims=True)
+    return found | {f"recipe in {arch}": (within[:, i], r) for i, arch in enumerate(archs)}
+
+
+def _compared(archs: list[str]) -> list[tuple[str, str]]:
+    """Sources whose difference is of interest."""
+    others = [arch for arch in archs if arch != "swin"] if "swin" in archs else []
+    return [_FIXED[:2], *((f"recipe in {arch}", "recipe in swin") for arch in others)]
+
+
+def _minus(a: tuple[float, np.ndarray], b: tuple[float, np.ndarray]) -> tuple[float, np.ndarray]:
+    return a[0] - b[0], a[1] - b[1]
 
 
 def _random(design: _Design) -> tuple[dict[str, float], bool]:
     """Variances of the random effects, and whether the fit converged."""
     with Extra("study"):
         from statsmodels.formula.api import mixedlm
+        from threadpoolctl import threadpool_limits
 
     patients, archs, labels = np.indices(design.y.shape).reshape(3, -1)
     rows: Any = pd.DataFrame({"y": design.y.ravel(), "arch": archs, "label": labels})
@@ -167,7 +176,8 @@ def _random(design: _Design) -> tuple[dict[str, float], bool]:
     # Within one scale, to a unit standard deviation: the optimizer's tolerances are absolute.
     spread = float(rows["y"].std()) or 1.0
     rows["y"] /= spread
-    with warnings.catch_warnings():
+    # Thousands of small systems: threads that wait for each other take most of the time.
+    with threadpool_limits(1), warnings.catch_warnings():
         # That a variance is 0 is an answer; whether it converged is returned.
         warnings.simplefilter("ignore")
         model = mixedlm(
