@@ -64,7 +64,7 @@ def study(
     return Collected(runs, table, failure_modes([]))
 
 
-def without(whole: Collected, **values: str) -> Collected:
+def without(whole: Collected, **values: Any) -> Collected:
     """A study that lacks the runs with these values of columns."""
 
     def left(frame: Any) -> Any:

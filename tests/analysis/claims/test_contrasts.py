@@ -1,5 +1,7 @@
 """Groups of recipes: only whole ones, on the same patients, with equal weights."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,7 @@ from tests.fabricated_scores import STATED, study, without
 
 
 def of(whole, name, **values):
-    found = compared(whole, 100, ("auprc",))
+    found: Any = compared(whole, 100, ("auprc",))
     found = found[found["contrast"] == name]
     for column, value in values.items():
         found = found[found[column] == value]

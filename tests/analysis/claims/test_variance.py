@@ -1,5 +1,7 @@
 """Variances are those planted, without what sampling adds."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,7 @@ from fp4jax.analysis.claims.variance import variances
 from tests.fabricated_scores import study, without
 
 
-def by_source(whole, resamples=500):
+def by_source(whole, resamples=500) -> Any:
     return variances(whole.scores, "auprc", 5, resamples).set_index("source")
 
 
