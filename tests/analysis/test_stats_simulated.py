@@ -8,8 +8,6 @@ from fp4jax.analysis import stats
 from fp4jax.ops.recipe import recipes
 
 METRIC = "test_auprc"
-
-
 PAPER = recipes()[1:8]
 
 
