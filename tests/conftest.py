@@ -5,6 +5,7 @@ import contextlib
 import gc
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +30,10 @@ compilation_cache.use(Path(sys.prefix) / "jax-cache")
 # Also the thousands of single operations of tests that are not compiled as a whole.
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+# A job that a shell starts in the background ignores Ctrl-C, which tests send to themselves.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in every run; compiling makes the first of them slow, so no deadline.
 hypothesis.settings.register_profile("fp4jax", deadline=None, derandomize=True, database=None)
