@@ -133,10 +133,11 @@ def _spreads(design: _Design, resamples: int, seed: int) -> dict[str, tuple[floa
         added = float(np.square(errors).sum()) / freedom
         found[name] = (plain - added, draws - (draws.mean() - plain) - added)
     found |= {f"{a} - {b}": _minus(found[a], found[b]) for a, b in _compared(design.archs)}
-    return {
-        name: (value, *map(float, np.percentile(draws, [2.5, 97.5])))
-        for name, (value, draws) in found.items()
-    }
+    spreads = {}
+    for name, (value, draws) in found.items():
+        low, high = map(float, np.percentile(draws, [2.5, 97.5]))
+        spreads[name] = (value, low, high)
+    return spreads
 
 
 def _effects(y: np.ndarray, archs: list[str]) -> dict[str, tuple[np.ndarray, int]]:
