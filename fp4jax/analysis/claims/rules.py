@@ -174,6 +174,7 @@ def _first(judge: _Judge) -> list[Part]:
     parts = [_of_variances(1, "a", says, [judge.variance("architecture - recipe")], lacks)]
     others = [judge.variance(f"recipe in {arch} - recipe in swin") for arch in ("cnn", "vit")]
     says = "recipes vary less within Swin than within each other architecture"
+    lacks = "two recipes with all folds in each of the CNN, the ViT and Swin"
     return [*parts, _of_variances(1, "b", says, others, lacks)]
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fp4jax.analysis.claims.coverage import whole_labels
-from fp4jax.analysis.figures.style import ordered_archs, ordered_labels
+from fp4jax.analysis.figures.style import ordered_archs, ordered_labels, ordered_scales
 from fp4jax.analysis.stats.draws import drawn
 from fp4jax.analysis.stats.nested import nested_mean
 from fp4jax.analysis.stats.rows import training_set
@@ -20,7 +20,7 @@ _COLUMNS += ["share_high", "archs", "labels", "patients", "folds", "converged"]
 
 
 def variances(
-    scores: pd.DataFrame, metric: str, folds: int, resamples: int = 2000, seed: int = 0
+    scores: Any, metric: str, folds: int, resamples: int = 2000, seed: int = 0
 ) -> pd.DataFrame:
     """Sources of variance of the patients' scores, for each scale.
 
@@ -55,7 +55,7 @@ def variances(
         folds.
     """
     found = []
-    for scale in dict.fromkeys(scores["scale"]):
+    for scale in ordered_scales(scores["scale"]):
         design = _design(scores[scores["scale"] == scale], metric, scale, folds)
         if design is None:
             continue
