@@ -127,6 +127,5 @@ def test_committed_tables_follow_from_the_committed_scores():
             own.replace("", None), other, check_dtype=False, rtol=1e-4, atol=1e-7
         )
     # The optimizer's last digits are the processor's.
-    pd.testing.assert_frame_equal(
-        again.variances, there.variances, check_dtype=False, rtol=1e-2, atol=1e-6
-    )
+    own, other = (one.variances.drop(columns="converged") for one in (again, there))
+    pd.testing.assert_frame_equal(own, other, check_dtype=False, rtol=1e-2, atol=1e-4)
