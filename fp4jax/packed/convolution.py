@@ -9,7 +9,8 @@ x @ (i, taps n) followed by an overlap-add: w is read as it is stored. This is d
 
 Elsewhere patches would be ``taps / stride`` times x, several times more than the weights, and the
 kernel is dequantized (to values that are exact in bfloat16) for an ordinary convolution. The
-result is the same up to the order of float32 sums.
+result is the same up to the order of float32 sums. A kernel that is decoded already always enters
+an ordinary convolution.
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ from jax import lax
 
 from fp4jax.core.qtensor import QTensor
 from fp4jax.core.typing import Array
+from fp4jax.kernels import Decoded
 from fp4jax.ops import gemm
 from fp4jax.ops.convolution import products as windows
 from fp4jax.ops.convolution.geometry import Geometry, Window, merge_groups, resolve
@@ -59,7 +61,8 @@ class Convolution(Product):
     def prepare(self, x: Array) -> Array:
         return x.reshape(*x.shape[:-1], self.window.groups, self.channels)
 
-    def multiply(self, x: Any, w: QTensor, *, plain: bool = False) -> Array:
+    def multiply(self, x: Any, w: QTensor | Decoded, *, plain: bool = False) -> Array:
+        plain = plain or isinstance(w, Decoded)
         merged = merge_groups(x.values)
         space = ((0, 0, d - 1) for d in self.input_dilation)
         config = [(0, 0, 0), *space, (0, 0, 0)]
@@ -121,7 +124,8 @@ class TransposedConvolution(Product):
     def prepare(self, x: Array) -> Array:
         return x
 
-    def multiply(self, x: Any, w: QTensor, *, plain: bool = False) -> Array:
+    def multiply(self, x: Any, w: QTensor | Decoded, *, plain: bool = False) -> Array:
+        plain = plain or isinstance(w, Decoded)
         n, *grid, c = x.values.shape
         if _is_empty(x, self.window):
             return jnp.zeros((n, *self.window.image, self.outputs), self.out_dtype)
