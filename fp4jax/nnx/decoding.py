@@ -47,7 +47,7 @@ def decode(model: Model, *, dtype: DTypeLike | None = None) -> Model:
     if dtype is None:
         dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float32):
-        raise ValueError(f"dtype is {jnp.dtype(dtype)}; weights are decoded to bfloat16 or float32.")
+        raise ValueError(f"dtype is {jnp.dtype(dtype)}; weights decode to bfloat16 or float32.")
     if not is_packed(model):
         raise ValueError(
             f"{type(model).__name__} is not packed; decode what fp4jax.nnx.pack(model) returns."

@@ -62,14 +62,14 @@ class Convolution(Product):
         return x.reshape(*x.shape[:-1], self.window.groups, self.channels)
 
     def multiply(self, x: Any, w: QTensor | Decoded, *, plain: bool = False) -> Array:
-        plain = plain or isinstance(w, Decoded)
         merged = merge_groups(x.values)
         space = ((0, 0, d - 1) for d in self.input_dilation)
         config = [(0, 0, 0), *space, (0, 0, 0)]
         image = Operand(lax.pad(merged, jnp.zeros((), merged.dtype), config), x.scale)
         outputs = w.shape[-1]
         positions = image.values.shape[0] * math.prod(self.window.grid)
-        if not plain and (_no_overlap(self.window) or positions <= outputs):
+        as_gemm = not plain and (_no_overlap(self.window) or positions <= outputs)
+        if as_gemm and not isinstance(w, Decoded):
             return self._as_gemm(image, w)
         values, scale = kernel_operand(w)
         kernel = self.kernel(values, x.values.shape[-1])
@@ -125,13 +125,13 @@ class TransposedConvolution(Product):
         return x
 
     def multiply(self, x: Any, w: QTensor | Decoded, *, plain: bool = False) -> Array:
-        plain = plain or isinstance(w, Decoded)
         n, *grid, c = x.values.shape
         if _is_empty(x, self.window):
             return jnp.zeros((n, *self.window.image, self.outputs), self.out_dtype)
         taps, k = self.window.number_of_taps, w.shape[-2]
         positions = n * math.prod(grid)
-        if not plain and (_no_overlap(self.window) or positions <= k):
+        as_gemm = not plain and (_no_overlap(self.window) or positions <= k)
+        if as_gemm and not isinstance(w, Decoded):
             rows = Operand(x.values.reshape(positions, c), x.scale)
             parts = accumulate(rows, w).reshape(n, *grid, *self.window.taps, w.shape[-1] // taps)
             sums = overlap_add(parts[..., : self.outputs], self.window)
