@@ -59,7 +59,11 @@ MISTAKES = {
         {},
     ),
     r"b's amax has shape \(2,\)": lambda: (A(), dataclasses.replace(B(), amax=jnp.ones(2)), {}),
-    "must be .* in bfloat16": lambda: (A(), kernels.Decoded(jnp.ones((8, 32)), jnp.float32(1)), {}),
+    "must be .* in bfloat16 or float32": lambda: (
+        A(),
+        kernels.Decoded(jnp.ones((8, 32), jnp.float16), jnp.float32(1)),
+        {},
+    ),
     "b is decoded already": lambda: (A(), kernels.decode(B()), interpreted),
     "implementation is 'cublas'; allowed: 'auto'": lambda: (A(), B(), {"implementation": "cublas"}),
     "pass implementation='pallas'": lambda: (A(), B(), {"interpret": True}),

@@ -61,8 +61,11 @@ class TestRotated:
         decoded = kernels.decode(self.b)
         a = left(5, 70, "float32")[0]
         assert (decoded.shape, decoded.values.shape) == ((70, 20), (20, 80))
-        y, expected = (kernels.scaled_matmul(a, b) for b in (decoded, self.b))
-        np.testing.assert_allclose(y, expected, atol=1e-5)
+        wide = kernels.decode(self.b, jnp.float32)
+        np.testing.assert_array_equal(wide.values, decoded.values.astype(jnp.float32))
+        *others, expected = (kernels.scaled_matmul(a, b) for b in (decoded, wide, self.b))
+        for y in others:
+            np.testing.assert_allclose(y, expected, atol=1e-5)
         assert kernels.explain(a, decoded) == "reference: b is decoded already"
 
     def test_gradient_and_vmap(self):
