@@ -51,7 +51,7 @@ must be, and each that collapses is judged), 4b (all seven recipes), 5 (several 
 of 1, 2 and 5. No verdict changed by it: every part was "not decided here" before and after.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fp4jax.analysis.claims.contrasts import CHOSEN
@@ -75,6 +75,8 @@ from fp4jax.extras import Extra
 with Extra("study"):
     import pandas as pd
 
+#: Claims that name no scale.
+OF_ANY_SCALE = (1, 2, 5)
 _SMALLEST, _SWEET = "500k", "4m"
 
 CLAIMS = {
@@ -100,22 +102,18 @@ def decided(contrasts: Any, variances: pd.DataFrame, metric: str) -> pd.DataFram
         and ``of_claim``, the verdict of the claim as a whole.
     """
     judge = Judge(contrasts[contrasts["metric"] == metric], variances, metric)
-    claims = (
-        _at_one_scale(judge, _first),
-        _at_one_scale(judge, _second),
-        _third(judge),
-        _fourth(judge),
-        _at_one_scale(judge, _fifth),
-    )
-    parts = [part for claim in claims for part in claim]
+    parts = [part for claim in CLAIMS for part in _of_claim(judge, claim)]
     frame: Any = pd.DataFrame([{"metric": metric, **part._asdict()} for part in parts])
     whole = {claim: _whole(claim, [p for p in parts if p.claim == claim]) for claim in CLAIMS}
     return frame.assign(of_claim=frame["claim"].map(whole))
 
 
-def _at_one_scale(judge: Judge, claim: Callable[[Judge, str], list[Part]]) -> list[Part]:
-    """At the largest of the scales at which the fewest parts lack anything."""
-    found = [claim(judge, scale) for scale in reversed(judge.scales or [_SMALLEST])]
+def _of_claim(judge: Judge, claim: int) -> list[Part]:
+    """The parts, where no scale is named at the largest at which the fewest lack anything."""
+    if claim not in OF_ANY_SCALE:
+        return {3: _third, 4: _fourth}[claim](judge)
+    measure = {1: _first, 2: _second, 5: _fifth}[claim]
+    found = [measure(judge, scale) for scale in reversed(judge.scales or [_SMALLEST])]
     return min(found, key=lambda parts: sum(bool(part.lacks) for part in parts))
 
 
