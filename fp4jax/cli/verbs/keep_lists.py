@@ -4,13 +4,13 @@
     fp4jax keep-lists --preset lgg-cv-cpu --root kaggle_3m --archs cnn --splits cv \\
         --methods qat --seeds 2026 --out runs/lgg-cv-cpu
 
-On the data and models of a named study that has one size and one attention: trains baselines, takes
-the sensitivity of the first seed's, proposes what to keep at --budget, and quantizes (ptq) or trains
-(qat) all seeds under the recipe with nothing kept, with the layers that the model itself keeps, and
-with the proposal. Of several splits each has a proposal of its own, from its training patients
-alone. Prints the test AUPRC and writes keep_lists_RECIPE.csv, and keep_lists_RECIPE_patients.csv,
-where the same lists are compared patient by patient. Runs that are finished are not trained again; a
-folder of `fp4jax study` with the same preset may be given.
+On the data and models of a named study that has one size and one attention: trains baselines,
+takes the sensitivity of the first seed's, proposes what to keep at --budget, and quantizes (ptq) or
+trains (qat) all seeds under the recipe with nothing kept, with the layers that the model itself
+keeps, and with the proposal. Of several splits each has a proposal of its own, from its training
+patients alone. Prints the test AUPRC and writes keep_lists_RECIPE.csv, and
+keep_lists_RECIPE_patients.csv, where the same lists are compared patient by patient. Runs that are
+finished are not trained again; a folder of `fp4jax study` with the same preset may be given.
 """
 
 import csv
