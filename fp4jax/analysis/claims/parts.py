@@ -50,7 +50,8 @@ class Judge:
     @property
     def folds(self) -> int:
         """Of the study."""
-        return int(self.contrasts["of_folds"].max()) if len(self.contrasts) else 0
+        own: Any = self.contrasts
+        return int(own["of_folds"].max()) if len(own) else 0
 
     def rows(self, contrast: str, **values: str) -> list[dict[str, Any]]:
         """Comparisons with these values of columns."""

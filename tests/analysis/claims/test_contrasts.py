@@ -71,21 +71,22 @@ def test_other_methods_are_families_of_their_own():
     assert [row["family_size"] for row in of(whole, "recipes")] == [2, 2]
 
 
+TWO: Any = {"archs": ("cnn", "swin"), "patients": 2}
 PARTIAL = {
     "a scale without baseline and recipe 5": lambda: without(
-        without(study(scales=("500k", "4m"), patients=2), scale="4m", recipe="baseline"),
+        without(study(scales=("500k", "4m"), **TWO), scale="4m", recipe="baseline"),
         scale="4m",
         recipe="2d+rht+sr",
     ),
-    "neither anywhere": lambda: study(labels=("full", "sr")),
+    "neither anywhere": lambda: study(labels=("full", "sr"), **TWO),
     "a baseline alone": lambda: study(labels=("baseline",), archs=("swin",)),
-    "baselines of two scales": lambda: study(labels=("baseline",), scales=("500k", "4m")),
-    "no baseline in Swin": lambda: without(study(patients=2), arch="swin", recipe="baseline"),
-    "a fold": lambda: holdout(study(patients=2)),
+    "baselines of two scales": lambda: study(labels=("baseline",), scales=("500k", "4m"), **TWO),
+    "no baseline in Swin": lambda: without(study(**TWO), arch="swin", recipe="baseline"),
+    "a holdout": lambda: holdout(study(**TWO)),
     "another architecture": lambda: study(archs=("unet",), patients=2),
-    "a baseline without scores": lambda: undefined(study(patients=2), "baseline"),
-    "no scores": lambda: undefined(study(patients=2), *STATED),
-    "all scores equal": lambda: equal(study(patients=2)),
+    "a baseline without scores": lambda: undefined(study(**TWO), "baseline"),
+    "no scores": lambda: undefined(study(**TWO), *STATED),
+    "all scores equal": lambda: equal(study(**TWO)),
 }
 
 
@@ -124,11 +125,11 @@ def test_a_patient_counts_in_a_group_with_all_values_or_not_at_all():
     whole = study(labels=(*STATED, "chain_rule"), archs=("cnn",))
     gone = (whole.patients["recipe"] == "chain_rule") & (whole.patients["patient"] == "p0_0")
     whole.patients.loc[gone, "auprc"] = np.nan
-    (row,) = of(whole, "gradients")
+    found = compared(whole, 100, ("auprc",)).set_index("contrast")
+    row, other = found.loc["gradients"], found.loc["advanced"]
     wide = whole.scores.pivot(index="patient", columns="label", values="auprc").dropna()
     forward = wide[["forward_only", "chain_rule"]].mean(axis=1)
     gradients = wide[["full", "2d+rht+sr"]].mean(axis=1)
     assert row["difference"] == pytest.approx((forward - gradients).mean())
     assert (row["n"], row["of_patients"]) == (54, 55)
-    (row,) = of(whole, "advanced")
-    assert (row["n"], row["of_patients"]) == (55, 55)
+    assert (other["n"], other["of_patients"]) == (55, 55)

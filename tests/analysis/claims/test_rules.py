@@ -128,7 +128,7 @@ def test_every_recipe_is_all_seven():
 def test_every_architecture_that_collapses_is_judged():
     loss = {("vit", "full"): 0.08, ("swin", "full"): 0.2}
     kept = {("swin", "2d+rht+sr"): 0.2}
-    two = {"archs": ("vit", "swin"), "patients": 40}
+    two = {"archs": ("vit", "swin"), "patients": 40, "labels": ("baseline", "full", "2d+rht+sr")}
     parts, claims = verdicts(study(loss=loss | kept, **two))
     assert (parts["3a"]["verdict"], parts["3b"]["verdict"]) == (CONFIRMED, NOT_CONFIRMED)
     assert parts["3b"]["measured"].startswith("Swin at 500k")
