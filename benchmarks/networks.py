@@ -1,0 +1,60 @@
+"""The five networks whose training steps are profiled and scaled, as configurations of runs."""
+
+import dataclasses
+from typing import Any
+
+from fp4jax.train import RunConfig, Slices, Volumes
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network by its architecture; ``side`` and ``batch`` are what it is usually measured at.
+
+    Images have ``dims`` dimensions, and a side that is a multiple of ``multiple``. ``patch`` is the
+    side of what a transformer's token stands for; 0: it has none.
+    """
+
+    title: str
+    arch: str
+    dims: int = 2
+    side: int = 128
+    batch: int = 8
+    multiple: int = 64
+    patch: int = 0
+
+    def config(
+        self,
+        recipe: str = "baseline",
+        *,
+        side: int | None = None,
+        batch: int | None = None,
+        **options: Any,
+    ) -> RunConfig:
+        """A run without augmentation, of 500k parameters unless ``options`` has another scale."""
+        side, batch = side or self.side, batch or self.batch
+        if side % self.multiple:
+            raise ValueError(
+                f"the side of {self.title}'s images is {side}; give a multiple of {self.multiple}."
+            )
+        data: Any = Slices(image_size=side, augment=False)
+        if self.dims == 3:
+            data = Volumes(patch_size=(side,) * 3, augment="none")
+        options = {"scale": "500k", **options}
+        return RunConfig(data, arch=self.arch, recipe=recipe, batch_size=batch, **options)
+
+
+NETWORKS = {
+    "cnn": Network("CNN", "cnn", multiple=16),
+    "vit": Network("ViT", "vit", multiple=16, patch=16),
+    "swin": Network("Swin", "swin", patch=16),
+    "swin_unetr_2d": Network("Swin UNETR 2D", "swin_unetr", multiple=32, patch=2),
+    "swin_unetr_3d": Network(
+        "Swin UNETR 3D", "swin_unetr", dims=3, side=64, batch=1, multiple=32, patch=2
+    ),
+}
+
+
+def checked(names: tuple[str, ...]) -> None:
+    """Raises ValueError for the name of none."""
+    if unknown := sorted(set(names) - set(NETWORKS)):
+        raise ValueError(f"networks has {', '.join(unknown)}; allowed: {', '.join(NETWORKS)}.")
