@@ -3,7 +3,12 @@
 import dataclasses
 from typing import Any
 
+import jax
+from flax import nnx
+
+from fp4jax import models
 from fp4jax.train import RunConfig, Slices, Volumes
+from fp4jax.train.program import build
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,7 +16,8 @@ class Network:
     """A network by its architecture; ``side`` and ``batch`` are what it is usually measured at.
 
     Images have ``dims`` dimensions, and a side that is a multiple of ``multiple``. ``patch`` is the
-    side of what a transformer's token stands for; 0: it has none.
+    side of what a transformer's token stands for; 0: it has none. At ``sizes_side`` models of all
+    scales fit.
     """
 
     title: str
@@ -21,6 +27,7 @@ class Network:
     batch: int = 8
     multiple: int = 64
     patch: int = 0
+    sizes_side: int = 128
 
     def config(
         self,
@@ -42,14 +49,38 @@ class Network:
         options = {"scale": "500k", **options}
         return RunConfig(data, arch=self.arch, recipe=recipe, batch_size=batch, **options)
 
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Of images, and of targets: what the trainer's tasks have."""
+        return (3, 1) if self.dims == 2 else (4, 3)
+
+    def size_options(self, scale: str) -> dict[str, Any]:
+        """The options that make a scale, as the peers in PyTorch take them, too."""
+        values = models.resolved_options(self.arch, scale)
+        return {name: values[name] for name in _SIZES[self.arch]}
+
+    def parameters(self, scale: str) -> int:
+        """Trainable ones, at ``sizes_side``."""
+        config = self.config(scale=scale, side=self.sizes_side)
+        model = nnx.eval_shape(lambda: build(config, *self.channels, 0))
+        return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+_TRANSFORMER = ("dim", "depth", "heads", "hidden")
+_SIZES = {
+    "cnn": ("stages", "channels"),
+    "vit": _TRANSFORMER,
+    "swin": (*_TRANSFORMER, "window"),
+    "swin_unetr": ("feature_size", "depths", "num_heads"),
+}
 
 NETWORKS = {
     "cnn": Network("CNN", "cnn", multiple=16),
     "vit": Network("ViT", "vit", multiple=16, patch=16),
-    "swin": Network("Swin", "swin", patch=16),
+    "swin": Network("Swin", "swin", patch=16, sizes_side=256),
     "swin_unetr_2d": Network("Swin UNETR 2D", "swin_unetr", multiple=32, patch=2),
     "swin_unetr_3d": Network(
-        "Swin UNETR 3D", "swin_unetr", dims=3, side=64, batch=1, multiple=32, patch=2
+        "Swin UNETR 3D", "swin_unetr", dims=3, side=64, batch=1, multiple=32, patch=2, sizes_side=64
     ),
 }
 

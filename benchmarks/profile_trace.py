@@ -115,8 +115,8 @@ def times(trace: Trace, opcodes: Mapping[str, str]) -> Times:
 
     ``opcodes``, by instruction, tell those that only run others: they get what no other takes.
     """
-    wall: Counter[str] = Counter()
-    busy: Counter[str] = Counter()
+    wall: defaultdict[str, float] = defaultdict(float)
+    busy: defaultdict[str, float] = defaultdict(float)
     for span, running, working in _moments(trace):
         leaves = [name for name in running if opcodes.get(name) not in CONTAINERS]
         names = leaves or list(running) or [BETWEEN]

@@ -1,0 +1,137 @@
+"""Growth of steps: points, marks, the table and figure; a toy run, and PyTorch's sizes."""
+
+import dataclasses
+import json
+
+import pytest
+
+from benchmarks import bench_scaling, networks, plots, power_fit, scaling_peer, scaling_tables
+from benchmarks.bench_scaling import Args, Point, points
+from benchmarks.networks import NETWORKS
+from benchmarks.scaling_tables import Growth
+
+
+def growth(exponent, at_most=1.0, sizes=(1, 2, 4)):
+    seconds = [size**exponent for size in sizes]
+    powers = {"baseline": power_fit.fit(sizes, seconds)}
+    return Growth("ViT", "batch", sizes, {"baseline": seconds}, powers, at_most)
+
+
+def test_points():
+    args = Args(batches=(4, 1), sides=(128, 64, 96), scales=("4m", "500k"))
+    assert points(args, NETWORKS["vit"], "batch") == [Point(128, 1), Point(128, 4)]
+    # Swin takes multiples of 64, a volume's batch is 1
+    assert points(args, NETWORKS["swin"], "side") == [Point(64, 2), Point(128, 2)]
+    volumes = points(args, NETWORKS["swin_unetr_3d"], "side")
+    assert volumes == [Point(side, 1) for side in (32, 64, 96)]
+    scales = points(args, NETWORKS["swin"], "size")
+    assert scales == [Point(256, 2, "500k"), Point(256, 2, "4m")]
+    assert bench_scaling.size_of(NETWORKS["swin"], "side", Point(64, 2)) == 64
+    # the paper's
+    assert bench_scaling.size_of(NETWORKS["cnn"], "size", scales[0]) == 530_753
+
+
+def test_powers_beyond_what_operations_have():
+    assert not growth(1.1).beyond("baseline")
+    assert growth(1.2).beyond("baseline")
+    assert not growth(1.2, at_most=2).beyond("baseline")
+    assert growth(1.5, sizes=(1, 2)).beyond("baseline")
+    # ViT attends to all tokens
+    limits = [
+        bench_scaling.at_most(NETWORKS[name], axis)
+        for name, axis in (("vit", "tokens"), ("swin", "tokens"), ("swin_unetr_3d", "side"))
+    ]
+    assert limits == [2, 1, 3]
+
+
+def test_table_and_figure(tmp_path, capsys):
+    found = [growth(1.5), dataclasses.replace(growth(1.0), network="CNN", note="no torch")]
+    for one in found:
+        scaling_tables.show(one)
+    out = capsys.readouterr().out
+    assert "1.50 ± 0.00" in out
+    assert out.count("beyond") == 1
+    assert "CNN: training step, ms, by batch; no torch" in out
+    plots.growths(tmp_path / "new" / "toy.png", found)
+    assert (tmp_path / "new" / "toy.png").stat().st_size > 1000
+
+
+@pytest.mark.slow  # two programs of a network
+def test_a_toy_run(tmp_path):
+    files = tmp_path / "toy.json", tmp_path / "toy.png"
+    args = Args(
+        networks=("vit",),
+        axes=("side",),
+        recipes=("0",),
+        sides=(16, 32),
+        rounds=1,
+        torch=False,
+        json=files[0],
+        plot=files[1],
+    )
+    bench_scaling.main(args)
+    sides, tokens = json.loads(files[0].read_text())["tables"]
+    assert (sides["axis"], sides["sizes"]) == ("side", [16, 32])
+    assert (tokens["axis"], tokens["sizes"]) == ("tokens", [1, 4])
+    slopes = [one["powers"]["baseline"]["exponent"] for one in (sides, tokens)]
+    assert slopes[0] == pytest.approx(2 * slopes[1])
+    assert sides["note"] == "left out"
+    assert files[1].stat().st_size > 1000
+
+
+@pytest.mark.slow  # nine models, though none is computed
+@pytest.mark.parametrize("arch", ["cnn", "vit", "swin"])
+def test_peers_have_our_sizes(arch):
+    """PyTorch's models have as many parameters as ours, at every scale."""
+    pytest.importorskip("torch")
+    from benchmarks import torch_models
+
+    network = NETWORKS[arch]
+    for scale in ("500k", "4m", "15m"):
+        options = network.size_options(scale)
+        model = torch_models.create(arch, network.sizes_side, **options)
+        assert sum(p.numel() for p in model.parameters()) == network.parameters(scale)
+
+
+def test_peers_step():
+    """Each place has its own model, made when it is called."""
+    pytest.importorskip("torch")
+    options = NETWORKS["vit"].size_options("500k")
+    shape = scaling_peer.Shape("vit", options, 2, 32, 1, 3, 1)
+    calls = scaling_peer.steps([shape, shape._replace(batch=2)])
+    losses = [calls[name]() for name in ("0", "0", "1", "0")]
+    assert losses[0] > 0
+    assert losses[0] != losses[1]
+
+
+def test_missing_packages(monkeypatch):
+    def version(name):
+        raise scaling_peer.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(scaling_peer.importlib.metadata, "version", version)
+    assert scaling_peer.missing("cnn") == "torch"
+    note = bench_scaling.no_peer(Args(), NETWORKS["cnn"])
+    assert note == "not timed: torch is not installed"
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"networks": ("resnet",)}, "networks has resnet; allowed: cnn"),
+        ({"axes": ("depth",)}, "axes has depth; allowed: batch"),
+        ({"rounds": 0}, "rounds is 0"),
+        ({"batches": (2,)}, "batch has less than two sizes"),
+        ({"scales": ("500k", "1b")}, "size has less than two sizes"),
+        ({"sides": (64, 96), "networks": ("swin",)}, "side has less than two sizes"),
+        ({"recipes": ("nvfp3",)}, "nvfp3"),
+    ],
+)
+def test_wrong_options(option, message):
+    with pytest.raises(ValueError, match=message):
+        Args(**option)
+
+
+def test_sides_of_networks():
+    with pytest.raises(ValueError, match="multiple of 64"):
+        NETWORKS["swin"].config(side=96)
+    assert networks.NETWORKS["swin_unetr_3d"].config().data.patch_size == (64, 64, 64)
