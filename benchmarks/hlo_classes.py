@@ -2,9 +2,9 @@
 
 An instruction is known by its opcode, by the names of ``jax.named_scope`` around it (products and
 quantizers of fp4jax have some) and by the source lines that it comes from. XLA fuses what has
-different purposes: a fusion with a product is one; a fusion that only moves data is a copy; of any
-other, each instruction inside counts by the elements that it reads or writes, and data movement
-does not. That is a guess: a logarithm is not dearer than a sum.
+different purposes: a fusion with a product is one; a fusion that moves data, and computes next to
+nothing, is a copy; of any other, each instruction inside counts by the elements that it reads or
+writes, and data movement does not. That is a guess: a logarithm is not dearer than a sum.
 """
 
 import re
@@ -42,6 +42,8 @@ _MOVING = (
     "broadcast concatenate copy copy-done copy-start dynamic-slice dynamic-update-slice gather pad "
     "reshape reverse scatter slice transpose"
 )
+#: A fusion that computes with less than this part of what it moves is a copy: indices of a loop.
+_NEXT_TO_NOTHING = 0.1
 _FREE, _MOVING = frozenset(_FREE.split()), frozenset(_MOVING.split())
 # In the text of op_name a scope stands between "/", "(" and ")".
 _QUANTIZER = re.compile(r"(?<![\w.])fp4_(quantize|keys)(?![\w.])")
@@ -79,6 +81,8 @@ def _shares(module: Module, instruction: Instruction) -> dict[str, float]:
         if found in (DOT, CONVOLUTION, HADAMARD):
             return {found: 1.0}
         (moved if inside.opcode in _MOVING else weights)[found] += size
+    if weights.total() < _NEXT_TO_NOTHING * moved.total():
+        weights.clear()
     for found in (weights, moved):
         # Instructions that XLA made itself have no name: they go with the others.
         if found.total() > found[OTHER]:

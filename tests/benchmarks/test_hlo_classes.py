@@ -55,6 +55,23 @@ def test_shares_of_fusions():
     assert "x" not in found
 
 
+def test_a_copy_with_an_index():
+    """A fusion that computes where it copies from is a copy."""
+    text = """
+%fused (p: f32[64,8], i: s32[]) -> f32[1,8] {
+  %p = f32[64,8]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %next.1 = s32[] add(%i, %i), metadata={op_name="fp4_wgrad/while/add"}
+  ROOT %cut.1 = f32[32,8]{1,0} dynamic-slice(%p, %next.1), metadata={op_name="fp4_wgrad/slice"}
+}
+
+ENTRY %main (x: f32[64,8], n: s32[]) -> f32[1,8] {
+  ROOT %f = f32[32,8]{1,0} fusion(%x, %n), kind=kLoop, calls=%fused
+}
+"""
+    assert shares(hlo_text.parse(text))["f"] == {COPIES["products"]: 1}
+
+
 def test_a_quantized_product():
     """Its quantizers are seen in the program that XLA makes of it, and all shares add up to 1."""
     x, w = jnp.ones((32, 64)), jnp.ones((64, 48))

@@ -35,8 +35,8 @@ StackFrames
   %zero = f32[] constant(0)
   %negate.1 = f32[4,8]{1,0} negate(%p), metadata={op_name="step/neg" stack_frame_id=1}
   %window.1 = f32[4,2]{1,0} reduce-window(%negate.1, %zero), window={size=1x4}, to_apply=%max
-  %largest.1 = f32[4]{0} reduce(%window.1, %zero), to_apply=%max, metadata={op_name="fp4_quantize/max" stack_frame_id=1}
-  ROOT %tuple.1 = (f32[4]{0}, /*index=1*/f32[4,8]{1,0}) tuple(%largest.1, %negate.1)
+  %amax.1 = f32[4]{0} reduce(%window.1, %zero), to_apply=%max, metadata={op_name="fp4_quantize/abs"}
+  ROOT %tuple.1 = (f32[4]{0}, /*index=1*/f32[4,8]{1,0}) tuple(%amax.1, %negate.1)
 }
 
 ENTRY %main (x: f32[4,8], w: f32[8,2]) -> f32[4,2] {
@@ -79,7 +79,7 @@ def test_frames_are_innermost_first(module):
 
 def test_what_xla_made_has_the_name_of_its_user(module):
     found = module.instructions
-    assert found["window.1"].op_name == found["largest.1"].op_name == "fp4_quantize/max"
+    assert found["window.1"].op_name == found["amax.1"].op_name == "fp4_quantize/abs"
     assert found["c"].op_name == "jit(step)/add"
     # a product has its own purpose, and its operand no user with a name
     assert found["dot.1"].op_name == found["copy.3"].op_name == ""
