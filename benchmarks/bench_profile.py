@@ -16,11 +16,13 @@ of networks with 500k parameters. The method:
   is a product. The table says how much time is shared out so.
 * "cores" is how many threads worked, on average, while instructions of a class ran.
 * Wall time, CPU time of all threads, system time, and page faults are of steps without the
-  profiler; idle cores are wall time x cores - CPU time. "traced / not" tells what the profiler, or
-  the weather, changed: beyond some per cent a table is not to be trusted.
+  profiler; idle cores are wall time x cores - CPU time, ours and that of other processes.
 
 Recipes take turns in the steps that are not traced; of those and of the traced ones the faster half
-counts. Other processes make both longer: run it on a machine with nothing else to do.
+counts. Two rows say whether to trust a table: "traced / not" is what the profiler changed, and "CPU
+time of other processes" (of the machine, from /proc/stat, where there is one) what others took:
+they make all rows longer. Run it on a machine with nothing else to do.
+
 Memory is the peak of temporary buffers that XLA plans (``memory_analysis``): exact, and the same on
 a busy machine.
 """

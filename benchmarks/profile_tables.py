@@ -56,6 +56,7 @@ TOTALS: dict[str, Callable[[Profile], float]] = {
     "instructions not in the text": lambda p: p.unknown * 1e3,
     "CPU time": lambda p: p.usage.cpu * 1e3,
     "of it system": lambda p: p.usage.system * 1e3,
+    "CPU time of other processes": lambda p: p.usage.others * 1e3,
     "idle cores": lambda p: p.idle * 1e3,
     "page faults": lambda p: p.usage.faults,
     "temporary memory, MB": lambda p: p.temporary / 1e6,

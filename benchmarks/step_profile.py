@@ -6,6 +6,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -17,12 +18,16 @@ from benchmarks.profile_trace import BETWEEN
 
 
 class Usage(NamedTuple):
-    """Of one step: seconds of wall time, of all threads' CPU and system time; page faults."""
+    """Of one step: seconds of wall time, of all threads' CPU and system time; page faults.
+
+    ``others`` are the CPU seconds that other processes of the machine took meanwhile.
+    """
 
     wall: float
     cpu: float
     system: float
     faults: float
+    others: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +56,7 @@ class Profile:
     @property
     def idle(self) -> float:
         """Seconds of cores without work, of steps without the profiler."""
-        return max(self.usage.wall * cores() - self.usage.cpu, 0.0)
+        return max(self.usage.wall * cores() - self.usage.cpu - self.usage.others, 0.0)
 
 
 def cores() -> int:
@@ -61,6 +66,7 @@ def cores() -> int:
 
 def used(call: Callable[[], Any]) -> Usage:
     """What one call takes."""
+    machine = _machine_seconds()
     before, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     jax.block_until_ready(call())
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
@@ -68,7 +74,21 @@ def used(call: Callable[[], Any]) -> Usage:
         getattr(after, name) - getattr(before, name)
         for name in ("ru_utime", "ru_stime", "ru_minflt")
     )
-    return Usage(wall, user + system, system, faults)
+    others = _machine_seconds() - machine - user - system
+    return Usage(wall, user + system, system, faults, others)
+
+
+def _machine_seconds() -> float:
+    """CPU seconds that all processes took since the start, and those that a hypervisor took away.
+
+    In steps of some milliseconds; 0 where there is no /proc/stat.
+    """
+    try:
+        first = Path("/proc/stat").read_text().partition("\n")[0]
+    except OSError:
+        return 0.0
+    user, nice, system, _, _, interrupts, soft, steal = map(int, first.split()[1:9])
+    return (user + nice + system + interrupts + soft + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def usages(calls: Sequence[Callable[[], Any]], rounds: int) -> list[Usage]:

@@ -12,7 +12,7 @@ from benchmarks.step_profile import Profile, Usage
 
 def profile(quantizers):
     return Profile(
-        usage=Usage(wall=0.1, cpu=0.15, system=0.01, faults=1234),
+        usage=Usage(wall=0.1, cpu=0.13, system=0.01, faults=1234, others=0.02),
         traced=0.11 + quantizers,
         wall={CLASSES[0]: 0.1, QUANTIZERS: quantizers, BETWEEN: 0.01},
         cores={CLASSES[0]: 1.5, BETWEEN: 0.2},
