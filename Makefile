@@ -50,7 +50,8 @@ test-compile-only: $(VENV)/.installed-all
 	PYTHONPATH=$(CUDA_WHEELS) JAX_PLATFORMS=cpu JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 \
 	  $(BIN)/python -m pytest -m "slow or not slow" --timeout 3600 -rs \
 	  -k "compile or lower or instructions" \
-	  $(PYTEST_ARGS) tests/kernels/test_compile_only.py tests/kernels/test_fused_quantizer.py tests/kernels/experimental
+	  $(PYTEST_ARGS) tests/kernels/test_compile_only.py tests/kernels/test_fused_compiled.py \
+	  tests/kernels/test_fused_several_devices.py tests/kernels/experimental
 
 bench: $(VENV)/.installed-all
 	$(BIN)/python -m benchmarks.bench_quantize

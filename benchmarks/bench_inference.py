@@ -1,11 +1,13 @@
-"""Inference with the paper's models: float32, bfloat16, fake-quantized and packed; and their sizes.
+"""Inference with the paper's models: float32, bfloat16, fake-quantized, packed, decoded; and sizes.
 
     python -m benchmarks.bench_inference [--scale 500k 4m 15m] [--rounds 7] [--json FILE]
         [--plot FILE.png]
 
 A call takes normalized images to logits in evaluation mode. Weights are arguments of the compiled
-call: nothing is decoded or cast beforehand. Ratios are over the float32 model; above 1 is slower.
-MB: parameters and statistics in memory, and the size of a safetensors file.
+call: nothing is decoded or cast beforehand, but for the rows "decoded" (fp4jax.nnx.decode), which
+have the packed model's file. W4A16 is the recipe's weights, unrotated, with x as it is. Ratios are
+over the float32 model; above 1 is slower. MB: parameters and statistics in memory, and the size of
+a safetensors file.
 """
 
 import dataclasses
@@ -23,7 +25,7 @@ from flax import nnx
 from benchmarks import plots, timing
 from benchmarks.timing import Result, Run
 from fp4jax import models, nnx as fp4nnx, packed
-from fp4jax.ops.recipe import get_recipe
+from fp4jax.ops.recipe import Recipe, get_recipe
 from fp4jax.packed import tensors
 
 _SCALES = ("500k", "4m", "15m")
@@ -99,15 +101,29 @@ def cases(args: Args, arch: str, scale: str) -> list[Case]:
         model: Any = create(rngs=nnx.Rngs(0), dtype=dtype)
         return fp4nnx.apply_recipe(model, args.recipe, keep=model.high_precision, verbose=False)
 
+    def weights_only() -> nnx.Module:
+        spec = get_recipe(args.recipe).fprop[1]
+        assert spec is not None
+        recipe = Recipe(name="W4A16", fprop=(None, dataclasses.replace(spec, hadamard=False)))
+        model: Any = create(rngs=nnx.Rngs(0))
+        return fp4nnx.apply_recipe(model, recipe, keep=model.high_precision, verbose=False)
+
     half = high(jnp.bfloat16)
     packed.narrow(half, jnp.bfloat16)
     pack = functools.partial(fp4nnx.pack, rest_dtype=jnp.bfloat16, verbose=False)
+    small = Case.of("packed", "the same codes, rest computed in float32", pack(fake()))
+    w4a16 = Case.of("W4A16", "packed weights, x as it is", pack(weights_only()))
     return [
         Case.of("float32", "reference", high()),
         Case.of("bfloat16", "computed and stored in bfloat16", half),
         Case.of("fake-quantized", f"{args.recipe}, computed in float32", fake()),
-        Case.of("packed", "the same codes, rest computed in float32", pack(fake())),
+        small,
         Case.of("packed, bfloat16", "rest computed in bfloat16", pack(fake(jnp.bfloat16))),
+        dataclasses.replace(small, name="decoded", note="once", model=fp4nnx.decode(small.model)),
+        w4a16,
+        dataclasses.replace(
+            w4a16, name="W4A16, decoded", note="once", model=fp4nnx.decode(w4a16.model)
+        ),
     ]
 
 

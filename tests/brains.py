@@ -14,6 +14,17 @@ SUFFIXES = {
 }
 
 
+def oblique(spacing=(1.0, 1.5, 4.0)):
+    """An affine whose axes are turned about z and x."""
+    a, b = 0.3, -0.2
+    about_z = [[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]]
+    about_x = [[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]]
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(about_z) @ about_x @ np.diag(spacing)
+    affine[:3, 3] = (-50, 12.5, 7)
+    return affine
+
+
 def volume(seed, shape=SHAPE):
     """Integers from 1 on, in random order, and 0 on the faces: every brain voxel has its own."""
     data = np.zeros(shape, np.float32)

@@ -56,7 +56,9 @@ _FIGURES = {
     "Thor": (11, 0, _SPECIFIC, 20, 273000000000, 33554432, 130000000000, 233472, 232448),
 }
 
+#: What a program that is lowered calls where it has a kernel of Triton's, or of Mosaic's.
 TRITON = "__gpu$xla.gpu.triton"
+MOSAIC = "custom_call @mosaic_gpu_v2"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ import contextlib
 import gc
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +31,10 @@ compilation_cache.use(Path(sys.prefix) / "jax-cache")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
+# A job that a shell starts in the background ignores Ctrl-C, which tests send to themselves.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # The same examples in every run; compiling makes the first of them slow, so no deadline.
 hypothesis.settings.register_profile("fp4jax", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("fp4jax")
@@ -40,14 +45,16 @@ hypothesis.settings.load_profile("fp4jax")
 FIRST = (
     "test_contract.py",
     "convolution/test_quantized.py",
+    "convolution/test_products.py",
     "nnx/test_packing.py",
-    "analysis/test_diagnosis.py",
     "nnx/test_keys.py",
+    "kernels/test_fused_several_devices.py",
     "kernels/test_fused_quantizer.py",
     "ops/test_dot_general.py",
     "kernels/test_scaled_matmul.py",
-    "models/test_monai.py",
-    "models/test_models.py",
+    "convolution/test_options.py",
+    "kernels/test_fused_compiled.py",
+    "analysis/test_diagnosis_run.py",
     "nnx/test_apply_recipe.py",
     "ops/test_modes.py",
     "models/test_models_golden.py",

@@ -33,6 +33,7 @@ PACKAGES = (
     "fp4jax.analysis.diagnosis",
     "fp4jax.analysis.sensitivity",
     "fp4jax.analysis.report",
+    "fp4jax.analysis.claims",
     "fp4jax.core.hooks",
 )
 

@@ -22,7 +22,8 @@ def patient_table(runs: "Iterable[RunResult]") -> "pd.DataFrame":
     """A row per run and test patient, for :func:`fp4jax.analysis.stats.compare_patients`.
 
     Columns: run, arch, scale, label, split, seed, patient; ``lesion``, whether the patient has one;
-    of the patient's pixels together, from its histogram (of volumes: of all regions together),
+    ``pixels`` of it (or voxels); of the patient's pixels together, from its histogram (of volumes:
+    of all regions together),
 
     - ``auprc``, average precision;
     - ``f2`` = 5 tp / (5 tp + 4 fn + fp), ``recall``, ``precision`` of p > threshold, the threshold
@@ -52,12 +53,12 @@ def patient_table(runs: "Iterable[RunResult]") -> "pd.DataFrame":
         for patient, histogram in (patient_scores(run) or {}).items():
             scores = pixel_scores(histogram, run.summary["threshold"])
             rows.append({**keys, "patient": patient, **scores, "dice": dice.get(patient, _NAN)})
-    keys = ["run", "arch", "scale", "label", "split", "seed", "patient", "lesion"]
+    keys = ["run", "arch", "scale", "label", "split", "seed", "patient", "lesion", "pixels"]
     return pd.DataFrame(rows, columns=[*keys, *METRICS])
 
 
 def pixel_scores(histogram: Histogram, threshold: float) -> dict[str, Any]:
-    """``lesion`` and metrics of a patient's pixels, see :func:`patient_table`.
+    """``lesion``, ``pixels`` and metrics of a patient's pixels, see :func:`patient_table`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -68,10 +69,11 @@ def pixel_scores(histogram: Histogram, threshold: float) -> dict[str, Any]:
     """
     positives = float(np.asarray(histogram.counts[1], np.float64).sum())
     if not positives:
-        return {"lesion": False} | dict.fromkeys(METRICS, _NAN)
+        return {"lesion": False, "pixels": 0} | dict.fromkeys(METRICS, _NAN)
     above, hits = histogram.above(threshold)
     return {
         "lesion": True,
+        "pixels": int(positives),
         "auprc": histogram.average_precision().value,
         # 5 tp + 4 fn + fp, by what is above the threshold and what is positive.
         "f2": 5 * hits / (4 * positives + above),

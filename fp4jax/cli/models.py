@@ -16,6 +16,7 @@ def network_of(
     folds: bool = False,
     mirror: bool = False,
     static: bool = False,
+    decode: bool = False,
 ) -> Network:
     """The network that one or more models are.
 
@@ -25,6 +26,7 @@ def network_of(
         folds: in place of the one run that is named, all of its cross-validation.
         mirror: average over mirror images, too.
         static: with the static scales that the runs were calibrated to.
+        decode: weights of packed files are decoded once.
 
     Raises:
         ValueError: no model, models that do not go together, or an option without effect.
@@ -39,10 +41,14 @@ def network_of(
         raise ValueError(f"--recipe: for runs, but {', '.join(files)} is no folder.")
     if static and files:
         raise ValueError(f"--static: for runs; the scales of {', '.join(files)} are in the file.")
+    if decode and (runs := [str(path) for path in paths if path.is_dir()]):
+        raise ValueError(f"--decode: for packed files, but {', '.join(runs)} is a run.")
     options: dict[str, Any] = {"recipe": recipe, "static": static}
     network = predict.together(
         [
-            predict.from_run(path, **options) if path.is_dir() else predict.from_file(path)
+            predict.from_run(path, **options)
+            if path.is_dir()
+            else predict.from_file(path, decode=decode)
             for path in paths
         ]
     )

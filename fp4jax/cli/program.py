@@ -27,6 +27,7 @@ VERBS = (
     "export",
     "targets",
     "keep-lists",
+    "claims",
     "slurm",
 )
 COMPLETION = "--tyro-print-completion"

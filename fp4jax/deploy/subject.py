@@ -9,7 +9,7 @@ from flax import nnx
 
 from fp4jax.core.typing import Float
 from fp4jax.deploy.scores import Score, scores_of
-from fp4jax.nnx.packed_files import is_packed
+from fp4jax.nnx.packed_files import check_codes, is_packed
 from fp4jax.nnx.packing import quantized_layers
 from fp4jax.predict.about import About
 from fp4jax.predict.packed_files import describe, load_packed
@@ -35,6 +35,7 @@ class Subject:
     scores: tuple[Score, ...] = ()
 
     def __post_init__(self) -> None:
+        check_codes(self.model)
         quantized = any(recipe.quantizes for _, recipe in quantized_layers(self.model))
         if quantized and not is_packed(self.model):
             raise ValueError(

@@ -15,6 +15,7 @@ inside the train step. A trained model is packed to 4.5 bits per weight, and sav
     packed = pack(model)                          codes and scales for float kernels
     save_packed(path, packed)                     a safetensors file
     load_packed(path, template)                   the packed model again
+    decode(packed)                                weights decoded once, outputs the same
     unpack(packed)                                float kernels on the FP4 grid, no recipe
 """
 
@@ -26,6 +27,7 @@ from fp4jax.nnx.amax_variables import (
 )
 from fp4jax.nnx.applying import apply_recipe as apply_recipe, remove_recipe as remove_recipe
 from fp4jax.nnx.calibrating import calibrate as calibrate
+from fp4jax.nnx.decoding import decode as decode
 from fp4jax.nnx.keys import RoundingKey as RoundingKey, refresh_keys as refresh_keys
 from fp4jax.nnx.operations import (
     AttentionOp as AttentionOp,

@@ -22,7 +22,7 @@ from fp4jax.nnx.packing import forward_part, pack_attention, pack_layer
 from fp4jax.nnx.slots import Layer, layers
 from fp4jax.ops.attention_recipe import AttentionRecipe
 from fp4jax.packed.file_format import LayerRecord, PackedModel, read_model, write_model
-from fp4jax.packed.kernel import PackedKernel
+from fp4jax.packed.kernel import DecodedKernel, PackedKernel
 from fp4jax.packed.layout import Layout
 from fp4jax.packed.rest import Stored, narrow
 from fp4jax.packed.stored import StoredMatrix
@@ -65,6 +65,7 @@ def contents_of(model: nnx.Module, metadata: Mapping[str, str] | None = None) ->
         >>> sorted(contents_of(packed).arrays)
         ['bias', 'kernel.amax', 'kernel.block_scales', 'kernel.codes']
     """
+    check_codes(model)
     records = {layer.path: _record(layer) for layer in layers(model) if layer.operation is not None}
     if not is_packed(model):
         raise ValueError(
@@ -127,6 +128,15 @@ def from_contents(contents: PackedModel, template: Model, path: str | Path) -> M
 def is_packed(model: nnx.Module) -> bool:
     """Whether some layer of a model is packed."""
     return any(isinstance(layer.operation, PackedOp) for layer in layers(model))
+
+
+def check_codes(model: nnx.Module) -> None:
+    """ValueError if a packed model holds no codes any more."""
+    if any(isinstance(module, DecodedKernel) for _, module in nnx.iter_modules(model)):
+        raise ValueError(
+            f"{type(model).__name__} was decoded by fp4jax.nnx.decode and holds no codes; give the "
+            "packed model that it was made of."
+        )
 
 
 def _record(layer: Layer) -> LayerRecord:

@@ -5,7 +5,7 @@ from flax import nnx
 
 from fp4jax.nnx.applying import remove_recipe
 from fp4jax.nnx.keys import Model
-from fp4jax.nnx.packed_files import is_packed
+from fp4jax.nnx.packed_files import check_codes, is_packed
 from fp4jax.nnx.packed_operations import PackedOp
 from fp4jax.nnx.slots import layers
 from fp4jax.packed.layout import Layout
@@ -41,6 +41,7 @@ def unpack(model: Model) -> Model:
         raise ValueError(
             f"{type(model).__name__} is not packed; unpack what fp4jax.nnx.pack(model) returns."
         )
+    check_codes(model)
     model = nnx.clone(model)
     for layer in layers(model):
         operation, module = layer.operation, layer.module

@@ -9,7 +9,8 @@ x @ (i, taps n) followed by an overlap-add: w is read as it is stored. This is d
 
 Elsewhere patches would be ``taps / stride`` times x, several times more than the weights, and the
 kernel is dequantized (to values that are exact in bfloat16) for an ordinary convolution. The
-result is the same up to the order of float32 sums.
+result is the same up to the order of float32 sums. A kernel that is decoded already always enters
+an ordinary convolution.
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ from jax import lax
 
 from fp4jax.core.qtensor import QTensor
 from fp4jax.core.typing import Array
+from fp4jax.kernels import Decoded
 from fp4jax.ops import gemm
 from fp4jax.ops.convolution import products as windows
 from fp4jax.ops.convolution.geometry import Geometry, Window, merge_groups, resolve
@@ -59,14 +61,15 @@ class Convolution(Product):
     def prepare(self, x: Array) -> Array:
         return x.reshape(*x.shape[:-1], self.window.groups, self.channels)
 
-    def multiply(self, x: Any, w: QTensor, *, plain: bool = False) -> Array:
+    def multiply(self, x: Any, w: QTensor | Decoded, *, plain: bool = False) -> Array:
         merged = merge_groups(x.values)
         space = ((0, 0, d - 1) for d in self.input_dilation)
         config = [(0, 0, 0), *space, (0, 0, 0)]
         image = Operand(lax.pad(merged, jnp.zeros((), merged.dtype), config), x.scale)
         outputs = w.shape[-1]
         positions = image.values.shape[0] * math.prod(self.window.grid)
-        if not plain and (_no_overlap(self.window) or positions <= outputs):
+        as_gemm = not plain and (_no_overlap(self.window) or positions <= outputs)
+        if as_gemm and not isinstance(w, Decoded):
             return self._as_gemm(image, w)
         values, scale = kernel_operand(w)
         kernel = self.kernel(values, x.values.shape[-1])
@@ -121,13 +124,14 @@ class TransposedConvolution(Product):
     def prepare(self, x: Array) -> Array:
         return x
 
-    def multiply(self, x: Any, w: QTensor, *, plain: bool = False) -> Array:
+    def multiply(self, x: Any, w: QTensor | Decoded, *, plain: bool = False) -> Array:
         n, *grid, c = x.values.shape
         if _is_empty(x, self.window):
             return jnp.zeros((n, *self.window.image, self.outputs), self.out_dtype)
         taps, k = self.window.number_of_taps, w.shape[-2]
         positions = n * math.prod(grid)
-        if not plain and (_no_overlap(self.window) or positions <= k):
+        as_gemm = not plain and (_no_overlap(self.window) or positions <= k)
+        if as_gemm and not isinstance(w, Decoded):
             rows = Operand(x.values.reshape(positions, c), x.scale)
             parts = accumulate(rows, w).reshape(n, *grid, *self.window.taps, w.shape[-1] // taps)
             sums = overlap_add(parts[..., : self.outputs], self.window)

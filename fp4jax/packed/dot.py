@@ -6,6 +6,7 @@ from typing import Any
 
 from fp4jax.core.qtensor import QTensor
 from fp4jax.core.typing import Array
+from fp4jax.kernels import Decoded
 from fp4jax.ops.gemm import Operand
 from fp4jax.packed.matmul import X_AXES, matmul, plain_matmul, quantized_rows
 from fp4jax.packed.product import Product
@@ -57,7 +58,7 @@ class Dot(Product):
     def quantize(self, x: Array, amax: Array | None) -> Operand | QTensor:
         return quantized_rows(x, self.spec, amax)
 
-    def multiply(self, x: Any, w: QTensor, *, plain: bool = False) -> Array:
-        if plain:
+    def multiply(self, x: Any, w: QTensor | Decoded, *, plain: bool = False) -> Array:
+        if plain or isinstance(w, Decoded):
             return plain_matmul(x, w, self.out_dtype, self.precision).reshape(self.shape)
         return matmul(x, w, self.out_dtype).reshape(self.shape)

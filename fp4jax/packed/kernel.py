@@ -1,4 +1,4 @@
-"""A layer's kernel as it is stored: codes, block scales and amax of a matrix.
+"""A layer's kernel as it is stored: codes, block scales and amax of a matrix; or as it decodes.
 
 Whatever the layer, its weights are kept as the matrix that enters the GEMM, so that a kernel
 reads them as they lie (codes (n, k / 2), two to a byte along k):
@@ -12,6 +12,7 @@ Codes and scale bytes are those of the fake-quantized layer; only their order is
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 from flax import nnx
 
 from fp4jax.core.qtensor import QTensor
+from fp4jax.kernels import Decoded
 
 
 class Packed(nnx.Variable):
@@ -30,7 +32,7 @@ class Packed(nnx.Variable):
 class Weight:
     """What stands for a float kernel between a packed layer's parts."""
 
-    values: QTensor
+    values: QTensor | Decoded
     # of the float kernel: (in, out), (*batch, *in, *out) or (*taps, in / groups, out)
     shape: tuple[int, ...]
     # in which the layer computes
@@ -72,6 +74,11 @@ class PackedKernel(nnx.Module):
         """Bytes of codes, block scales and amax."""
         return self.values.nbytes
 
+    @property
+    def stacked(self) -> int:
+        """Of how many layers it holds the kernels."""
+        return math.prod(self.amax.get_value().shape)
+
     def get_value(self) -> Weight:
         """What a layer's operation takes; has the float kernel's shape and dtype."""
         return Weight(self.values, self.shape, self.dtype)
@@ -82,9 +89,43 @@ class PackedKernel(nnx.Module):
         Raises:
             ValueError: for any other index.
         """
-        if index is not Ellipsis:
-            raise ValueError("a packed kernel can only be read whole, kernel[...].")
+        _check_index(index)
         return self.get_value()
+
+
+class DecodedKernel(nnx.Module):
+    """Stands in a layer's ``kernel`` attribute in place of a :class:`PackedKernel`: its values.
+
+    Args:
+        values: the matrices (*stack, *batch, n, k), in the rotated basis where there is one.
+        shape, dtype: of the packed kernel.
+    """
+
+    def __init__(self, values: Decoded, shape: Sequence[int], dtype: Any):
+        self.decoded = Packed(values.values)
+        self.scale = Packed(values.scale)
+        self.shape = tuple(shape)
+        self.dtype = np.dtype(dtype)
+
+    @property
+    def stacked(self) -> int:
+        """As :attr:`PackedKernel.stacked`."""
+        return math.prod(self.scale.get_value().shape)
+
+    def get_value(self) -> Weight:
+        """As :meth:`PackedKernel.get_value`."""
+        values = Decoded(self.decoded.get_value(), self.scale.get_value())
+        return Weight(values, self.shape, self.dtype)
+
+    def __getitem__(self, index: Any) -> Weight:
+        """As :meth:`PackedKernel.__getitem__`."""
+        _check_index(index)
+        return self.get_value()
+
+
+def _check_index(index: Any) -> None:
+    if index is not Ellipsis:
+        raise ValueError("a packed kernel can only be read whole, kernel[...].")
 
 
 @dataclasses.dataclass(frozen=True)

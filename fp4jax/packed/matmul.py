@@ -17,7 +17,7 @@ from fp4jax.core.qtensor import QTensor
 from fp4jax.core.quantizer import quantize
 from fp4jax.core.spec import TensorSpec
 from fp4jax.core.typing import Array, DTypeLike, Float, Shaped
-from fp4jax.kernels import backend
+from fp4jax.kernels import Decoded, backend
 from fp4jax.kernels.block_scaled_matmul.base import decoded_rows
 from fp4jax.ops import gemm
 from fp4jax.ops.gemm import BlockAxes, Operand
@@ -26,11 +26,13 @@ from fp4jax.ops.gemm import BlockAxes, Operand
 X_AXES = BlockAxes(contracted=-1, tile=(-2, -1))
 
 
-def kernel_operand(w: QTensor) -> Operand:
+def kernel_operand(w: QTensor | Decoded) -> Operand:
     """Code value x block scale, (*batch, n, k) as the codes lie, and the tensor scale.
 
     float32, exact in bfloat16; padding is cut off. Rotated weights stay in the rotated basis.
     """
+    if isinstance(w, Decoded):
+        return Operand(w.values, w.scale)
     w = w.in_rotated_basis()
     rows = functools.partial(decoded_rows, dtype=jnp.float32)
     if w.ndim == 3:
@@ -89,7 +91,7 @@ def scaled(
 
 
 def plain_matmul(
-    x: Operand, w: QTensor, out_dtype: DTypeLike, precision: Any = None
+    x: Operand, w: QTensor | Decoded, out_dtype: DTypeLike, precision: Any = None
 ) -> Shaped[Array, "*batch m n"]:
     """The same with nothing but differentiable operations of JAX."""
     batch, k = tuple(range(x.values.ndim - 2)), x.values.ndim - 1

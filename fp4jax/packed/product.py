@@ -13,6 +13,7 @@ from fp4jax.core import exact, hadamard
 from fp4jax.core.qtensor import QTensor
 from fp4jax.core.spec import TensorSpec
 from fp4jax.core.typing import Array
+from fp4jax.kernels import Decoded
 from fp4jax.ops.gemm import BlockAxes, Operand
 from fp4jax.packed.matmul import quantized
 
@@ -43,29 +44,30 @@ class Product(abc.ABC):
         return quantized(x, self.spec, self.axes, amax)
 
     @abc.abstractmethod
-    def multiply(self, x: Any, w: QTensor, *, plain: bool = False) -> Array:
+    def multiply(self, x: Any, w: QTensor | Decoded, *, plain: bool = False) -> Array:
         """The product of what :meth:`quantize` returned."""
 
-    def __call__(self, x: Array, w: QTensor, amax: Array | None = None) -> Array:
+    def __call__(self, x: Array, w: QTensor | Decoded, amax: Array | None = None) -> Array:
         """The product; its gradient with respect to x passes straight through the rounding.
 
         Args:
             x: the activations.
-            w: the packed kernel.
+            w: the packed kernel, or what it decodes to.
             amax: of x, for a spec with a static one.
         """
         return _jitted(self, x, w, amax)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _product(plan: Product, x: Array, w: QTensor, amax: Array | None) -> Array:
+def _product(plan: Product, x: Array, w: QTensor | Decoded, amax: Array | None) -> Array:
     with jax.named_scope("fp4_packed"):
         return plan.multiply(plan.quantize(plan.prepare(x), amax), _opaque(w))
 
 
-def _jvp(plan: Product, primals: tuple[Array, QTensor, Any], tangents: tuple[Any, QTensor, Any]):
+def _jvp(plan: Product, primals: tuple[Array, Any, Any], tangents: tuple[Any, Any, Any]):
     (x, w, amax), (dx, dw, _) = primals, tangents
-    if not all(isinstance(t, SymbolicZero) for t in (dw.block_scales, dw.amax)):
+    of_values = (dw.values, dw.scale) if isinstance(w, Decoded) else (dw.block_scales, dw.amax)
+    if not all(isinstance(t, SymbolicZero) for t in of_values):
         raise ValueError(
             "packed weights cannot be trained, but a gradient with respect to them was asked for. "
             "Train the model that fp4jax.nnx.pack was given, then pack it again; differentiate a "
@@ -80,7 +82,7 @@ def _jvp(plan: Product, primals: tuple[Array, QTensor, Any], tangents: tuple[Any
     return y, plan.multiply(Operand(dx, None), _opaque(w), plain=True)
 
 
-def _opaque(w: QTensor) -> QTensor:
+def _opaque(w: QTensor | Decoded) -> QTensor | Decoded:
     """w behind a barrier, for programs that hold a model as a constant.
 
     XLA would decode such weights while it compiles, back to float arrays in the program; and up

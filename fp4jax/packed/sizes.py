@@ -6,7 +6,7 @@ import math
 import jax
 from flax import nnx
 
-from fp4jax.packed.kernel import Packed, PackedKernel
+from fp4jax.packed.kernel import DecodedKernel, Packed, PackedKernel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +61,9 @@ def size(model: nnx.Module) -> Size:
         >>> size(nnx.Linear(16, 4, rngs=nnx.Rngs(0))).nbytes
         272
     """
-    kernels = [m for _, m in nnx.iter_modules(model) if isinstance(m, PackedKernel)]
-    weights = sum(math.prod(m.shape) * math.prod(m.amax.get_value().shape) for m in kernels)
+    kinds = (PackedKernel, DecodedKernel)
+    kernels = [m for _, m in nnx.iter_modules(model) if isinstance(m, kinds)]
+    weights = sum(math.prod(m.shape) * m.stacked for m in kernels)
     packed = jax.tree.leaves(nnx.state(model, Packed))
     others = jax.tree.leaves(nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat)))
     return Size(

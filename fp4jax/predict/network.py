@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from fp4jax import nnx as fp4nnx
 from fp4jax.core.typing import Array, Float
 from fp4jax.data.nifti import REGIONS
 from fp4jax.data.nifti.brats import MODALITIES
@@ -143,15 +144,21 @@ def from_run(path: str | Path, *, recipe: str | None = None, static: bool = Fals
     return from_model(model, about_run(run, model.config))
 
 
-def from_file(path: str | Path) -> Network:
+def from_file(path: str | Path, *, decode: bool = False) -> Network:
     """A packed model that says what it is.
+
+    Args:
+        path: of the file.
+        decode: decode its weights once, see :func:`fp4jax.nnx.decode`, and not in each call: on a
+            machine without FP4 units faster, in the memory of a float model.
 
     Raises:
         ValueError: no packed model, or one that does not say what makes it.
         OSError: it cannot be read.
     """
     path = Path(path).expanduser()
-    return from_module(load_packed(path), describe(path))
+    model = load_packed(path)
+    return from_module(fp4nnx.decode(model) if decode else model, describe(path))
 
 
 def from_weights(config: RunConfig) -> Network:

@@ -213,7 +213,7 @@ def test_scores_of_a_patient():
     # Above 0.95 there is one pixel of the lesion, and above 0.05 all but one.
     assert pixel_scores(Histogram.zeros(4096).add(logits, 1 - mask), 0.95)["missed"] == 1
     healthy = pixel_scores(Histogram.zeros(4096).add(logits, 0 * mask), 0.5)
-    assert not healthy.pop("lesion")
+    assert (healthy.pop("lesion"), healthy.pop("pixels")) == (False, 0)
     assert np.isnan(list(healthy.values())).all()
     silent = pixel_scores(Histogram.zeros(4096).add(-9 * jnp.ones((1, 6)), mask), 0.5)
     assert (silent["f2"], silent["recall"], silent["missed"]) == (0, 0, 1)
@@ -227,7 +227,7 @@ def test_the_table_of_patients(tmp_path):
     runs = read_runs(root)
     table = patient_table(runs)
     assert len(table) == 4 * 3
-    assert list(table.columns) == ["run", *KEYS, "lesion", *METRICS]
+    assert list(table.columns) == ["run", *KEYS, "lesion", "pixels", *METRICS]
     assert set(table["split"]) == {"fold0"}
     dice = {(r.path.name, p): d for r in runs for p, d in r.summary["test_patients"].items()}
     for row in table.to_dict("records"):

@@ -255,6 +255,10 @@ def test_quantized_residuals_with_several_scales(op):
             "amax is given for fprop.x, which recipe 'full' does not quantize with",
         ),
         (
+            lambda: dot(X, W, recipe=recipe_of(STATIC, SPEC, SPEC), amax=1.0),
+            r"amax is 1.0; give a mapping of roles \(fprop.x, fprop.w, .*\) to numbers",
+        ),
+        (
             lambda: dot(X, W, recipe=recipe_of(STATIC, SPEC, SPEC), amax={"fprop.x": jnp.ones(2)}),
             r"the amax of fprop.x has shape \(2,\)",
         ),
@@ -275,6 +279,7 @@ def test_quantized_residuals_with_several_scales(op):
         ),
     ],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_mistakes(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -122,6 +122,13 @@ def test_rotating_one_operand_is_refused(field):
 
 
 @pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize("pair", [TensorSpec(), (TensorSpec(),), ("nvfp4", None), 1])
+def test_products_have_two_operands(pair):
+    with pytest.raises(ValueError, match=r"Recipe.dgrad is .*; give a pair of TensorSpec or None"):
+        Recipe(name="own", dgrad=pair)
+
+
+@pytest.mark.usefixtures("unchecked_types")
 def test_bad_residuals():
     with pytest.raises(ValueError, match="residuals is 'none'; allowed: 'original', 'quantized'"):
         Recipe(name="own", residuals="none")

@@ -89,6 +89,7 @@ def test_by_the_command(folds, slices, tmp_path, run):
     [
         (["--save", "m.safetensors"], "--save packs one run"),
         (["--folds", "--input", "slices"], "2 are named"),
+        (["--decode", "--input", "slices"], "--decode: for packed files, but"),
         (["--mirror", "--input", "slices"], "was trained without"),
         (["--input", "slices", "--min-component", "1"], "--min-component: of NIfTI cases"),
         (["--input", "slices", "--out", "slices"], "give another --out"),

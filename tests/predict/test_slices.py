@@ -96,6 +96,10 @@ def test_a_run_is_segmented_saved_and_used_again(run, trained, folder, tmp_path)
     assert (code, err) == (0, "")
     for one, other in zip(masks, masks_of(tmp_path / "again"), strict=True):
         np.testing.assert_array_equal(one, other)
+    code, out, err = run("predict", "m.safetensors", "--decode", "--input", folder, "--out", "once")
+    assert (code, err) == (0, "")
+    for one, other in zip(masks, masks_of(tmp_path / "once"), strict=True):
+        assert (one == other).mean() > 0.999  # sums in another order
     about = predict.describe(tmp_path / "m.safetensors")
     assert (about.arch, about.recipe, about.run) == ("cnn", "2d+rht+sr", trained.name)
     # nothing is replaced unasked

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +29,16 @@ def runs(tmp_path) -> list[RunResult]:
     return [run for run in map(read_run, paths) if run is not None]
 
 
+def lines_of(history: list[dict]) -> str:
+    return "".join(json.dumps(record) + "\n" for record in history)
+
+
 def told(listener: Listener, runs: list[RunResult], start: int, stop: int, over: bool) -> None:
     """A session that goes on after ``start`` epochs, of runs side by side."""
     for run in runs:
         path, history = run.path / "metrics.jsonl", run.history()
         text = path.read_text()
-        path.write_text("".join(json.dumps(record) + "\n" for record in history[:start]))
+        path.write_text(lines_of(history[:start]))
         listener.starts(run.config, run.path)
         path.write_text(text)
     for epoch in range(start, stop):
@@ -86,32 +91,41 @@ def test_tensorboard_in_a_folder_without_pictures(runs, tmp_path):
     assert not (runs[0].path / "predictions.png").exists()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")
-@pytest.mark.slow
-def test_mlflow(runs, tmp_path):
+@pytest.fixture
+def database(tmp_path) -> Iterator[str]:
+    """Where MLflow keeps what it is told, if all of it is installed; its warnings are its own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        mlflow = pytest.importorskip("mlflow")
+        pytest.importorskip("mlflow")
         pytest.importorskip("alembic", reason="all of mlflow")
-        uri = f"sqlite:///{tmp_path}/mlflow.db"
-        shown_in_sessions(f"mlflow:{uri}", runs, tmp_path)
-        client = mlflow.MlflowClient(uri)
-        experiment = client.get_experiment_by_name("fp4jax").experiment_id
-        found = {run.info.run_name: run for run in client.search_runs([experiment])}
-        assert sorted(found) == sorted(run.path.name for run in runs)
-        for run in runs:
-            one = found[run.path.name]
-            assert one.info.status == "FINISHED"
-            names = {name for values in expected(run).values() for name in values}
-            for name in names:
-                history = client.get_metric_history(one.info.run_id, name)
-                curve = [(r["epoch"], numbers(r)[name]) for r in run.history()]
-                assert sorted((point.step, point.value) for point in history) == curve
-            final = scores(run.summary)
-            assert {k: one.data.metrics[k] for k in final} == final
-            assert one.data.params["seed"] == str(run.config.seed)
-            (picture,) = client.list_artifacts(one.info.run_id)
-            assert picture.path == "predictions.png"
+        yield f"sqlite:///{tmp_path}/mlflow.db"
+
+
+#: What it warns of outside the fixture, too.
+OF_MLFLOW = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::PendingDeprecationWarning"
+)
+
+
+@OF_MLFLOW
+@pytest.mark.slow
+def test_mlflow(runs, tmp_path, database):
+    shown_in_sessions(f"mlflow:{database}", runs, tmp_path)
+    client, told_of = written.mlflow(database)
+    found = {run.info.run_name: run for run in told_of}
+    assert sorted(found) == sorted(run.path.name for run in runs)
+    for run in runs:
+        one = found[run.path.name]
+        assert one.info.status == "FINISHED"
+        names = {name for values in expected(run).values() for name in values}
+        for name in names:
+            curve = [(r["epoch"], numbers(r)[name]) for r in run.history()]
+            assert written.mlflow_curve(client, one, name) == curve
+        final = scores(run.summary)
+        assert {k: one.data.metrics[k] for k in final} == final
+        assert one.data.params["seed"] == str(run.config.seed)
+        (picture,) = client.list_artifacts(one.info.run_id)
+        assert picture.path == "predictions.png"
 
 
 @pytest.mark.slow
@@ -136,37 +150,24 @@ def test_wandb(runs, tmp_path, monkeypatch):
         assert list(part.glob("files/media/images/*.png"))
 
 
-def lines_of(history: list[dict]) -> str:
-    return "".join(json.dumps(record) + "\n" for record in history)
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")
+@OF_MLFLOW
 @pytest.mark.slow
-def test_mlflow_does_not_mix_two_trainings(runs, tmp_path):
+def test_mlflow_does_not_mix_two_trainings(runs, tmp_path, database):
     """After a resumption on another machine, or of a folder that was deleted, numbers differ."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        mlflow = pytest.importorskip("mlflow")
-        pytest.importorskip("alembic", reason="all of mlflow")
-        uri = f"sqlite:///{tmp_path}/mlflow.db"
-        run = runs[0]
-        told_once = [{**r, "seconds": 1.0} for r in run.history()]
-        (run.path / "metrics.jsonl").write_text(lines_of(told_once))
-        with tracking([f"mlflow:{uri}"], tmp_path, pictures=False) as (listener,):
-            told(listener, [run], 0, 4, False)
-        others = [
-            {**r, "seconds": 9.0, "train_loss": r["train_loss"] + (r["epoch"] > 2)}
-            for r in told_once
-        ]
-        (run.path / "metrics.jsonl").write_text(lines_of(others))
-        with tracking([f"mlflow:{uri}"], tmp_path, pictures=False) as (listener,):
-            told(listener, [run], 2, EPOCHS, True)
-        client = mlflow.MlflowClient(uri)
-        experiment = client.get_experiment_by_name("fp4jax").experiment_id
-        second, first = client.search_runs([experiment])
-        assert (first.info.status, second.info.status) == ("KILLED", "FINISHED")
-        for one, history in ((first, told_once[:4]), (second, others)):
-            for name in ("train_loss", "seconds"):
-                points = client.get_metric_history(one.info.run_id, name)
-                curve = [(r["epoch"], r[name]) for r in history]
-                assert sorted((point.step, point.value) for point in points) == curve
+    run = runs[0]
+    told_once = [{**r, "seconds": 1.0} for r in run.history()]
+    (run.path / "metrics.jsonl").write_text(lines_of(told_once))
+    with tracking([f"mlflow:{database}"], tmp_path, pictures=False) as (listener,):
+        told(listener, [run], 0, 4, False)
+    others = [
+        {**r, "seconds": 9.0, "train_loss": r["train_loss"] + (r["epoch"] > 2)} for r in told_once
+    ]
+    (run.path / "metrics.jsonl").write_text(lines_of(others))
+    with tracking([f"mlflow:{database}"], tmp_path, pictures=False) as (listener,):
+        told(listener, [run], 2, EPOCHS, True)
+    client, (second, first) = written.mlflow(database)
+    assert (first.info.status, second.info.status) == ("KILLED", "FINISHED")
+    for one, history in ((first, told_once[:4]), (second, others)):
+        for name in ("train_loss", "seconds"):
+            curve = [(r["epoch"], r[name]) for r in history]
+            assert written.mlflow_curve(client, one, name) == curve

@@ -49,6 +49,21 @@ def wandb(folder: Path, run: str) -> tuple[Points, dict[str, Any], dict[str, Any
     return points, config, summary
 
 
+def mlflow(uri: str) -> tuple[Any, list[Any]]:
+    """MLflow's client, and the runs of fp4jax's experiment, the last first."""
+    import mlflow
+
+    client = mlflow.MlflowClient(uri)
+    experiment = client.get_experiment_by_name("fp4jax").experiment_id
+    return client, list(client.search_runs([experiment]))
+
+
+def mlflow_curve(client: Any, run: Any, name: str) -> list[tuple[int, float]]:
+    """Every point of a number."""
+    points = client.get_metric_history(run.info.run_id, name)
+    return sorted((point.step, point.value) for point in points)
+
+
 def _items(items: Any) -> dict[str, Any]:
     return {
         item.key or "/".join(item.nested_key): json.loads(item.value_json)

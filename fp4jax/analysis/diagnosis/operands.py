@@ -1,7 +1,7 @@
 """The six operands of a layer as its quantizers see them, and what becomes of each.
 
 The views (which axis is contracted, what a convolution's taps see) are those of the library's own
-plans; ``tests/analysis/test_diagnosis.py`` checks that they give the library's products.
+plans; ``tests/analysis/test_diagnosis_operands.py`` checks that they give the library's products.
 """
 
 from collections.abc import Callable

@@ -1,12 +1,16 @@
 """Does a proposed keep list help? Compares it with all layers in FP4 and with the model's own list.
 
     fp4jax keep-lists --out runs/demo
+    fp4jax keep-lists --preset lgg-cv-cpu --root kaggle_3m --archs cnn --splits cv \\
+        --methods qat --seeds 2026 --out runs/lgg-cv-cpu
 
-On the demo's patients and 500k models: trains baselines, takes the sensitivity of the first
+On the data and 500k models of a named study: trains baselines, takes the sensitivity of the first
 seed's, proposes what to keep at --budget, and quantizes (ptq) or trains (qat) all seeds under the
-recipe with nothing kept, with the layers that the model itself keeps, and with the proposal. Prints
-the test AUPRC and writes keep_lists_RECIPE.csv. Runs that are finished are not trained again; a
-folder of `fp4jax study demo` may be given.
+recipe with nothing kept, with the layers that the model itself keeps, and with the proposal. Of
+several splits each has a proposal of its own, from its training patients alone. Prints the test
+AUPRC and writes keep_lists_RECIPE.csv, and keep_lists_RECIPE_patients.csv, where the same lists
+are compared patient by patient. Runs that are finished are not trained again; a folder of
+`fp4jax study` with the same preset may be given.
 """
 
 import csv
@@ -18,20 +22,29 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
+from fp4jax.analysis.by_patient import patient_table
+from fp4jax.analysis.claims.collected import write_csv
+from fp4jax.analysis.results import read_run
 from fp4jax.analysis.sensitivity import propose, sensitivity_of_run
+from fp4jax.analysis.stats import compare_patients
 from fp4jax.cli.command import Verb
 from fp4jax.cli.presets import PRESETS
 from fp4jax.files import replacing
 from fp4jax.models import create
 from fp4jax.nnx import SensitivityTable
 from fp4jax.ops.rules import Rules
+from fp4jax.predict.pictures import is_synthetic
 from fp4jax.study import Study, execute
-from fp4jax.train import Data, RunFolder
+from fp4jax.train import Data, RunFolder, Slices, Source
 
 
 @dataclasses.dataclass(frozen=True)
 class Args:
+    source: Source = dataclasses.field(default_factory=Source)
+    # the named study whose data and settings are taken
+    preset: str = "demo"
     # the runs' folders lie in here
     out: Path = Path("runs/demo")
     # architectures
@@ -46,14 +59,24 @@ class Args:
     batches: int = 4
     # ptq: quantized after training; qat: trained under the recipe
     methods: tuple[Literal["qat", "ptq"], ...] = ("ptq", "qat")
+    # holdout, single folds (fold0 ...), or cv for all of them
+    splits: tuple[str, ...] = ("holdout",)
     # seeds of the runs
     seeds: tuple[int, ...] = (2026, 2027, 2028)
 
+    def __post_init__(self):
+        if self.preset not in PRESETS:
+            raise ValueError(f"preset is {self.preset!r}; allowed: {', '.join(PRESETS)}.")
+
 
 def command(args: Args) -> None:
-    preset = PRESETS["demo"]()
-    data = preset.study.data.open(preset.source)
-    rows = [row for arch in args.archs for row in _compared(args, preset.study, data, arch)]
+    preset = PRESETS[args.preset]()
+    if not isinstance(preset.study.data, Slices):
+        raise ValueError(f"preset {args.preset} is of volumes; name one of slices, such as demo.")
+    source = args.source if preset.prepare is None else preset.prepare(args.source)
+    data = preset.study.data.open(source)
+    lists = [one for arch in args.archs for one in _compared(args, preset.study, data, arch)]
+    rows = [_row(one, _exact(one, lists)) for one in lists]
     print("| " + " | ".join(rows[0]) + " |\n|" + " --- |" * len(rows[0]))
     for row in rows:
         print("| " + " | ".join(row.values()) + " |")
@@ -61,60 +84,120 @@ def command(args: Args) -> None:
     writer = csv.DictWriter(text, list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
-    path = args.out / f"keep_lists_{args.recipe.replace('+', '-')}.csv"
+    stem = f"keep_lists_{args.recipe.replace('+', '-')}"
+    path = args.out / f"{stem}.csv"
     with replacing(path) as temporary:
         temporary.write_text(text.getvalue(), newline="")
     print(path)
+    print(write_csv(_by_patient(lists), args.out / f"{stem}_patients.csv"))
 
 
-def _compared(args: Args, demo: Study, data: Data, arch: str) -> Iterator[dict[str, str]]:
-    """A row for each method and list."""
-    study = dataclasses.replace(demo, archs=(arch,), seeds=args.seeds, recipes=("baseline",))
-    baselines = _folders(study, data, args.out)
-    table = sensitivity_of_run(
-        baselines[0].path,
-        data,
-        args.recipe,
-        metric=args.metric,
-        batches=args.batches,
-        budget=args.budget,
+@dataclasses.dataclass(frozen=True)
+class _List:
+    """Runs of an architecture and method that keep the same, or each split its proposal."""
+
+    arch: str
+    method: str
+    kept: str
+    # of the layers' multiply-adds in FP4, the mean over splits
+    share: float
+    # in the order of splits and seeds
+    folders: tuple[RunFolder, ...]
+
+    @property
+    def label(self) -> str:
+        """As a comparison names it."""
+        if self.method == "baseline":
+            return self.method
+        return f"{self.method} {self.kept}" if self.method != "qat" else self.kept
+
+
+def _compared(args: Args, named: Study, data: Data, arch: str) -> Iterator[_List]:
+    """The baselines, then each method and list."""
+    study = dataclasses.replace(
+        named,
+        archs=(arch,),
+        seeds=args.seeds,
+        splits=args.splits,
+        recipes=("baseline",),
+        methods=("qat",),
     )
-    proposal = propose(table, args.budget)
-    print(f"{arch}: {proposal}")
-    nothing = table.rules(())
-    lists: dict[str, tuple[Any, float]] = {
-        "nothing": (nothing, _share(table, nothing)),
-        "the model's own": (args.recipe, _share(table, _own(demo, arch, table))),
-        f"proposed at {args.budget:g}": (proposal.rules, _share(table, proposal.rules)),
-    }
-    exact = _auprc(baselines)
-    yield _row(arch, "baseline", "everything", 0.0, exact, exact)
+    baselines = _folders(study, data, args.out)
+    yield _List(arch, "baseline", "everything", 0.0, tuple(baselines))
+    splits = tuple(dict.fromkeys(run.split for run in study.runs()))
+    # name -> for each split its recipe and share
+    lists: dict[str, list[tuple[Any, float]]] = {}
+    for split, baseline in zip(splits, baselines[:: len(args.seeds)], strict=True):
+        table = sensitivity_of_run(
+            baseline.path,
+            data,
+            args.recipe,
+            metric=args.metric,
+            batches=args.batches,
+            budget=args.budget,
+        )
+        proposal = propose(table, args.budget)
+        print(f"{arch} {split}: {proposal}")
+        nothing, own = table.rules(()), _own(named, arch, table)
+        for name, recipe, rules in (
+            ("nothing", nothing, nothing),
+            ("the model's own", args.recipe, own),
+            (f"proposed at {args.budget:g}", proposal.rules, proposal.rules),
+        ):
+            lists.setdefault(name, []).append((recipe, _share(table, rules)))
     for method in args.methods:
-        for name, (recipe, share) in lists.items():
-            several = ("baseline", recipe) if method == "ptq" else (recipe,)
-            one = dataclasses.replace(study, methods=(method,), recipes=several)
-            yield _row(arch, method, name, share, _auprc(_folders(one, data, args.out)), exact)
+        for name, of_splits in lists.items():
+            folders: list[RunFolder] = []
+            for split, (recipe, _) in zip(splits, of_splits, strict=True):
+                several = ("baseline", recipe) if method == "ptq" else (recipe,)
+                one = dataclasses.replace(
+                    study, methods=(method,), recipes=several, splits=(split,)
+                )
+                folders += _folders(one, data, args.out)
+            share = float(np.mean([share for _, share in of_splits]))
+            yield _List(arch, method, name, share, tuple(folders))
 
 
 def _folders(study: Study, data: Data, out: Path) -> Sequence[RunFolder]:
-    """The finished runs of a study of one recipe, in the order of its seeds."""
-    outcome = execute(study, data, out, name="keep-lists", synthetic=True)
+    """The finished runs of a study of one recipe, in the order of its splits and seeds."""
+    synthetic = is_synthetic(study.data)
+    outcome = execute(study, data, out, name="keep-lists", synthetic=synthetic)
     if outcome.failures:
         raise ValueError("; ".join(f"{name}: {error}" for name, error in outcome.failures))
     return outcome.folders
 
 
-def _own(demo: Study, arch: str, table: SensitivityTable) -> Rules:
+def _exact(one: _List, lists: Sequence[_List]) -> np.ndarray:
+    """The baselines' AUPRC of the same architecture."""
+    (own,) = (b for b in lists if (b.arch, b.method) == (one.arch, "baseline"))
+    return _auprc(own.folders)
+
+
+def _by_patient(lists: Sequence[_List]) -> Any:
+    """Lists compared on the same test patients; each twice if it is called by two names."""
+    rows = []
+    for one in lists:
+        runs = [run for folder in one.folders if (run := read_run(folder.path)) is not None]
+        rows.append(patient_table(runs).assign(label=one.label))
+    table = pd.concat(rows, ignore_index=True)
+    found = [
+        compare_patients(table, metric, "all").assign(metric=metric) for metric in ("auprc", "f2")
+    ]
+    whole = pd.concat(found, ignore_index=True)
+    return whole[["metric", *(name for name in whole.columns if name != "metric")]]
+
+
+def _own(named: Study, arch: str, table: SensitivityTable) -> Rules:
     """The rules of the model's own list."""
     from flax import nnx
 
-    options = demo.per_arch.get(arch, {}).get("model_options", {})
+    options = named.per_arch.get(arch, {}).get("model_options", {})
     model: Any = nnx.eval_shape(
         lambda: create(
             arch,
-            demo.scales[0],
+            named.scales[0],
             rngs=nnx.Rngs(0),
-            **demo.data.model_arguments(demo.runs()[0]),
+            **named.data.model_arguments(named.runs()[0]),
             **options,
         )
     )
@@ -132,19 +215,18 @@ def _auprc(folders: Sequence[RunFolder]) -> np.ndarray:
     return np.array([(folder.summary() or {})["test"]["auprc"] for folder in folders])
 
 
-def _row(
-    arch: str, method: str, kept: str, share: float, values: np.ndarray, exact: np.ndarray
-) -> dict[str, str]:
-    """One line; the difference is that of the same seed's baseline."""
-    of_seeds = " ".join(f"{value:+.3f}" for value in values - exact)
+def _row(one: _List, exact: np.ndarray) -> dict[str, str]:
+    """One line; the difference is that of the baseline of the same split and seed."""
+    values = _auprc(one.folders)
     spread = f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else ""
+    each = " ".join(f"{value:+.3f}" for value in values - exact)
     return {
-        "model": arch,
-        "method": method,
-        "kept in high precision": kept,
-        "multiply-adds in FP4": f"{share:.1%}",
+        "model": one.arch,
+        "method": one.method,
+        "kept in high precision": one.kept,
+        "multiply-adds in FP4": f"{one.share:.1%}",
         "test AUPRC": f"{values.mean():.3f}{spread}",
-        "each seed minus its baseline": of_seeds,
+        "each run minus its baseline": each,
     }
 
 

@@ -52,6 +52,8 @@ class Args:
     recipe: str | None = None
     # with the static scales that the run was calibrated to (train --calibrate)
     static: bool = False
+    # decode a packed file's weights once: faster where no FP4 units are, in a float model's memory
+    decode: bool = False
     # measure how long one image takes
     time: bool = False
 
@@ -153,6 +155,8 @@ def _check(args: Args) -> None:
         _refuse({**of_runs, "--folds": args.folds}, f"for runs, but {files[0]} is no folder")
     elif args.rest and not args.save:
         raise ValueError("--rest says how --save stores a model; give --save, too.")
+    if args.save and args.decode:
+        raise ValueError("--decode: for packed files, and --save writes one; name the file later.")
     if args.save and (args.folds or len(args.models) > 1):
         raise ValueError("--save packs one run; name one, without --folds.")
 
@@ -172,6 +176,7 @@ def _network(args: Args) -> Network:
             folds=args.folds,
             mirror=args.mirror,
             static=args.static,
+            decode=args.decode,
         )
         if len(args.models) == 1 and not args.models[0].expanduser().is_dir():
             print(packed.size(predict.load_packed(args.models[0])))

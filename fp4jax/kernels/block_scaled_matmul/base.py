@@ -22,7 +22,7 @@ from fp4jax.ops import gemm
 from fp4jax.ops.gemm import Operand
 
 
-def decode(b: QTensor | Shaped[ArrayLike, "..."]) -> Decoded:
+def decode(b: QTensor | Shaped[ArrayLike, "..."], dtype: DTypeLike = jnp.bfloat16) -> Decoded:
     """A right operand of :func:`scaled_matmul` as bfloat16: four times the memory, no more work.
 
     For many products of more than 128 rows with the same weights, each of which would decode them
@@ -30,6 +30,7 @@ def decode(b: QTensor | Shaped[ArrayLike, "..."]) -> Decoded:
 
     Args:
         b: shape (k, n), quantized along k.
+        dtype: bfloat16, or float32 on CPU, where bfloat16 is converted in each product.
 
     Returns:
         A pytree to pass to ``scaled_matmul`` in place of ``b``.
@@ -42,7 +43,7 @@ def decode(b: QTensor | Shaped[ArrayLike, "..."]) -> Decoded:
         ((32, 8), 512)
     """
     check_quantized("b", b, contracted=-2)
-    values = decoded_rows(b.in_rotated_basis())  # pyright: ignore[reportAttributeAccessIssue]
+    values = decoded_rows(b.in_rotated_basis(), dtype)  # pyright: ignore
     rotated = b.shape[-2] if b.spec.hadamard else None  # pyright: ignore
     return Decoded(values, tensor_scale(b), rotated)  # pyright: ignore[reportArgumentType]
 

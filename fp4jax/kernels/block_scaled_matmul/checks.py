@@ -120,10 +120,10 @@ def _check_array(a) -> None:
 
 
 def _check_decoded(b: Decoded) -> None:
-    if b.values.ndim != 2 or b.values.dtype != jnp.bfloat16:
+    if b.values.ndim != 2 or b.values.dtype not in (jnp.bfloat16, jnp.float32):
         raise ValueError(
             f"b holds values of shape {b.values.shape} and dtype {b.values.dtype}; they must be "
-            "(n, k) in bfloat16. Multiply stacks with jax.vmap."
+            "(n, k) in bfloat16 or float32. Multiply stacks with jax.vmap."
         )
 
 

@@ -12,8 +12,10 @@ import fp4jax as fp4
 from fp4jax import TensorSpec
 from fp4jax.ops.recipe import ROLES
 from tests.checks import assert_close, three_gemms
-from tests.ops.convolution.test_quantized import BASELINE, BOTH, channels_last
+from tests.ops.convolution.cases import BASELINE, channels_last
 from tests.samples import sample
+
+BOTH = pytest.mark.parametrize("name", ["conv_general_dilated", "conv_transpose"])
 
 
 @pytest.mark.parametrize("name", ["conv_general_dilated", "conv_transpose"])

@@ -10,7 +10,7 @@ import fp4jax as fp4
 from fp4jax.ops import gemm
 from tests.accelerator import use_forms_of_accelerators
 from tests.checks import SUMS, assert_close, diagonal, three_gemms
-from tests.ops.convolution.test_quantized import Case, run
+from tests.ops.convolution.cases import Case, run
 
 CASES = {
     "conv": Case((2, 7, 6, 19), (3, 2, 19, 17), (2, 1), ((1, 1), (1, 0)), (1, 2)),

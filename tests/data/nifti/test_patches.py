@@ -11,7 +11,7 @@ from fp4jax.data.contents import fingerprint
 from fp4jax.data.nifti import PatchSampler, VolumeSet, find_cases, read_volume, save_prediction
 from fp4jax.data.nifti.pool import ordered
 from tests.brains import SHAPE, brats, label, volume, write
-from tests.data.test_nifti import refused
+from tests.data.reading import refused
 
 pytest.importorskip("nibabel")
 

@@ -1,0 +1,104 @@
+"""What a page says of a study's contrasts, variances and claims."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from fp4jax.analysis.claims.drawings import NAMES
+from fp4jax.analysis.claims.markdown import interval, loose, number, p_value, table
+from fp4jax.analysis.claims.rules import CLAIMS
+from fp4jax.analysis.claims.source import NOTHING, Source
+from fp4jax.analysis.claims.tables import PRIMARY
+from fp4jax.analysis.figures.style import shown, title
+
+# Each with a column NAME_holm.
+_TESTS = ("p", "p_folds", "p_equivalence")
+
+
+def recipes(metrics: Sequence[str]) -> Callable[[Source], str]:
+    """Each recipe against the baseline."""
+
+    def make(source: Source) -> str:
+        names = dict.fromkeys(["recipes", *source.tables.contrasts["contrast"]])
+        return _contrasts(source, [n for n in names if n.startswith("recipes")], metrics)
+
+    return make
+
+
+def groups(source: Source) -> str:
+    """Groups of recipes in an architecture, and architectures."""
+    own = loose(source.tables.contrasts)
+    text = _contrasts(source, ["gradients", "advanced", "architectures", "scales"], PRIMARY)
+    known = own[own["members"].notna()] if len(own) else own
+    used = dict.fromkeys(f"{title(r.arch)}, {r.contrast}: {r.members}" for r in known.itertuples())
+    return "\n\n".join([text, *(["\n".join(f"- {line}" for line in used)] if used else [])])
+
+
+def _contrasts(source: Source, names: Iterable[str], metrics: Sequence[str]) -> str:
+    own = loose(source.tables.contrasts)
+    own = own[own["contrast"].isin(names) & own["metric"].isin(metrics)]
+    if own.empty:
+        return NOTHING
+    rows = []
+    for row in own.to_dict(orient="records"):
+        partial = (
+            ""
+            if row["folds"] >= row["of_folds"]
+            else f" ({row['folds']} of {row['of_folds']} folds)"
+        )
+        arch, a, b = (row[name] for name in ("arch", "a", "b"))
+        first = title(arch, row["scale"]) if arch in ("cnn", "vit", "swin") else arch
+        pair = f"`{shown(b)}`" if row["contrast"].startswith("recipes") else f"{a} - {b}"
+        line = [first, pair, NAMES[row["metric"]], f"{row['n']}{partial}"]
+        line += [interval(row["difference"], row["ci_low"], row["ci_high"])]
+        line += [number(row["d_z"], 2), *(p_value(row[f"{p}_holm"]) for p in _TESTS)]
+        rows.append([*line, number(row["detectable"], 3), row["verdict"]])
+    header = ["model", "compared", "metric", "patients", "difference, 95 % interval", "d_z"]
+    header += ["p, these networks", "p, over folds", "p of equivalence", "detectable", "verdict"]
+    return table(header, rows)
+
+
+def sources(source: Source) -> str:
+    """Shares of variance, and differences of variances."""
+    own = loose(source.tables.variances)
+    if own.empty:
+        return "Nothing yet: it takes two recipes with all folds in two architectures."
+    rows = []
+    for row in own.to_dict(orient="records"):
+        spread = interval(*(1e4 * row[name] for name in ("variance", "low", "high")), digits=2)
+        share = interval(*(100 * row[n] for n in ("share", "share_low", "share_high")), digits=1)
+        rows.append([row["scale"], NAMES[row["metric"]], row["source"], share, spread])
+    about = [
+        f"{NAMES[metric]} at {scale}: {first['patients']} patients, {first['folds']} folds, "
+        f"recipes {first['labels']}{'' if first['converged'] else '; the fit did not converge'}."
+        for (scale, metric), group in own.groupby(["scale", "metric"], sort=False)
+        for first in [group.iloc[0]]
+    ]
+    header = ["scale", "metric", "source", "share, per cent", "variance x 10000, 95 % interval"]
+    return "\n\n".join([table(header, rows), " ".join(about)])
+
+
+def verdicts(source: Source) -> str:
+    """Each claim in one line."""
+    own = loose(source.tables.claims)
+    rows = []
+    for claim, group in own.groupby("claim"):
+        by = group.drop_duplicates("metric").set_index("metric")["of_claim"]
+        rows.append([str(claim), CLAIMS[claim], *(f"**{by[m]}**" for m in PRIMARY)])
+    return table(["", "the paper says", *(f"by {NAMES[m]}" for m in PRIMARY)], rows)
+
+
+def parts(source: Source) -> str:
+    """What decides each claim."""
+    rows = []
+    claims = source.tables.claims.sort_values(["claim", "part"], kind="stable")
+    for row in claims.to_dict(orient="records"):
+        # Of variances, in units of 1e-4.
+        digits, unit = (2, 1e4) if "variances" in str(row["measured"]) else (4, 1.0)
+        values = (unit * row[name] for name in ("estimate", "low", "high"))
+        known = interval(*values, digits=digits)
+        known += " x 10^-4" if unit > 1 and known else ""
+        # Nothing is NaN in a CSV file.
+        lacks, measured = (v if isinstance(v := row[n], str) else "" for n in ("lacks", "measured"))
+        verdict = f"{row['verdict']}; lacks {lacks}" if lacks else row["verdict"]
+        first = [f"{row['claim']}{row['part']}", row["says"], NAMES[row["metric"]]]
+        rows.append([*first, measured, known, verdict])
+    return table(["", "part", "metric", "measured", "estimate, 95 % interval", "verdict"], rows)

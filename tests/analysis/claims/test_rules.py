@@ -1,0 +1,103 @@
+"""Planted effects are confirmed with their intervals, absent ones not, missing ones are open."""
+
+import functools
+
+import pytest
+
+from fp4jax.analysis.claims import variance
+from fp4jax.analysis.claims.contrasts import compared
+from fp4jax.analysis.claims.coverage import expected_folds
+from fp4jax.analysis.claims.rules import CLAIMS, CONFIRMED, NOT_CONFIRMED, OPEN, decided
+from fp4jax.analysis.claims.variance import variances
+from tests.fabricated_scores import STATED, study, without
+
+
+@pytest.fixture(autouse=True)
+def no_random_effects(monkeypatch):
+    """No rule asks for them, and they take most of the time."""
+    monkeypatch.setattr(variance, "_random", lambda design: ({"residual": 1.0}, True))
+
+
+def verdicts(whole):
+    """By AUPRC: (part -> its row, claim -> its verdict)."""
+    contrasts = compared(whole, 200, ("auprc",))
+    spread = variances(whole.scores, "auprc", expected_folds(whole.runs), 500)
+    rows = decided(contrasts, spread, "auprc").to_dict(orient="records")
+    assert {row["claim"] for row in rows} == set(CLAIMS)
+    parts = {f"{row['claim']}{row['part']}": row for row in rows}
+    return parts, {row["claim"]: row["of_claim"] for row in rows}
+
+
+# What the paper says, at 500k and 4M.
+PLANTED = {
+    ("cnn", "full"): 0.08,
+    ("cnn", "2d+rht+sr"): 0.04,
+    ("vit", "full"): 0.07,
+}
+
+
+@functools.cache
+def as_the_paper_says():
+    gaps = {"vit": 0.1, "swin": -0.1, "500k": 0.05}
+    return study(1, loss=PLANTED, gaps=gaps, scales=("500k", "4m"), patients=40)
+
+
+def test_all_claims_of_a_study_that_is_as_the_paper_says():
+    parts, claims = verdicts(as_the_paper_says())
+    assert set(claims.values()) == {CONFIRMED}
+    for part, effect in (("2a", 0.06), ("2b", 0.04), ("3a", 0.07), ("3b", 0.07), ("5b", 0.04)):
+        assert parts[part]["low"] < effect < parts[part]["high"], part
+    assert parts["5a"]["low"] < 0 < parts["5a"]["high"]
+    assert parts["2a"]["measured"] == "CNN at 4m: forward only - gradients"
+    assert parts["3a"]["measured"] == "ViT at 500k: baseline - full"
+    assert parts["4a"]["low"] < 0.05 < parts["4a"]["high"]
+    assert not any(row["lacks"] for row in parts.values())
+
+
+def test_the_opposite_is_not_confirmed():
+    loss = {("cnn", "full"): -0.08, ("cnn", "2d+rht+sr"): -0.15, ("swin", "2d+rht+sr"): 0.1}
+    parts, claims = verdicts(study(2, loss=loss, patients=22))
+    assert [parts[p]["verdict"] for p in ("1b", "2a", "5a", "5b")] == [NOT_CONFIRMED] * 4
+    assert parts["2b"]["verdict"] == CONFIRMED
+    assert {claims[1], claims[5]} == {NOT_CONFIRMED}
+    # It is about larger scales, which are not there.
+    assert claims[2] == claims[4] == OPEN
+    everywhere = {(arch, "full"): 0.1 for arch in ("cnn", "vit", "swin")}
+    parts, claims = verdicts(study(3, loss=everywhere))
+    assert parts["1a"]["verdict"] == claims[1] == NOT_CONFIRMED
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nothing_is_confirmed_where_there_is_nothing(seed):
+    parts, claims = verdicts(study(seed, patients=22))
+    assert CONFIRMED not in claims.values()
+    # That two are equal may be shown.
+    assert CONFIRMED not in {row["verdict"] for name, row in parts.items() if name != "5a"}
+    assert parts["3b"]["verdict"] == OPEN
+
+
+def test_what_is_missing_decides_nothing_and_is_named():
+    whole = as_the_paper_says()
+    parts, claims = verdicts(without(whole, recipe="2d+rht+sr", arch="swin"))
+    assert (parts["5a"]["verdict"], parts["5a"]["lacks"]) == (
+        OPEN,
+        "recipe 5 and the baseline in Swin",
+    )
+    assert claims[5] == OPEN
+    # A fold of one recipe: its contrasts are shown, and open.
+    lacking = without(whole, recipe="full", arch="vit", split="fold3")
+    parts, claims = verdicts(lacking)
+    assert (parts["3a"]["verdict"], parts["3a"]["lacks"]) == (OPEN, "1 of 5 folds")
+    assert parts["3a"]["low"] < 0.07 < parts["3a"]["high"]
+    assert claims[3] == OPEN
+    # Without the baseline, or a single run.
+    parts, claims = verdicts(without(without(whole, recipe="baseline"), recipe="full"))
+    assert set(claims.values()) == {OPEN}
+    assert all(parts[name]["lacks"] for name in ("2b", "3a", "4a", "4b", "5a", "5b"))
+
+
+def test_an_effect_within_the_margin_is_none():
+    loss = {("swin", "2d+rht+sr"): 0.008}
+    parts, _ = verdicts(study(3, loss=loss, patients=60, labels=STATED, archs=("swin", "cnn")))
+    assert parts["5a"]["verdict"] == CONFIRMED
+    assert parts["5a"]["low"] > 0
