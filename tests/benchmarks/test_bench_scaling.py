@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from benchmarks import bench_scaling, networks, plots, power_fit, scaling_peer, scaling_tables
+from benchmarks import bench_scaling, plots, power_fit, scaling_peer, scaling_tables
 from benchmarks.bench_scaling import Args, Point, points
 from benchmarks.networks import NETWORKS
 from benchmarks.scaling_tables import Growth
@@ -104,6 +104,15 @@ def test_peers_step():
     assert losses[0] != losses[1]
 
 
+@pytest.mark.slow  # imports MONAI
+def test_monai_steps():
+    pytest.importorskip("monai")
+    network = NETWORKS["swin_unetr_3d"]
+    options = network.size_options("500k")
+    shape = scaling_peer.Shape(network.arch, options, 3, 64, 1, *network.channels)
+    assert scaling_peer.train_step(shape)() > 0
+
+
 def test_missing_packages(monkeypatch):
     def version(name):
         raise scaling_peer.importlib.metadata.PackageNotFoundError(name)
@@ -134,4 +143,6 @@ def test_wrong_options(option, message):
 def test_sides_of_networks():
     with pytest.raises(ValueError, match="multiple of 64"):
         NETWORKS["swin"].config(side=96)
-    assert networks.NETWORKS["swin_unetr_3d"].config().data.patch_size == (64, 64, 64)
+    config = NETWORKS["swin_unetr_3d"].config()
+    images, _ = config.data.batch(config, *NETWORKS["swin_unetr_3d"].channels)
+    assert images.shape == (1, 64, 64, 64, 4)

@@ -104,7 +104,9 @@ def test_a_compiled_program():
         with jax.named_scope("inner"):
             return jnp.sin(x @ x).sum()
 
-    found = hlo_text.parse(jax.jit(step).lower(jnp.ones((32, 32))).compile().as_text())
+    text = jax.jit(step).lower(jnp.ones((32, 32))).compile().as_text()
+    assert text is not None
+    found = hlo_text.parse(text)
     dots = [i for i in found.instructions.values() if i.opcode == "dot"]
     assert len(dots) == 1
     assert dots[0].elements == 32 * 32
