@@ -2,8 +2,9 @@
 
     python -m benchmarks.bench_scaling [--networks cnn vit] [--axes batch side] [--plot FILE.png]
 
-Steps are those of the trainer (float32, no augmentation) of the five networks, and of the same
-networks in PyTorch (Swin UNETR: MONAI's) on the same cores, which take turns. On log axes a power
+Steps are those of the trainer (float32, no augmentation) of the five networks, with 500k parameters
+(Swin UNETR: feature size 12), and of the same networks in PyTorch (MONAI's Swin UNETR) on the same
+cores, which take turns. On log axes a power
 is a line: "power" is its slope by least squares with the standard error, "last" the slope between
 the two largest sizes, where constant costs count least. "at most" is the power that operations have
 (attention over all tokens: the square; else pixels, voxels, tokens or parameters to the first); a
@@ -13,7 +14,7 @@ constant costs make of small sizes.
 * batch: images of a step, at the network's usual side.
 * side: of the images, at batch 2 (volumes: 1). tokens: the same steps by the number of tokens of a
   transformer, 16 x 16 pixels each, of Swin UNETR 2 to each side.
-* size: trainable parameters of the scales, at batch 2 (volumes: 1).
+* size: trainable parameters of the scales, or of feature sizes, at batch 2 (volumes: 1).
 
 Without torch (for Swin UNETR: MONAI) its rows are left out. Run it on a machine with nothing else
 to do. It compiles a program for every point.
@@ -58,9 +59,10 @@ class Args:
     # sides of images, of those that the network takes
     sides: tuple[int, ...] = (64, 128, 192, 256, 384)
     # sides of volumes
-    sides_3d: tuple[int, ...] = (32, 64, 96)
-    # scales of the models
+    sides_3d: tuple[int, ...] = (64, 96, 128)
+    # scales of the models; of Swin UNETR feature sizes, multiples of 12 as MONAI takes them
     scales: tuple[str, ...] = ("500k", "4m", "15m")
+    features: tuple[int, ...] = (12, 24, 36)
     # rounds; each runs every row of a point once
     rounds: int = 5
     # time PyTorch, too, if it is installed and jax runs on the CPU
@@ -93,24 +95,26 @@ class Point:
 
     side: int
     batch: int
-    scale: str = "500k"
+    model: str
 
 
 def points(args: Args, network: Network, axis: str) -> list[Point]:
     """Those of an axis, smallest first; scales in their order."""
-    few = min(2, network.batch)
+    few, smallest = min(2, network.batch), network.smallest
     if axis == "batch":
-        return [Point(network.side, batch) for batch in sorted(set(args.batches))]
+        return [Point(network.side, batch, smallest) for batch in sorted(set(args.batches))]
     if axis == "size":
-        known = models.scales(network.arch)
-        return [Point(network.sizes_side, few, scale) for scale in known if scale in args.scales]
+        sizes = [scale for scale in models.scales(network.arch) if scale in args.scales]
+        if network.of_monai:
+            sizes = [str(features) for features in sorted(set(args.features))]
+        return [Point(network.sizes_side, few, size) for size in sizes]
     sides = sorted(set(args.sides if network.dims == 2 else args.sides_3d))
-    return [Point(side, few) for side in sides if side % network.multiple == 0]
+    return [Point(side, few, smallest) for side in sides if network.takes(side)]
 
 
 def size_of(network: Network, axis: str, point: Point) -> int:
     """Of a point on its axis."""
-    return network.parameters(point.scale) if axis == "size" else getattr(point, axis)
+    return network.parameters(point.model) if axis == "size" else getattr(point, axis)
 
 
 def at_most(network: Network, axis: str) -> float:
@@ -140,7 +144,9 @@ def measure(args: Args, network: Network, axis: str) -> tuple[list[int], dict[st
 
 
 def _run(network: Network, point: Point, recipe: str) -> Run:
-    config = network.config(recipe, side=point.side, batch=point.batch, scale=point.scale)
+    config = network.config(
+        recipe, side=point.side, batch=point.batch, **network.of_size(point.model)
+    )
     return Run(recipe, Compiled(config, sample(config), 0).runner())
 
 
@@ -150,7 +156,7 @@ def _peer(args: Args, network: Network, todo: Sequence[Point]) -> torch_peer.Pee
     shapes = [
         Shape(
             network.arch,
-            network.size_options(p.scale),
+            network.size_options(p.model),
             network.dims,
             p.side,
             p.batch,

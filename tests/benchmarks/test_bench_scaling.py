@@ -18,15 +18,19 @@ def growth(exponent, at_most=1.0, sizes=(1, 2, 4)):
 
 
 def test_points():
-    args = Args(batches=(4, 1), sides=(128, 64, 96), scales=("4m", "500k"))
-    assert points(args, NETWORKS["vit"], "batch") == [Point(128, 1), Point(128, 4)]
+    args = Args(batches=(4, 1), sides=(128, 64, 96), sides_3d=(32, 64, 96), scales=("4m", "500k"))
+    batches = points(args, NETWORKS["vit"], "batch")
+    assert batches == [Point(128, 1, "500k"), Point(128, 4, "500k")]
     # Swin takes multiples of 64, a volume's batch is 1
-    assert points(args, NETWORKS["swin"], "side") == [Point(64, 2), Point(128, 2)]
+    sides = points(args, NETWORKS["swin"], "side")
+    assert sides == [Point(64, 2, "500k"), Point(128, 2, "500k")]
     volumes = points(args, NETWORKS["swin_unetr_3d"], "side")
-    assert volumes == [Point(side, 1) for side in (32, 64, 96)]
+    assert volumes == [Point(side, 1, "12") for side in (64, 96)]
     scales = points(args, NETWORKS["swin"], "size")
     assert scales == [Point(256, 2, "500k"), Point(256, 2, "4m")]
-    assert bench_scaling.size_of(NETWORKS["swin"], "side", Point(64, 2)) == 64
+    features = points(args, NETWORKS["swin_unetr_3d"], "size")
+    assert features == [Point(64, 1, size) for size in ("12", "24", "36")]
+    assert bench_scaling.size_of(NETWORKS["swin"], "side", sides[0]) == 64
     # the paper's
     assert bench_scaling.size_of(NETWORKS["cnn"], "size", scales[0]) == 530_753
 
@@ -106,10 +110,14 @@ def test_peers_step():
 
 @pytest.mark.slow  # imports MONAI
 def test_monai_steps():
-    pytest.importorskip("monai")
+    """The network of a feature size is MONAI's: as many parameters; and its step runs."""
+    nets = pytest.importorskip("monai.networks.nets.swin_unetr")
     network = NETWORKS["swin_unetr_3d"]
-    options = network.size_options("500k")
-    shape = scaling_peer.Shape(network.arch, options, 3, 64, 1, *network.channels)
+    options = network.size_options("12")
+    inputs, outputs = network.channels
+    model = nets.SwinUNETR(in_channels=inputs, out_channels=outputs, spatial_dims=3, **options)
+    assert sum(p.numel() for p in model.parameters()) == network.parameters("12")
+    shape = scaling_peer.Shape(network.arch, options, 3, 64, 1, inputs, outputs)
     assert scaling_peer.train_step(shape)() > 0
 
 
