@@ -16,9 +16,9 @@ from fp4jax.train.program import build
 class Network:
     """A network by its architecture; ``side`` and ``batch`` are what it is usually measured at.
 
-    Images have ``dims`` dimensions, and a side that is a multiple of ``multiple``, ``least`` or more. ``patch`` is the
-    side of what a transformer's token stands for; 0: it has none. At ``sizes_side`` models of all
-    scales fit.
+    Images have ``dims`` dimensions, and a side that is a multiple of ``multiple``, ``least`` or more.
+    ``patch`` is the side of what a transformer's token stands for; 0: it has none. At ``sizes_side``
+    models of all sizes fit.
     """
 
     title: str
@@ -98,22 +98,14 @@ _SIZES = {
     "swin": (*_TRANSFORMER, "window"),
 }
 
+_UNETR: dict[str, Any] = {"arch": "swin_unetr", "multiple": 32, "least": 64, "patch": 2}
+
 NETWORKS = {
     "cnn": Network("CNN", "cnn", multiple=16),
     "vit": Network("ViT", "vit", multiple=16, patch=16),
     "swin": Network("Swin", "swin", patch=16, sizes_side=256),
-    "swin_unetr_2d": Network("Swin UNETR 2D", "swin_unetr", multiple=32, least=64, patch=2),
-    "swin_unetr_3d": Network(
-        "Swin UNETR 3D",
-        "swin_unetr",
-        dims=3,
-        side=64,
-        batch=1,
-        multiple=32,
-        least=64,
-        patch=2,
-        sizes_side=64,
-    ),
+    "swin_unetr_2d": Network("Swin UNETR 2D", **_UNETR),
+    "swin_unetr_3d": Network("Swin UNETR 3D", dims=3, side=64, batch=1, sizes_side=64, **_UNETR),
 }
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -40,7 +41,7 @@ def fit(sizes: Sequence[float], seconds: Sequence[float]) -> Power:
             "positive sizes at least, and a positive time for each."
         )
     x, y = np.log(sizes), np.log(seconds)
-    line = stats.linregress(x, y)
+    line: Any = stats.linregress(x, y)
     before, largest = np.argsort(x)[-2:]
     last = (y[largest] - y[before]) / (x[largest] - x[before])
     error = float(line.stderr) if len(sizes) > 2 else math.nan
