@@ -16,9 +16,9 @@ from fp4jax.train.program import build
 class Network:
     """A network by its architecture; ``side`` and ``batch`` are what it is usually measured at.
 
-    Images have ``dims`` dimensions, and a side that is a multiple of ``multiple``, ``least`` or more.
-    ``patch`` is the side of what a transformer's token stands for; 0: it has none. At ``sizes_side``
-    models of all sizes fit.
+    Images have ``dims`` dimensions, and sides that are multiples of ``multiple``, ``least`` or
+    more. ``patch`` is the side of what a transformer's token stands for; 0: it has none. At
+    ``sizes_side`` models of all sizes fit.
     """
 
     title: str
