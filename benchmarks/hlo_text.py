@@ -70,7 +70,8 @@ def parse(text: str) -> Module:
     Example:
         >>> import jax, jax.numpy as jnp
         >>> compiled = jax.jit(lambda x: jnp.dot(x, x)).lower(jnp.ones((8, 8))).compile()
-        >>> [i.elements for i in parse(compiled.as_text()).instructions.values() if i.opcode == "dot"]
+        >>> found = parse(compiled.as_text()).instructions.values()
+        >>> [i.elements for i in found if i.opcode == "dot"]
         [64]
     """
     lines = text.splitlines()
