@@ -51,3 +51,34 @@ def speed_by_rows(path: Path, tables: Sequence[tuple[str, int, Sequence[dict[str
     axes[0].legend(fontsize="x-small")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
+
+
+def growths(path: Path, found: Sequence[Any]) -> None:
+    """Seconds by size on log axes with their powers: rows are networks, columns axes.
+
+    ``found`` are ``scaling_tables.Growth``.
+    """
+    from matplotlib.figure import Figure
+
+    networks = list(dict.fromkeys(growth.network for growth in found))
+    columns = list(dict.fromkeys(growth.axis for growth in found))
+    figure = Figure(figsize=(3.2 * len(columns), 2.4 * len(networks)), layout="constrained")
+    axes = figure.subplots(len(networks), len(columns), squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for growth in found:
+        axis = axes[networks.index(growth.network)][columns.index(growth.axis)]
+        axis.set_axis_on()
+        for who, seconds in growth.seconds.items():
+            label = f"{who}: {growth.powers[who].exponent:.2f}"
+            axis.loglog(growth.sizes, seconds, "o-", markersize=3, label=label)
+        axis.set_title(growth.network, fontsize="small", loc="left")
+        axis.set_xlabel(growth.axis, fontsize="small")
+        axis.set_ylabel("s", fontsize="small")
+        axis.set_xticks(growth.sizes, [f"{size:,}" for size in growth.sizes])
+        axis.minorticks_off()
+        axis.tick_params(labelsize="x-small")
+        axis.legend(fontsize="x-small", title="power", title_fontsize="x-small")
+        axis.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)

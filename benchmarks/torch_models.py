@@ -1,6 +1,7 @@
-"""The 500k models in plain PyTorch, as peers of fp4jax's: same layers, same names of parameters.
+"""The paper's models in plain PyTorch, as peers of fp4jax's: same layers, same names of parameters.
 
-They are here to be timed, so weights start from torch's defaults.
+They are here to be timed, so weights start from torch's defaults. Sizes are given by the options of
+fp4jax's models (``models.CNN.scales``), by default those of 500k parameters.
 """
 
 import itertools
@@ -10,26 +11,23 @@ from torch import Tensor, nn
 
 #: Parameters at 256 x 256, as in the paper.
 PARAMETERS = {"cnn": 530_753, "vit": 494_473, "swin": 496_305}
-_CHANNELS, _STAGES = 64, 4
-_DIM, _DEPTH, _HIDDEN, _PATCH = 64, 10, 192, 16
+_PATCH = 16
 _DROP = 0.1
 
 
 class CNN(nn.Module):
-    """Four strided convolutions down, four transposed ones up, skips in between."""
+    """Strided convolutions down, as many transposed ones up, skips in between."""
 
-    def __init__(self, image_size: int):
+    def __init__(self, image_size: int, stages: int = 4, channels: int = 64):
         super().__init__()
-        c = _CHANNELS
+        c = channels
         options = {"kernel_size": 4, "stride": 2, "padding": 1}
-        last = _STAGES - 1
-        self.encoders = nn.ModuleList(
-            nn.Conv2d(c if i else 3, c, **options) for i in range(_STAGES)
-        )
-        self.encoder_norms = nn.ModuleList(nn.BatchNorm2d(c) for _ in range(_STAGES))
+        last = stages - 1
+        self.encoders = nn.ModuleList(nn.Conv2d(c if i else 3, c, **options) for i in range(stages))
+        self.encoder_norms = nn.ModuleList(nn.BatchNorm2d(c) for _ in range(stages))
         self.decoders = nn.ModuleList(
             nn.ConvTranspose2d(2 * c if i else c, c if i < last else 1, **options)
-            for i in range(_STAGES)
+            for i in range(stages)
         )
         self.decoder_norms = nn.ModuleList(nn.BatchNorm2d(c) for _ in range(last))
         self.first, self.relu, self.drop = nn.LeakyReLU(0.2), nn.ReLU(), nn.Dropout(0.5)
@@ -47,10 +45,10 @@ class CNN(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    def __init__(self):
+    def __init__(self, dim: int):
         super().__init__()
-        self.proj = nn.Conv2d(3, _DIM, _PATCH, _PATCH)
-        self.norm = nn.LayerNorm(_DIM)
+        self.proj = nn.Conv2d(3, dim, _PATCH, _PATCH)
+        self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.proj(x).flatten(2).transpose(1, 2))
@@ -59,11 +57,11 @@ class PatchEmbed(nn.Module):
 class Attention(nn.Module):
     """Over all tokens of the second to last axis."""
 
-    def __init__(self, heads: int):
+    def __init__(self, dim: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(_DIM, 3 * _DIM)
-        self.proj = nn.Linear(_DIM, _DIM)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
         self.drop = nn.Dropout(_DROP)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -81,8 +79,8 @@ class Attention(nn.Module):
 class WindowAttention(Attention):
     """In w x w windows of a g x g grid, which is rolled back by ``shift`` on both axes."""
 
-    def __init__(self, heads: int, grid: int, window: int, shift: int):
-        super().__init__(heads)
+    def __init__(self, dim: int, heads: int, grid: int, window: int, shift: int):
+        super().__init__(dim, heads)
         self.grid, self.window, self.shift = grid, window, shift
         self.relative_position_bias_table = nn.Parameter(
             nn.init.trunc_normal_(torch.empty((2 * window - 1) ** 2, heads), std=0.02)
@@ -122,9 +120,9 @@ class WindowAttention(Attention):
 
 
 class MLP(nn.Module):
-    def __init__(self):
+    def __init__(self, dim: int, hidden: int):
         super().__init__()
-        self.fc1, self.fc2 = nn.Linear(_DIM, _HIDDEN), nn.Linear(_HIDDEN, _DIM)
+        self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
         self.gelu, self.drop = nn.GELU(), nn.Dropout(_DROP)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -134,10 +132,11 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Attention and MLP with norms before them; a branch is left out with probability ``rate``."""
 
-    def __init__(self, attention: Attention, rate: float):
+    def __init__(self, attention: Attention, hidden: int, rate: float):
         super().__init__()
-        self.norm1, self.attn = nn.LayerNorm(_DIM), attention
-        self.norm2, self.mlp = nn.LayerNorm(_DIM), MLP()
+        dim = attention.proj.in_features
+        self.norm1, self.attn = nn.LayerNorm(dim), attention
+        self.norm2, self.mlp = nn.LayerNorm(dim), MLP(dim, hidden)
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
@@ -151,14 +150,18 @@ class Block(nn.Module):
         return x / keep * torch.floor(keep + torch.rand(len(x), 1, 1, device=x.device))
 
 
+def _groups(channels: int) -> int:
+    return max(groups for groups in range(1, 9) if channels % groups == 0)
+
+
 class Decoder(nn.Module):
     """Four times twice the size and half the channels, at least 8."""
 
-    def __init__(self):
+    def __init__(self, dim: int):
         super().__init__()
-        channels = [max(8, _DIM >> k) for k in range(5)]
+        channels = [max(8, dim >> k) for k in range(5)]
         self.decoder_blocks = nn.ModuleList(
-            nn.Sequential(nn.ConvTranspose2d(i, o, 2, 2), nn.GroupNorm(8, o), nn.GELU())
+            nn.Sequential(nn.ConvTranspose2d(i, o, 2, 2), nn.GroupNorm(_groups(o), o), nn.GELU())
             for i, o in itertools.pairwise(channels)
         )
         self.classifier = nn.Conv2d(channels[-1], 1, 1)
@@ -172,18 +175,20 @@ class Decoder(nn.Module):
 class Transformer(nn.Module):
     """Patches, positions, blocks, decoder; ``tokens`` in front of the patches are learned."""
 
-    def __init__(self, attentions: list[Attention], image_size: int, tokens: int = 0):
+    def __init__(self, attentions: list[Attention], image_size: int, hidden: int, tokens: int = 0):
         super().__init__()
+        dim = attentions[0].proj.in_features
         self.grid, self.tokens = image_size // _PATCH, tokens
-        self.patch_embed = PatchEmbed()
+        self.patch_embed = PatchEmbed(dim)
         if tokens:
-            self.cls_token = nn.Parameter(0.02 * torch.randn(1, tokens, _DIM))
-        self.pos_embed = nn.Parameter(0.02 * torch.randn(1, self.grid**2 + tokens, _DIM))
+            self.cls_token = nn.Parameter(0.02 * torch.randn(1, tokens, dim))
+        self.pos_embed = nn.Parameter(0.02 * torch.randn(1, self.grid**2 + tokens, dim))
         self.drop = nn.Dropout(_DROP)
         rates = torch.linspace(0, 0.1, len(attentions)).tolist()
-        self.blocks = nn.ModuleList(map(Block, attentions, rates))
-        self.norm = nn.LayerNorm(_DIM)
-        self.decoder = Decoder()
+        blocks = zip(attentions, rates, strict=True)
+        self.blocks = nn.ModuleList(Block(attention, hidden, rate) for attention, rate in blocks)
+        self.norm = nn.LayerNorm(dim)
+        self.decoder = Decoder(dim)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.patch_embed(x)
@@ -196,22 +201,32 @@ class Transformer(nn.Module):
         return self.decoder(x.transpose(1, 2).unflatten(2, (self.grid, self.grid)))
 
 
-def vit(image_size: int) -> Transformer:
-    return Transformer([Attention(heads=2) for _ in range(_DEPTH)], image_size, tokens=1)
+def vit(
+    image_size: int, dim: int = 64, depth: int = 10, heads: int = 2, hidden: int = 192
+) -> Transformer:
+    return Transformer([Attention(dim, heads) for _ in range(depth)], image_size, hidden, tokens=1)
 
 
-def swin(image_size: int) -> Transformer:
-    grid, window = image_size // _PATCH, 4
-    shifts = [window // 2 * (i % 2) for i in range(_DEPTH)]
-    return Transformer([WindowAttention(4, grid, window, s) for s in shifts], image_size)
+def swin(
+    image_size: int,
+    dim: int = 64,
+    depth: int = 10,
+    heads: int = 4,
+    hidden: int = 192,
+    window: int = 4,
+) -> Transformer:
+    grid = image_size // _PATCH
+    shifts = [window // 2 * (i % 2) for i in range(depth)]
+    attentions = [WindowAttention(dim, heads, grid, window, s) for s in shifts]
+    return Transformer(list(attentions), image_size, hidden)
 
 
 _MODELS = {"cnn": CNN, "vit": vit, "swin": swin}
 
 
-def create(arch: str, image_size: int = 256) -> nn.Module:
+def create(arch: str, image_size: int = 256, **options: int) -> nn.Module:
     """NCHW images, normalised, to logits (n, 1, h, w)."""
-    return _MODELS[arch](image_size)
+    return _MODELS[arch](image_size, **options)
 
 
 def check_sizes() -> None:

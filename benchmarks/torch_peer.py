@@ -120,13 +120,20 @@ def training(arch: str, layouts: Sequence[str], images: np.ndarray, masks: np.nd
     torch_models.check_sizes()
     x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
     y = torch.from_numpy(masks.astype(np.float32))[:, None]
-    # One kernel for all parameters: torch's fastest.
-    adamw = functools.partial(torch.optim.AdamW, lr=1e-4, weight_decay=1e-4, fused=True)
-    optimizer = functools.partial(torch.optim.Adamax, lr=5e-4) if arch == "cnn" else adamw
     return {
-        layout: train_step(torch_models.create(arch, x.shape[-1]), x, y, layout, optimizer)
+        layout: train_step(torch_models.create(arch, x.shape[-1]), x, y, layout, optimizer_of(arch))
         for layout in layouts
     }
+
+
+def optimizer_of(arch: str) -> Callable[[Any], Any]:
+    """What trains an architecture, from its parameters."""
+    import torch
+
+    if arch == "cnn":
+        return functools.partial(torch.optim.Adamax, lr=5e-4)
+    # One kernel for all parameters: torch's fastest.
+    return functools.partial(torch.optim.AdamW, lr=1e-4, weight_decay=1e-4, fused=True)
 
 
 def train_step(

@@ -18,6 +18,9 @@ from fp4jax.core.seeds import AxisName, Seed, seed, shard_word
 from fp4jax.core.spec import TensorSpec, shown
 from fp4jax.core.typing import Array, ArrayLike, Float, Shaped
 
+#: What profiles call the work of quantizers: ``jax.named_scope`` changes names alone.
+SCOPE = "fp4_quantize"
+
 
 def quantize(
     x: Shaped[ArrayLike, "..."],
@@ -88,6 +91,7 @@ def quantize(
 
 # Jitted so that eager calls are one fused program, too; inlined into a surrounding jit.
 @functools.partial(jax.jit, static_argnums=(1, 2, 3), inline=True)
+@jax.named_scope(SCOPE)
 def _quantize(
     x: Array,
     spec: TensorSpec,
@@ -162,6 +166,7 @@ def fake_quantize(
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
+@jax.named_scope(SCOPE)
 def _straight_through(
     x: Array,
     spec: TensorSpec,
@@ -185,6 +190,7 @@ def _identity_gradient(spec, axes, fused, primals, tangents):
 _fake_quantize = jax.jit(_straight_through, static_argnums=(1, 2, 3), inline=True)
 
 
+@jax.named_scope(SCOPE)
 def operand(
     x: Array,
     seed: Array | Seed | None,
@@ -202,6 +208,7 @@ def operand(
     return implementations.of(fused).operand(x, seed, amax, _one_tensor(spec), axes)
 
 
+@jax.named_scope(SCOPE)
 def tensor_amax(
     x: Array, spec: TensorSpec, axes: tuple[int, ...], apart: tuple[int, ...] = ()
 ) -> Float[Array, "*parts"]:

@@ -11,8 +11,10 @@ from jax.core import Tracer
 
 from fp4jax.nnx.attention_slots import attention_slots
 from fp4jax.nnx.operations import Op
-from fp4jax.nnx.slots import layers, without_slot
+from fp4jax.nnx.slots import Layer, layers, without_slot
 from fp4jax.nnx.traced import Product, formats_of, products_of
+from fp4jax.packed.kernel import DecodedKernel, PackedKernel
+from fp4jax.packed.sizes import size
 
 _HIGH = "high precision"
 
@@ -181,6 +183,13 @@ def _amax(operation: Op) -> float | None:
     return float(value.max()) if known else None
 
 
+def _kernel_shape(layer: Layer) -> tuple[int, ...]:
+    """Of all layers of a stack; a packed kernel's value is one layer's."""
+    kernel = layer.module.kernel
+    stack = layer.stack if isinstance(kernel, (PackedKernel, DecodedKernel)) else ()
+    return (*stack, *kernel.get_value().shape)
+
+
 def report(model: nnx.Module, *example_inputs: Any) -> Report:
     """Which products of a model run in FP4, by which recipe; multiply-adds, bytes, parameters.
 
@@ -228,7 +237,7 @@ def report(model: nnx.Module, *example_inputs: Any) -> Report:
         rows[layer.path] = LayerReport(
             path=layer.path or "(model)",
             kind=layer.kind.__name__,
-            kernel_shape=tuple(layer.module.kernel.get_value().shape),
+            kernel_shape=_kernel_shape(layer),
             recipe=recipe.name if recipe is not None and recipe.quantizes else "",
             used=layer.path in used if traced else None,
             products=tuple(by_path.get(layer.path, ())),
@@ -247,6 +256,7 @@ def report(model: nnx.Module, *example_inputs: Any) -> Report:
         )
     order = [".".join(map(str, path)) for path, _ in nnx.iter_modules(model)]
     parameters = sum(math.prod(p.shape) for p in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    parameters += size(model).weights
     in_order = tuple(rows[path] for path in order if path in rows)
     held = {slot.path: slot.operation for slot in attention_slots(model)}
     attentions = {path: op.recipe.name for path, op in held.items() if op is not None}

@@ -8,8 +8,9 @@ from flax import nnx
 
 from fp4jax.core.typing import DTypeLike
 from fp4jax.kernels import Decoded
+from fp4jax.kernels.block_scaled_matmul.checks import check_decoded_dtype
 from fp4jax.nnx.keys import Model
-from fp4jax.nnx.packed_files import is_packed
+from fp4jax.nnx.packed_files import check_codes, is_packed
 from fp4jax.nnx.slots import layers
 from fp4jax.packed.kernel import DecodedKernel, PackedKernel
 from fp4jax.packed.matmul import kernel_operand
@@ -46,16 +47,21 @@ def decode(model: Model, *, dtype: DTypeLike | None = None) -> Model:
     """
     if dtype is None:
         dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float32):
-        raise ValueError(f"dtype is {jnp.dtype(dtype)}; weights decode to bfloat16 or float32.")
+    check_decoded_dtype(dtype)
     if not is_packed(model):
         raise ValueError(
             f"{type(model).__name__} is not packed; decode what fp4jax.nnx.pack(model) returns."
         )
     model = nnx.clone(model)
+    check_codes(model)
     found = [layer for layer in layers(model) if isinstance(layer.module.kernel, PackedKernel)]
-    if not found:
-        raise ValueError(f"{type(model).__name__} is decoded already.")
+    if any(
+        isinstance(layer.module.kernel.codes.get_value(), jax.ShapeDtypeStruct) for layer in found
+    ):
+        raise ValueError(
+            f"{type(model).__name__} has shapes and no values; decode a packed model that has "
+            "weights, as load_packed returns it."
+        )
     for layer in found:
         kernel = layer.module.kernel
         values = _decoded(dtype, kernel.amax.get_value().ndim, kernel.values)

@@ -110,6 +110,7 @@ def load_packed(path: str | Path, template: Model) -> Model:
         True
     """
     path = Path(path)
+    check_codes(template)
     return from_contents(read_model(path), template, path)
 
 

@@ -20,10 +20,11 @@ class PackedOp(Op):
     Args:
         recipe: without a backward pass.
         amax: of x, (*stack), where the recipe has ``amax="static"`` for it.
+        stack: of a stack of layers.
     """
 
-    def __init__(self, recipe: Recipe, amax: Array | None = None):
-        super().__init__(recipe, path="")
+    def __init__(self, recipe: Recipe, amax: Array | None = None, stack: tuple[int, ...] = ()):
+        super().__init__(recipe, path="", stack=stack)
         self.amax = nnx.data(None if amax is None else CalibratedAmax(amax))
 
     @property

@@ -123,9 +123,9 @@ def pack_attention(slot: AttentionSlot, recipe: AttentionRecipe) -> None:
 
 def pack_layer(layer: Layer, recipe: Recipe) -> None:
     """Packs one layer, in place; one whose weights are not quantized only loses its key."""
-    amax = _static_amax(layer, recipe)
+    amax, stack = _static_amax(layer, recipe), layer.stack
     if recipe.fprop[1] is None or layer.slot.op not in PACKED:
-        operation = layer.slot.op(recipe, path="")
+        operation = layer.slot.op(recipe, path="", stack=stack)
         operation.amax = nnx.data(None if amax is None else CalibratedAmax(amax))
         layer.inject(operation)
         return
@@ -140,7 +140,7 @@ def pack_layer(layer: Layer, recipe: Recipe) -> None:
     if mask is not None:
         # Its zeros are among the codes.
         module.mask = None
-    layer.inject(PACKED[layer.slot.op](recipe, amax))
+    layer.inject(PACKED[layer.slot.op](recipe, amax, stack))
 
 
 def _static_amax(layer: Layer, recipe: Recipe) -> Array | None:

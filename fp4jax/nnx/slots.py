@@ -10,6 +10,7 @@ from jax import lax
 from fp4jax.nnx.keys import check_model, dotted
 from fp4jax.nnx.operations import ConvGeneralDilated, ConvTransposeOp, DotGeneral, EinsumOp, Op
 from fp4jax.nnx.transposed import ConvTranspose
+from fp4jax.packed.kernel import DecodedKernel, PackedKernel
 
 
 class Slot(NamedTuple):
@@ -61,6 +62,8 @@ class Layer(NamedTuple):
     def stack(self) -> tuple[int, ...]:
         """The leading dimensions of a stack of layers, as nnx.vmap makes and nnx.scan runs it."""
         layer = self.module
+        if isinstance(layer.kernel, (PackedKernel, DecodedKernel)):
+            return layer.kernel.stack
         if self.kind is nnx.Einsum:
             rank = len(layer.kernel_shape)
         elif self.kind is nnx.LinearGeneral:

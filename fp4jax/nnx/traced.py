@@ -14,12 +14,14 @@ from jax import lax
 from fp4jax.core.grids import E2M1
 from fp4jax.core.number_format import format_names
 from fp4jax.core.spec import TensorSpec
+from fp4jax.kernels import Decoded
 from fp4jax.nnx.attention_slots import attention_slots
 from fp4jax.nnx.keys import dotted
 from fp4jax.nnx.operations import EinsumOp, Op
 from fp4jax.nnx.slots import layers
 from fp4jax.ops.convolution.geometry import Geometry, resolve
 from fp4jax.ops.traced_products import TracedProduct, traced_products
+from fp4jax.packed.kernel import Weight
 
 # Names of scopes, with a number: of a call of a slot, of a module whose __call__ runs.
 _CALL, _MODULE = "fp4jax_call_", "fp4jax_module_"
@@ -176,7 +178,7 @@ class _Watched(nnx.Module):
             specs=specs,
             times=1,
             multiply_adds=sum(p.multiply_adds for p in traced_products(program.jaxpr)),
-            bytes=sum(map(_bytes, shapes, specs)),
+            bytes=_bytes(shapes[0], specs[0]) + _bytes_of_weights(rhs, specs[1]),
             geometry=geometry,
         )
         self.calls.products.append(product)
@@ -219,6 +221,12 @@ def _specs_of(scope: Sequence[str]) -> tuple[TensorSpec | None, TensorSpec | Non
 def _last(scope: Sequence[str], prefix: str) -> int:
     """The number of the innermost scope of a kind."""
     return [int(n.removeprefix(prefix)) for n in scope if n.startswith(prefix)][-1]
+
+
+def _bytes_of_weights(w: Any, spec: TensorSpec | None) -> int:
+    """Of a kernel as it lies in memory: a decoded one has no codes."""
+    decoded = isinstance(w, Weight) and isinstance(w.values, Decoded)
+    return w.values.nbytes if decoded else _bytes(w, spec)
 
 
 def _bytes(array: Any, spec: TensorSpec | None) -> int:

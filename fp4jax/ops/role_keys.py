@@ -21,6 +21,7 @@ as good. Calls whose arrays agree in all these values share their bits.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -104,6 +105,7 @@ def draw(key: Array) -> Integer[Array, "*keys 6 2"]:
     return seeds.seed(seeds.fold_in(key, jnp.arange(len(ROLES)))).words
 
 
+@jax.named_scope("fp4_keys")
 def fingerprint(x: Shaped[Array, "..."]) -> Integer[Array, ""]:
     """A uint32 that tells arrays apart, see the module's text.
 

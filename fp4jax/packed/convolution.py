@@ -30,7 +30,7 @@ from fp4jax.ops.convolution import products as windows
 from fp4jax.ops.convolution.geometry import Geometry, Window, merge_groups, resolve
 from fp4jax.ops.convolution.taps import columns, overlap_add
 from fp4jax.ops.gemm import Operand
-from fp4jax.packed.matmul import accumulate, kernel_operand, matmul, scaled
+from fp4jax.packed.matmul import accumulate, kernel_operand, matmul, precision_of, scaled
 from fp4jax.packed.product import Product
 
 
@@ -74,7 +74,8 @@ class Convolution(Product):
         values, scale = kernel_operand(w)
         kernel = self.kernel(values, x.values.shape[-1])
         gather = functools.partial(windows.gather, window=self.window)
-        return gemm.contract(image, Operand(kernel, scale), gather, self.out_dtype, self.precision)
+        precision = precision_of(image) if as_gemm else self.precision
+        return gemm.contract(image, Operand(kernel, scale), gather, self.out_dtype, precision)
 
     def kernel(self, values: Array, channels: int) -> Array:
         """(*group, o, taps c') -> (*taps, c, group o), of the first channels of each tap."""
@@ -139,7 +140,8 @@ class TransposedConvolution(Product):
         values, scale = kernel_operand(w)
         scatter = functools.partial(windows.scatter, window=self.window)
         kernel = Operand(self.kernel(values, k), scale)
-        return gemm.contract(x, kernel, scatter, self.out_dtype, self.precision)
+        precision = precision_of(x) if as_gemm else self.precision
+        return gemm.contract(x, kernel, scatter, self.out_dtype, precision)
 
     def kernel(self, values: Array, channels: int) -> Array:
         """(taps o', c) -> (*taps, o, c), of the first channels."""

@@ -8,7 +8,7 @@ from fp4jax.core.qtensor import QTensor
 from fp4jax.core.typing import Array
 from fp4jax.kernels import Decoded
 from fp4jax.ops.gemm import Operand
-from fp4jax.packed.matmul import X_AXES, matmul, plain_matmul, quantized_rows
+from fp4jax.packed.matmul import X_AXES, matmul, plain_matmul, precision_of, quantized_rows
 from fp4jax.packed.product import Product
 
 
@@ -60,5 +60,6 @@ class Dot(Product):
 
     def multiply(self, x: Any, w: QTensor | Decoded, *, plain: bool = False) -> Array:
         if plain or isinstance(w, Decoded):
-            return plain_matmul(x, w, self.out_dtype, self.precision).reshape(self.shape)
+            precision = self.precision if plain else precision_of(x)
+            return plain_matmul(x, w, self.out_dtype, precision).reshape(self.shape)
         return matmul(x, w, self.out_dtype).reshape(self.shape)

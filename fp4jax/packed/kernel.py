@@ -12,7 +12,6 @@ Codes and scale bytes are those of the fake-quantized layer; only their order is
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,7 +24,7 @@ from fp4jax.kernels import Decoded
 
 
 class Packed(nnx.Variable):
-    """Codes, block scales or amax of a packed kernel: no parameter, so optimizers pass it by."""
+    """A part of a packed or decoded kernel: no parameter, so optimizers pass it by."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,9 +74,9 @@ class PackedKernel(nnx.Module):
         return self.values.nbytes
 
     @property
-    def stacked(self) -> int:
-        """Of how many layers it holds the kernels."""
-        return math.prod(self.amax.get_value().shape)
+    def stack(self) -> tuple[int, ...]:
+        """The leading dimensions of a stack of layers."""
+        return tuple(self.amax.get_value().shape)
 
     def get_value(self) -> Weight:
         """What a layer's operation takes; has the float kernel's shape and dtype."""
@@ -108,9 +107,9 @@ class DecodedKernel(nnx.Module):
         self.dtype = np.dtype(dtype)
 
     @property
-    def stacked(self) -> int:
-        """As :attr:`PackedKernel.stacked`."""
-        return math.prod(self.scale.get_value().shape)
+    def stack(self) -> tuple[int, ...]:
+        """As :attr:`PackedKernel.stack`."""
+        return tuple(self.scale.get_value().shape)
 
     def get_value(self) -> Weight:
         """As :meth:`PackedKernel.get_value`."""

@@ -99,6 +99,12 @@ def plain_matmul(
     return gemm.contract(x, kernel_operand(w), product, out_dtype, precision)
 
 
+def precision_of(x: Operand) -> lax.Precision | None:
+    """That of :func:`matmul`: full float32 products where x is wider than bfloat16."""
+    wide = x.scale is None and x.values.dtype != jnp.bfloat16
+    return lax.Precision.HIGHEST if wide else None
+
+
 def _over_batch(w: QTensor) -> Any:
     """vmap's in_axes for the matrices of one tensor, which share its amax."""
     leaves, structure = jax.tree.flatten(w)

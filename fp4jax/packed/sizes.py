@@ -63,7 +63,7 @@ def size(model: nnx.Module) -> Size:
     """
     kinds = (PackedKernel, DecodedKernel)
     kernels = [m for _, m in nnx.iter_modules(model) if isinstance(m, kinds)]
-    weights = sum(math.prod(m.shape) * m.stacked for m in kernels)
+    weights = sum(math.prod((*m.stack, *m.shape)) for m in kernels)
     packed = jax.tree.leaves(nnx.state(model, Packed))
     others = jax.tree.leaves(nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat)))
     return Size(

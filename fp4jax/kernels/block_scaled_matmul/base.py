@@ -15,7 +15,7 @@ from fp4jax.core.blocks import BLOCK
 from fp4jax.core.platform import by_platform
 from fp4jax.core.qtensor import QTensor
 from fp4jax.core.typing import Array, ArrayLike, DTypeLike, Float, Shaped, UInt8
-from fp4jax.kernels.block_scaled_matmul.checks import check_quantized
+from fp4jax.kernels.block_scaled_matmul.checks import check_decoded_dtype, check_quantized
 from fp4jax.kernels.block_scaled_matmul.decode import arrange
 from fp4jax.kernels.block_scaled_matmul.operands import Decoded
 from fp4jax.ops import gemm
@@ -23,7 +23,7 @@ from fp4jax.ops.gemm import Operand
 
 
 def decode(b: QTensor | Shaped[ArrayLike, "..."], dtype: DTypeLike = jnp.bfloat16) -> Decoded:
-    """A right operand of :func:`scaled_matmul` as bfloat16: four times the memory, no more work.
+    """A right operand of :func:`scaled_matmul`, decoded once: four times the memory, or eight.
 
     For many products of more than 128 rows with the same weights, each of which would decode them
     on its own: 2.6 bytes of memory traffic per weight. Results are the same.
@@ -43,6 +43,7 @@ def decode(b: QTensor | Shaped[ArrayLike, "..."], dtype: DTypeLike = jnp.bfloat1
         ((32, 8), 512)
     """
     check_quantized("b", b, contracted=-2)
+    check_decoded_dtype(dtype)
     values = decoded_rows(b.in_rotated_basis(), dtype)  # pyright: ignore
     rotated = b.shape[-2] if b.spec.hadamard else None  # pyright: ignore
     return Decoded(values, tensor_scale(b), rotated)  # pyright: ignore[reportArgumentType]

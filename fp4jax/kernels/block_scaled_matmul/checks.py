@@ -10,6 +10,8 @@ from fp4jax.core.qtensor import QTensor
 from fp4jax.core.spec import shown
 from fp4jax.kernels.block_scaled_matmul.operands import Decoded
 
+#: Dtypes that hold code value x block scale without rounding, and that products take.
+_EXACT = (jnp.bfloat16, jnp.float32)
 IMPLEMENTATIONS = ("auto", "reference", "pallas", "cudnn", "mosaic")
 
 
@@ -119,8 +121,18 @@ def _check_array(a) -> None:
         )
 
 
+def check_decoded_dtype(dtype: Any) -> None:
+    """ValueError unless values of FP4 weights, without their tensor scale, are exact in it."""
+    try:
+        exact = jnp.dtype(dtype) in _EXACT
+    except TypeError:
+        exact = False
+    if not exact:
+        raise ValueError(f"dtype is {shown(dtype)}; weights decode to bfloat16 or float32.")
+
+
 def _check_decoded(b: Decoded) -> None:
-    if b.values.ndim != 2 or b.values.dtype not in (jnp.bfloat16, jnp.float32):
+    if b.values.ndim != 2 or b.values.dtype not in _EXACT:
         raise ValueError(
             f"b holds values of shape {b.values.shape} and dtype {b.values.dtype}; they must be "
             "(n, k) in bfloat16 or float32. Multiply stacks with jax.vmap."
