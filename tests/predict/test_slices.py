@@ -73,6 +73,7 @@ def test_a_run_is_segmented_saved_and_used_again(run, trained, folder, tmp_path)
     code, out, err = run("predict", trained, *arguments, "--save", "m.safetensors")
     assert (code, err) == (0, "")
     assert "bits each" in out
+    assert "from each image; the run was not calibrated" in out
     expected, masks = expected_masks(trained, folder), masks_of(tmp_path / "masks")
     assert [mask.shape for mask in masks] == [(50, 40), (32, 32), (32, 32), (32, 32)]
     assert any(mask.any() for mask in masks)
