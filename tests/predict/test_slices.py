@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 
 import jax.numpy as jnp
 import numpy as np
@@ -101,6 +102,14 @@ def test_a_run_is_segmented_saved_and_used_again(run, trained, folder, tmp_path)
     assert (code, err) == (0, "")
     for one, other in zip(masks, masks_of(tmp_path / "once"), strict=True):
         assert (one == other).mean() > 0.999  # sums in another order
+    commands = [
+        json.loads((tmp_path / name / "made_by.jsonl").read_text().splitlines()[0])
+        for name in ("again", "once")
+    ]
+    assert commands[1] == {**commands[0], "decode": True}
+    arguments = ("--decode", "--input", folder, "--out", "again")
+    code, _, err = run("predict", "m.safetensors", *arguments)
+    assert (code, "by a command that differs in decode; name another" in err) == (2, True)
     about = predict.describe(tmp_path / "m.safetensors")
     assert (about.arch, about.recipe, about.run) == ("cnn", "2d+rht+sr", trained.name)
     # nothing is replaced unasked
