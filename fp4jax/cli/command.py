@@ -12,6 +12,7 @@ from typing import Any
 
 from fp4jax import plugins as loaded_plugins
 from fp4jax.cli import compilation_cache
+from fp4jax.cli.logged_lines import shown_in_lines
 from fp4jax.cli.parsing import COMMON, in_flags, parse, read_config, take_flag, take_values
 from fp4jax.data.phantom.cache import default_folder
 from fp4jax.train import BusyError, DivergedError, Terminated, hosts
@@ -86,7 +87,9 @@ def main(
                 default = path and config(path, argv)
             if inspect.isfunction(arguments):
                 kind = arguments(argv, default)
-            command(parse(kind, argv, _described(description, config), default, prog=prog))
+            parsed = parse(kind, argv, _described(description, config), default, prog=prog)
+            with shown_in_lines():
+                command(parsed)
         finally:
             # Else the interpreter does it, after the last of the handlers below.
             sys.stdout.flush()

@@ -50,8 +50,10 @@ def _unknown(words: str) -> str | None:
     if subcommands := re.search(r"Available subcommands: (.*)", more):
         return f"no subcommand {given}; allowed: {subcommands[1]}"
     kind = "options" if given.startswith("-") else "arguments"
-    near = re.findall(r"(?:Perhaps you meant|Arguments similar to \S+): ([^\s,]+)", more)
-    hint = f"; perhaps you meant {', '.join(near)}" if near else ""
+    near = re.findall(r"(?:Perhaps you meant|Arguments similar to (\S+)): ([^\s,]+)", more)
+    # In the order of the command line: tyro's is another one each time.
+    near.sort(key=lambda pair: given.find(pair[0]))
+    hint = f"; perhaps you meant {', '.join(name for _, name in near)}" if near else ""
     return f"unrecognized {kind}: {given}{hint}"
 
 

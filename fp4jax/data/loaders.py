@@ -158,7 +158,10 @@ def load(name: str, root: str | os.PathLike | None = None, **options: Any) -> Co
     if loader.needs_root and root is None:
         raise ValueError(f"{name!r} is read from files; pass root, the folder that has them.")
     if root is not None and not loader.needs_root:
-        raise ValueError(f"{name!r} reads no files; root is {str(root)!r}, leave it out.")
+        raise ValueError(
+            f"{name!r} reads no files; root is {str(root)!r}, leave it out, or name the data that "
+            "lie there, such as --data lgg."
+        )
     check_options(name, options)
     options |= loader.fixed
     # A loader that knows more than names, such as folders, looks for it itself.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -286,3 +287,15 @@ def test_what_is_missing_or_unknown_is_named(call, argv, arguments, says):
     code, _, err = call(*argv, arguments=arguments)
     assert code == 2
     assert err.removeprefix("error: ").endswith(f"{says} See --help.\n")
+
+
+def test_warnings_are_lines_like_errors(call):
+    logger = logging.getLogger("fp4jax.train.threshold")
+
+    def warn(args):
+        logger.warning("%s: no threshold.", args.run.arch)
+        raise ValueError("enough")
+
+    _, _, err = call(run=warn, arguments=Args)
+    assert err == "warning: cnn: no threshold.\nerror: enough\n"
+    assert not logging.getLogger("fp4jax").handlers

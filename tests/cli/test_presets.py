@@ -1,5 +1,6 @@
 """Named studies: sizes, what they say of themselves, data that are made; the report's command."""
 
+import re
 import sys
 
 import pytest
@@ -30,6 +31,8 @@ def test_a_preset_is_a_study_and_explains_itself(name):
     about = PRESETS[name].__doc__ or ""
     for word in ("Reference:", "Cost:", "Expected:", f"fp4jax study {name}"):
         assert word in about
+    if count := re.search(r"Cost: (\d+) runs", about):
+        assert int(count[1]) == RUNS[name]
     assert {one.label for one in preset.expected} <= {r.recipe_name for r in preset.study.runs()}
 
 
@@ -75,7 +78,7 @@ def test_options_of_the_presets_own_data_go_where_other_data_are_named():
     ("options", "says"),
     [
         (["--data", "lgg", "--patients", "12"], "'lgg' has no option patients"),
-        (["--root", "."], "'phantom' reads no files"),
+        (["--root", "."], "such as --data lgg"),
         (["--data", "images", "--root", "nowhere"], "nowhere"),
         (["--splits", "fold7"], "fold7"),
         (["--patients", "2", "--slices", "4"], "patients"),
