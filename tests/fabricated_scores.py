@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from fp4jax.analysis.claims import Collected
+from fp4jax.analysis.claims.collected import PATIENT_COLUMNS, RUN_COLUMNS
 from fp4jax.analysis.claims.inside import failure_modes
 
 STATED = ("baseline", "full", "forward_only", "2d+rht+sr")
@@ -61,7 +62,9 @@ def study(
     settings = {"image_size": 64, "epochs": 12, "batch_size": 16, "schedule": "onecycle"}
     settings |= {"folds": 5, "split_seed": 2026, "train_seconds": 60.0, "revision": "abc"}
     runs = runs.assign(run=runs.index.astype(str), jax="0.10.2", data="d", **settings)
-    return Collected(runs, table, failure_modes([]))
+    return Collected(
+        runs.reindex(columns=RUN_COLUMNS), table.reindex(columns=PATIENT_COLUMNS), failure_modes([])
+    )
 
 
 def without(whole: Collected, **values: Any) -> Collected:

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from fp4jax import plugins as loaded_plugins
-from fp4jax.cli import compilation_cache
 from fp4jax.cli.logged_lines import shown_in_lines
 from fp4jax.cli.parsing import COMMON, in_flags, parse, read_config, take_flag, take_values
-from fp4jax.data.phantom.cache import default_folder
+from fp4jax.cli.process import prepare
 from fp4jax.train import BusyError, DivergedError, Terminated, hosts
 from fp4jax.train.arrays import OutOfMemoryError
 from fp4jax.train.signals import TERMINATED
@@ -74,7 +73,7 @@ def main(
         argv: the command line without the program; default: of this process.
         prog: the program's name, for ``--help``; default: of this process.
     """
-    compilation_cache.use(default_folder() / "xla")
+    prepare()
     debug, argv = take_flag(sys.argv[1:] if argv is None else argv, "--debug")
     kind: Any = arguments
     try:

@@ -7,8 +7,7 @@ from typing import Any
 
 import jax
 
-from fp4jax.cli import compilation_cache
-from fp4jax.data.phantom.cache import default_folder
+from fp4jax.cli.process import prepare
 from fp4jax.study import Engine, engine
 
 #: Seconds that a worker stays while others train all that is left; the locks of a dead process
@@ -86,8 +85,3 @@ class EngineOptions:
             env = {} if self.working_dir is None else {"working_dir": str(self.working_dir)}
             return engine("ray", **of_ray, runtime_env=env, prepare=prepare)
         return engine(self.engine)
-
-
-def prepare() -> None:
-    """What every command does first, in a process of Ray's."""
-    compilation_cache.use(default_folder() / "xla")

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from fp4jax.cli.presets import PRESETS
 from fp4jax.cli.program import load
 from fp4jax.cli.verbs import keep_lists
 from fp4jax.nnx import SensitivityRow, SensitivityTable
@@ -77,8 +78,34 @@ def test_each_fold_has_its_own_list(executed, tmp_path, capsys):
     assert {row["a"] for row in pairs} >= {"baseline", "nothing", "proposed at 0.8"}
 
 
-def test_presets_that_it_does_not_take(capsys):
-    for name, said in (("brats-cv", "is of volumes"), ("none", "allowed: demo")):
-        with pytest.raises(SystemExit):
-            load("keep-lists").run(["--preset", name])
-        assert said in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--preset", "brats-cv"], "is of volumes"),
+        (["--preset", "none"], "allowed: demo"),
+        (["--preset", "attention-demo"], "has 3 attentions (none, attention_naive, attention_qat)"),
+        (
+            ["--preset", "paper-seeds"],
+            "has 3 scales (500k, 4m, 15m), and",
+        ),
+        (["--archs", "cnn", "none"], "none"),
+        (["--recipe", "none"], "none"),
+        (["--budget", "1.5"], "budget is 1.5"),
+        (["--batches", "0"], "batches is 0"),
+        (["--splits", "fold9"], "fold9"),
+    ],
+)
+def test_what_it_does_not_take_is_refused_before_any_training(options, said, monkeypatch, capsys):
+    monkeypatch.setattr(keep_lists, "execute", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr(Slices, "open", lambda *_: pytest.fail("opened"))
+    with pytest.raises(SystemExit) as ended:
+        load("keep-lists").run(options)
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_other_presets_of_slices_are_taken():
+    for name in ("demo", "lgg-cpu", "lgg-cv-cpu", "paper-holdout", "paper-cv"):
+        args = keep_lists.Args(preset=name, splits=("cv",), seeds=(1, 2))
+        studies = keep_lists.baselines_of(args, PRESETS[name]().study)
+        assert [len(study.runs()) for study in studies] == [10, 10]

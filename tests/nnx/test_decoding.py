@@ -152,7 +152,7 @@ def test_refusals(tmp_path):
     large = fp4nnx.decode(small)
     with pytest.raises(ValueError, match="Linear is not packed; decode what"):
         fp4nnx.decode(linear("full"))
-    with pytest.raises(ValueError, match="float16.*; weights decode to bfloat16 or float32"):
+    with pytest.raises(ValueError, match=r"float16.*; weights decode to bfloat16 or float32"):
         fp4nnx.decode(small, dtype=jnp.float16)
     with pytest.raises(ValueError, match="dtype is 'foo'; weights decode to"):
         fp4nnx.decode(small, dtype="foo")

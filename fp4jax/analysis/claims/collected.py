@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fp4jax.analysis.by_patient import patient_table
-from fp4jax.analysis.claims.inside import failure_modes
+from fp4jax.analysis.claims.inside import INSIDE_COLUMNS, INSIDE_TEXT, failure_modes
+from fp4jax.analysis.csv_tables import read_csv, write_csv
 from fp4jax.analysis.figures.style import ordered_archs, ordered_labels, ordered_scales
 from fp4jax.analysis.report.families import families
 from fp4jax.analysis.results import read_runs
 from fp4jax.extras import Extra
-from fp4jax.files import replacing
 from fp4jax.ops.rules import Rules
 
 with Extra("study"):
@@ -26,8 +26,18 @@ _KEYS = ["arch", "scale", "recipe", "method", "split", "seed"]
 _OF_RUN = ["threshold", "best_epoch", "epochs_run", "train_seconds", "val_auprc", "test_auprc"]
 _OF_RUN += [f"test_hard_{name}_at_best" for name in ("f2_score", "recall", "dice_patient")]
 _OF_RUN += ["test_patients"]
-# Six digits are more than 11 patients know, and the same on every processor that trained alike.
-_DIGITS = "%.6g"
+_MADE_WITH = ["revision", "dirty", "jax", "data"]
+_SETTINGS = ["image_size", "epochs", "batch_size", "schedule", "folds", "split_seed"]
+#: Of ``runs`` and ``patients`` of :class:`Collected`, in this order.
+RUN_COLUMNS = ["run", *_KEYS, *_SETTINGS, *_OF_RUN, *_MADE_WITH]
+PATIENT_COLUMNS = [*_KEYS, "patient", "pixels", *METRICS]
+_WORDS = ["arch", "scale", "recipe", "method", "split"]
+# Table -> its columns, and those of text.
+_TABLES = {
+    "runs": (RUN_COLUMNS, ["run", *_WORDS, "schedule", *_MADE_WITH]),
+    "patients": (PATIENT_COLUMNS, [*_WORDS, "patient"]),
+    "inside": (INSIDE_COLUMNS, INSIDE_TEXT),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +64,8 @@ class Collected:
         list each fold may have another (``fp4jax keep-lists`` compares these).
 
         Raises:
-            ValueError: no finished run of a recipe, or runs that differ in more than a study
-                varies.
+            ValueError: no finished run of a recipe, runs that kept no patient's scores, or runs
+                that differ in more than a study varies.
         """
         root = folder / "runs" if (folder / "runs").is_dir() else folder
         every = read_runs(root)
@@ -68,23 +78,34 @@ class Collected:
                 f"{folder} holds {len(groups)} groups of runs that differ in data or settings and "
                 "cannot be compared; name a folder of one study."
             )
-        return cls(_runs(results), _patients(results), failure_modes(results))
+        patients = _patients(results)
+        if patients.empty:
+            raise ValueError(f"{folder} has no run that kept its patients' scores; train it anew.")
+        return cls(_runs(results), patients, failure_modes(results))
 
     @classmethod
     def read(cls, folder: Path) -> "Collected":
         """From the CSV files that :meth:`write` left.
 
         Raises:
-            ValueError: there are none.
+            ValueError: there are none, or files of another kind.
         """
-        names = [field.name for field in dataclasses.fields(cls)]
-        missing = [f"{name}.csv" for name in names if not (folder / f"{name}.csv").is_file()]
+        missing = [f"{name}.csv" for name in _TABLES if not (folder / f"{name}.csv").is_file()]
         if missing:
             raise ValueError(
                 f"{folder} has no {', '.join(missing)}; name the folder of a study first, to "
                 "collect them."
             )
-        return cls(*(pd.read_csv(folder / f"{name}.csv") for name in names))
+        frames = {}
+        for name, (columns, text) in _TABLES.items():
+            numbers = [column for column in columns if column not in text]
+            frames[name] = read_csv(folder / f"{name}.csv", text, columns, numbers)
+            if name != "inside" and frames[name].empty:
+                raise ValueError(
+                    f"{folder / name}.csv has no rows, only the columns {', '.join(columns)}; name "
+                    "the folder of a study first, to collect them."
+                )
+        return cls(**frames)
 
     def write(self, folder: Path) -> list[Path]:
         """A CSV file per table; what is the same gives the same bytes."""
@@ -109,24 +130,13 @@ def labels(recipes: Any, methods: Any) -> list[str]:
     return [recipe if method == "qat" else f"{method} {recipe}" for recipe, method in both]
 
 
-def write_csv(frame: pd.DataFrame, path: Path) -> Path:
-    """Writes a table in one step, numbers with six digits."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        frame.to_csv(temporary, index=False, float_format=_DIGITS, lineterminator="\n")
-    return path
-
-
 def _runs(results: "Sequence[RunResult]") -> pd.DataFrame:
     rows = []
     for run in results:
         config, made = run.config, run.environment or {}
         source = made.get("source") or {}
         settings = {"image_size": getattr(config.data, "image_size", None)}
-        settings |= {
-            name: getattr(config, name)
-            for name in ("epochs", "batch_size", "schedule", "folds", "split_seed")
-        }
+        settings |= {name: getattr(config, name) for name in _SETTINGS[1:]}
         made_with = {
             "revision": source.get("revision", "")[:12],
             "dirty": source.get("dirty"),
@@ -134,9 +144,7 @@ def _runs(results: "Sequence[RunResult]") -> pd.DataFrame:
             "data": run.digest[:12],
         }
         rows.append(run.row() | settings | made_with)
-    columns = ["run", *_KEYS, "image_size", "epochs", "batch_size", "schedule", "folds"]
-    columns += ["split_seed", *_OF_RUN, "revision", "dirty", "jax", "data"]
-    return _ordered(pd.DataFrame(rows).reindex(columns=columns), *_KEYS)
+    return _ordered(pd.DataFrame(rows).reindex(columns=RUN_COLUMNS), *_KEYS)
 
 
 def _patients(results: "Sequence[RunResult]") -> pd.DataFrame:
@@ -144,8 +152,7 @@ def _patients(results: "Sequence[RunResult]") -> pd.DataFrame:
     kind = {run.path.name: (run.config.recipe_name, run.config.method) for run in results}
     both = [kind[run] for run in table["run"]]
     table["recipe"], table["method"] = ([pair[i] for pair in both] for i in (0, 1))
-    columns = [*_KEYS, "patient", "pixels", *METRICS]
-    return _ordered(table.reindex(columns=columns), *_KEYS, "patient")
+    return _ordered(table.reindex(columns=PATIENT_COLUMNS), *_KEYS, "patient")
 
 
 def _ordered(frame: pd.DataFrame, *keys: str) -> pd.DataFrame:

@@ -1,16 +1,21 @@
 """What a page says of a study's contrasts, variances and claims."""
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from fp4jax.analysis.claims.drawings import NAMES
 from fp4jax.analysis.claims.markdown import interval, loose, number, p_value, table
-from fp4jax.analysis.claims.rules import CLAIMS
+from fp4jax.analysis.claims.rules import CLAIMS, OF_ANY_SCALE
 from fp4jax.analysis.claims.source import NOTHING, Source
 from fp4jax.analysis.claims.tables import PRIMARY
 from fp4jax.analysis.figures.style import shown, title
 
 # Each with a column NAME_holm.
 _TESTS = ("p", "p_folds", "p_equivalence")
+_NO_GROUP = (
+    "Nothing yet: no architecture has recipes of both groups with all folds, and no two "
+    "architectures have recipe 5."
+)
 
 
 def recipes(metrics: Sequence[str]) -> Callable[[Source], str]:
@@ -18,7 +23,8 @@ def recipes(metrics: Sequence[str]) -> Callable[[Source], str]:
 
     def make(source: Source) -> str:
         names = dict.fromkeys(["recipes", *source.tables.contrasts["contrast"]])
-        return _contrasts(source, [n for n in names if n.startswith("recipes")], metrics)
+        names = [name for name in names if name.startswith("recipes")]
+        return _contrasts(source, names, metrics, NOTHING)
 
     return make
 
@@ -26,28 +32,29 @@ def recipes(metrics: Sequence[str]) -> Callable[[Source], str]:
 def groups(source: Source) -> str:
     """Groups of recipes in an architecture, and architectures."""
     own = loose(source.tables.contrasts)
-    text = _contrasts(source, ["gradients", "advanced", "architectures", "scales"], PRIMARY)
-    known = own[own["members"].notna()] if len(own) else own
+    names = ["gradients", "advanced", "architectures", "scales"]
+    text = _contrasts(source, names, PRIMARY, _NO_GROUP)
+    known = own[own["members"] != ""]
     used = dict.fromkeys(f"{title(r.arch)}, {r.contrast}: {r.members}" for r in known.itertuples())
     return "\n\n".join([text, *(["\n".join(f"- {line}" for line in used)] if used else [])])
 
 
-def _contrasts(source: Source, names: Iterable[str], metrics: Sequence[str]) -> str:
+def _contrasts(source: Source, names: Iterable[str], metrics: Sequence[str], nothing: str) -> str:
     own = loose(source.tables.contrasts)
     own = own[own["contrast"].isin(names) & own["metric"].isin(metrics)]
     if own.empty:
-        return NOTHING
+        return nothing
     rows = []
     for row in own.to_dict(orient="records"):
-        partial = (
-            ""
-            if row["folds"] >= row["of_folds"]
-            else f" ({row['folds']} of {row['of_folds']} folds)"
-        )
+        patients = str(row["n"])
+        if row["n"] < row["of_patients"]:
+            patients += f" of {row['of_patients']}"
+        if row["folds"] < row["of_folds"]:
+            patients += f" ({row['folds']} of {row['of_folds']} folds)"
         arch, a, b = (row[name] for name in ("arch", "a", "b"))
         first = title(arch, row["scale"]) if arch in ("cnn", "vit", "swin") else arch
         pair = f"`{shown(b)}`" if row["contrast"].startswith("recipes") else f"{a} - {b}"
-        line = [first, pair, NAMES[row["metric"]], f"{row['n']}{partial}"]
+        line = [first, pair, NAMES[row["metric"]], patients]
         line += [interval(row["difference"], row["ci_low"], row["ci_high"])]
         line += [number(row["d_z"], 2), *(p_value(row[f"{p}_holm"]) for p in _TESTS)]
         rows.append([*line, number(row["detectable"], 3), row["verdict"]])
@@ -87,18 +94,28 @@ def verdicts(source: Source) -> str:
 
 
 def parts(source: Source) -> str:
-    """What decides each claim."""
+    """What decides each claim, and at which scale those were measured that name none."""
     rows = []
     claims = source.tables.claims.sort_values(["claim", "part"], kind="stable")
     for row in claims.to_dict(orient="records"):
         # Of variances, in units of 1e-4.
-        digits, unit = (2, 1e4) if "variances" in str(row["measured"]) else (4, 1.0)
+        digits, unit = (2, 1e4) if "variances" in row["measured"] else (4, 1.0)
         values = (unit * row[name] for name in ("estimate", "low", "high"))
         known = interval(*values, digits=digits)
         known += " x 10^-4" if unit > 1 and known else ""
-        # Nothing is NaN in a CSV file.
-        lacks, measured = (v if isinstance(v := row[n], str) else "" for n in ("lacks", "measured"))
-        verdict = f"{row['verdict']}; lacks {lacks}" if lacks else row["verdict"]
+        lacks = f"; lacks {row['lacks']}" if row["lacks"] else ""
         first = [f"{row['claim']}{row['part']}", row["says"], NAMES[row["metric"]]]
-        rows.append([*first, measured, known, verdict])
-    return table(["", "part", "metric", "measured", "estimate, 95 % interval", "verdict"], rows)
+        rows.append([*first, row["measured"], known, row["verdict"] + lacks])
+    header = ["", "part", "metric", "measured", "estimate, 95 % interval", "verdict"]
+    return "\n\n".join([table(header, rows), _scales(claims)])
+
+
+def _scales(claims: Any) -> str:
+    """At which the claims were measured that name no scale."""
+    own = claims[claims["claim"].isin(OF_ANY_SCALE) & (claims["metric"] == PRIMARY[0])]
+    first = own.drop_duplicates("claim")
+    each = [f"claim {row.claim} at {row.scale.upper()}" for row in first.itertuples()]
+    return (
+        f"Claims that name no scale, by {NAMES[PRIMARY[0]]}: {', '.join(each)}, the largest at "
+        "which the fewest parts lack anything."
+    )

@@ -51,26 +51,39 @@ def compared(
 
     Returns:
         ``contrast``, ``metric``, ``members`` (see :class:`Contrast`), ``of_folds`` (of the whole
-        cross-validation, of which a comparison has ``folds``), then the columns of
-        :func:`fp4jax.analysis.stats.compare_patients`: ``difference`` is a - b, of patients. Holm's
-        correction is within a contrast, metric, architecture and scale. Empty without any pair.
+        cross-validation, of which a comparison has ``folds``), ``of_patients`` (tested under a or
+        b; ``n`` of them have the metric under every recipe that takes part, and are compared), then
+        the columns of :func:`fp4jax.analysis.stats.compare_patients`: ``difference`` is a - b, of
+        patients. Holm's correction is within a contrast, metric, architecture and scale. Empty
+        without any pair.
     """
     found, folds = [], expected_folds(study.runs)
     for contrast in _contrasts(study.scores, folds):
         for metric in metrics:
-            if contrast.table[metric].notna().sum() == 0:
+            known = contrast.table[contrast.table[metric].notna()]
+            if known.empty or (
+                contrast.pairs == "baseline" and BASELINE not in set(known["label"])
+            ):
                 continue
-            own = stats.compare_patients(
-                contrast.table, metric, contrast.pairs, resamples=resamples
-            )
+            own = stats.compare_patients(known, metric, contrast.pairs, resamples=resamples)
             first = {"contrast": contrast.name, "metric": metric, "members": contrast.members}
-            found.append(own[own["n"] > 0].assign(of_folds=folds, **first))
+            first |= {"of_folds": folds, "of_patients": _tested(contrast.table, own)}
+            found.append(own.assign(**first)[own["n"] > 0])
     found = [own for own in found if len(own)]
+    names = ["contrast", "metric", "members", "of_folds", "of_patients"]
     if not found:
-        return pd.DataFrame(columns=["contrast", "metric", "arch", "scale", "a", "b"])
-    names = ["contrast", "metric", "members", "of_folds"]
+        return pd.DataFrame(columns=[*names, "arch", "scale", "a", "b", "folds"])
     whole: Any = pd.concat(found, ignore_index=True)
     return whole[[*names, *(name for name in whole.columns if name not in names)]]
+
+
+def _tested(table: Any, comparisons: Any) -> list[int]:
+    """Patients of each comparison, with the metric or without."""
+    by = table.groupby(["arch", "scale", "label"])["patient"].agg(set)
+    return [
+        len(by[row["arch"], row["scale"], row["a"]] | by[row["arch"], row["scale"], row["b"]])
+        for row in comparisons.to_dict(orient="records")
+    ]
 
 
 def _contrasts(scores: Any, folds: int) -> Iterator[Contrast]:
@@ -104,23 +117,27 @@ def _grouped(
     # Only parts of which every recipe has a run: else groups would differ in patients too.
     count = own.groupby(_PART)["label"].transform("nunique")
     own = own[count == len(used)]
-    group_of = {recipe: group for group, recipes in there.items() for recipe in recipes}
-    table = own.assign(label=own["label"].map(group_of)).groupby([*_PART, "label"])
+    wide: Any = own.set_index([*_PART, "label"])[list(METRICS)].unstack("label")
+    # A patient without a value of one recipe is in no group's mean: the others would weigh more.
+    means = [
+        pd.DataFrame({m: wide[m][recipes].mean(axis=1, skipna=False) for m in METRICS})
+        .assign(label=group)
+        .reset_index()
+        for group, recipes in there.items()
+    ]
+    table: Any = pd.concat(means, ignore_index=True)
     members = "; ".join(f"{group}: {', '.join(recipes)}" for group, recipes in there.items())
-    yield Contrast(name, table[list(METRICS)].mean().reset_index(), "all", members)
+    yield Contrast(name, table, "all", members)
 
 
 def _architectures(scores: Any) -> Iterator[Contrast]:
     """What the chosen recipe costs each patient in the CNN, and in Swin."""
-    keys = [*_PART, "label"]
-    both: Any = scores[scores["label"].isin([BASELINE, CHOSEN])].set_index(keys)[list(METRICS)]
-    wide = both.unstack("label")
-    lost = []
-    for metric in METRICS:
-        values = wide[metric].reindex(columns=[BASELINE, CHOSEN])
-        lost.append((values[BASELINE] - values[CHOSEN]).rename(metric))
-    table: Any = pd.concat(lost, axis=1).dropna(how="all").reset_index()
-    table = table[table["arch"].isin(["cnn", "swin"])]
+    of_both = scores[scores["arch"].isin(["cnn", "swin"])]
+    first, second = (
+        of_both[of_both["label"] == label].set_index(_PART)[list(METRICS)]
+        for label in (BASELINE, CHOSEN)
+    )
+    table: Any = (first - second).dropna(how="all").reset_index()
     if table["arch"].nunique() == 2:
         table = table.assign(label="loss of " + table["arch"], arch="cnn and swin")
         yield Contrast("architectures", table, "all", f"losses under {CHOSEN}")

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 # The paper's two failure modes: noise of the gradients, attention of few levels.
 _OF = ("gradient", "attention", "probabilities")
-_KEYS = ["arch", "scale", "trained", "state", "recipe", "layer", "quantity", "of"]
+INSIDE_TEXT = ["arch", "scale", "trained", "state", "recipe", "layer", "quantity", "of"]
+INSIDE_COLUMNS = [*INSIDE_TEXT, "runs", "mean", "low", "high"]
 
 
 def failure_modes(results: "Sequence[RunResult]") -> pd.DataFrame:
@@ -34,7 +35,7 @@ def failure_modes(results: "Sequence[RunResult]") -> pd.DataFrame:
             names = {"arch": run.config.arch, "scale": run.config.scale, "trained": run.label}
             found.append(own.assign(**names))
     if not found:
-        return pd.DataFrame(columns=[*_KEYS, "runs", "mean", "low", "high"])
-    values = pd.concat(found).groupby(_KEYS, sort=False)["value"]
+        return pd.DataFrame(columns=INSIDE_COLUMNS)
+    values = pd.concat(found).groupby(INSIDE_TEXT, sort=False)["value"]
     named = {"runs": "count", "mean": "mean", "low": "min", "high": "max"}
     return values.agg(list(named.values())).set_axis(list(named), axis=1).reset_index()

@@ -44,13 +44,13 @@ def p_value(value: Any) -> str:
 
 
 def each(values: Iterable[Any]) -> str:
-    """Each value once, in order, without NaN.
+    """Each value once, in order, without NaN and empty text.
 
     Example:
-        >>> each([64.0, 64.0, float("nan")]), each(["b", "a", "b"])
+        >>> each([64.0, 64.0, float("nan")]), each(["b", "a", "", "b"])
         ('64', 'b, a')
     """
-    known = dict.fromkeys(value for value in values if value == value)
+    known = dict.fromkeys(value for value in values if value == value and value != "")
     return ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in known)
 
 

@@ -10,6 +10,9 @@ from fp4jax.analysis.claims.collected import METRICS, Collected
 from fp4jax.analysis.claims.source import NOTHING, Source
 from fp4jax.analysis.claims.tables import PRIMARY, Tables
 
+_BEGIN = re.compile(r"<!-- (?!end -->)([\w ]+) -->\n")
+_PLACE = re.compile(_BEGIN.pattern + r".*?<!-- end -->", re.DOTALL)
+
 
 def filled(text: str, folder: Path, page: Path) -> str:
     """The page with its tables as the files in the folder have them; the same, the same text.
@@ -22,8 +25,9 @@ def filled(text: str, folder: Path, page: Path) -> str:
         page: where it is to be, for links to the figures.
 
     Raises:
-        ValueError: a name that is none, or a page without any.
+        ValueError: see :func:`check_places`.
     """
+    check_places(text, page)
     figures = {
         path.stem: Path(os.path.relpath(path, page.parent)).as_posix()
         for path in sorted(folder.glob("*.png"))
@@ -31,20 +35,54 @@ def filled(text: str, folder: Path, page: Path) -> str:
     source = Source(Collected.read(folder), Tables.read(folder), figures)
 
     def fill(match: re.Match[str]) -> str:
-        if match[1] not in TABLES:
-            raise ValueError(
-                f"{page} has a table <!-- {match[1]} -->; allowed: {', '.join(TABLES)}."
-            )
         return f"<!-- {match[1]} -->\n\n{TABLES[match[1]](source)}\n\n<!-- end -->"
 
-    pattern = r"<!-- (?!end -->)([\w ]+) -->\n.*?<!-- end -->"
-    text, count = re.subn(pattern, fill, text, flags=re.DOTALL)
-    if not count:
+    return _PLACE.sub(fill, text)
+
+
+def read_page(page: Path) -> str:
+    """The text of a page that can be filled.
+
+    Raises:
+        ValueError: it is no text, or has no places for tables, or not those that there are.
+    """
+    try:
+        text = page.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(
+            f"page {page} is not there; write one with places for tables first."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"page {page} is not UTF-8, from byte {error.start} on; save it so."
+        ) from error
+    check_places(text, page)
+    return text
+
+
+def check_places(text: str, page: Path) -> None:
+    """That a page has places for tables, each with an end, for names of :data:`TABLES`.
+
+    Raises:
+        ValueError: else.
+    """
+    places = list(_PLACE.finditer(text))
+    for place in places:
+        if place[1] not in TABLES:
+            raise ValueError(
+                f"{page} has a table <!-- {place[1]} -->; allowed: {', '.join(TABLES)}."
+            )
+    begun = [name for name in _BEGIN.findall(text) if name in TABLES]
+    if len(begun) > len(places):
+        raise ValueError(
+            f"{page} has {len(begun)} places for tables, and {len(places)} that end; write "
+            "<!-- end --> on a line of its own after each."
+        )
+    if not places:
         raise ValueError(
             f"{page} has no place for a table; write <!-- NAME --> and <!-- end -->, each on a "
             f"line of its own, for a NAME of {', '.join(TABLES)}."
         )
-    return text
 
 
 def figure(name: str, caption: str) -> Callable[[Source], str]:

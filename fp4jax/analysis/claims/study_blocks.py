@@ -51,7 +51,7 @@ def design(source: Source) -> str:
         ["epochs; batch", f"{each(runs['epochs'])}; {each(runs['batch_size'])}"],
         ["schedule", each(runs["schedule"])],
         ["runs; hours of training", f"{len(runs)}; {hours:.1f}"],
-        ["revision", each(runs["revision"].astype(str).str[:7])],
+        ["revision", each(runs["revision"].str[:7])],
         ["jax", each(runs["jax"])],
         ["data (SHA-256)", each(runs["data"])],
     ]

@@ -4,11 +4,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from fp4jax.analysis.claims.collected import METRICS, Collected, write_csv
+from fp4jax.analysis.claims.collected import METRICS, Collected
 from fp4jax.analysis.claims.contrasts import compared
 from fp4jax.analysis.claims.coverage import coverage, expected_folds
 from fp4jax.analysis.claims.rules import decided
 from fp4jax.analysis.claims.variance import variances
+from fp4jax.analysis.csv_tables import read_csv, write_csv
 from fp4jax.extras import Extra
 
 with Extra("study"):
@@ -16,6 +17,8 @@ with Extra("study"):
 
 #: Of :data:`fp4jax.analysis.claims.collected.METRICS`.
 PRIMARY = METRICS[:2]
+_TEXT = ["arch", "scale", "label", "contrast", "metric", "members", "a", "b", "unit", "verdict"]
+_TEXT += ["source", "archs", "labels", "part", "says", "measured", "lacks", "of_claim"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Tables:
     def read(cls, folder: Path) -> "Tables":
         """From the CSV files that :meth:`write` left."""
         names = (field.name for field in dataclasses.fields(cls))
-        return cls(*(pd.read_csv(folder / f"{name}.csv", keep_default_na=True) for name in names))
+        return cls(*(read_csv(folder / f"{name}.csv", _TEXT) for name in names))
 
     def write(self, folder: Path) -> list[Path]:
         """A CSV file per table; what is the same gives the same bytes."""

@@ -50,9 +50,9 @@ def variances(
 
     Returns:
         A row per scale and source; ``share`` of the sum of all sources, those below 0 taken for 0,
-        with its interval where the source has one; ``labels`` and ``archs`` that take part:
-        those with all folds, in every architecture. Empty with fewer than two of either, or two
-        folds.
+        with its interval where the source has one, NaN where nothing varies; ``labels`` and
+        ``archs`` that take part: those with all folds, in every architecture. Empty with fewer than
+        two of either, or two folds.
     """
     found = []
     for scale in ordered_scales(scores["scale"]):
@@ -62,6 +62,8 @@ def variances(
         spreads = _spreads(design, resamples, seed)
         random, converged = _random(design)
         total = sum(max(0.0, spreads[name][0]) for name in _FIXED) + sum(random.values())
+        # Of nothing that varies there are no shares.
+        total = total if total > _NOISE * np.abs(design.y).max() ** 2 else float("nan")
         rows = [{"source": n, "variance": v, "share": v / total} for n, v in random.items()]
         for name, (value, low, high) in spreads.items():
             row = {"source": name, "variance": value, "low": low, "high": high}
@@ -76,7 +78,12 @@ def variances(
     return pd.DataFrame(found, columns=_COLUMNS)
 
 
+# Of squares of scores: what rounding leaves of differences that are none.
+_NOISE = 1e-24
 _FIXED = ("architecture", "recipe", "architecture x recipe")
+# Name -> formula.
+_EFFECTS = {"network": "0 + C(network)", "patient": "0 + C(patient)"}
+_EFFECTS["patient x architecture"] = "0 + C(own)"
 
 
 class _Design(NamedTuple):
@@ -168,12 +175,14 @@ def _random(design: _Design) -> tuple[dict[str, float], bool]:
         from statsmodels.formula.api import mixedlm
         from threadpoolctl import threadpool_limits
 
+    own = design.y - design.y.mean(0)
+    if np.square(own).max() <= _NOISE * np.square(design.y).max():
+        # All is fixed effects, which no likelihood is defined for.
+        return dict.fromkeys(("fold", *_EFFECTS, "residual"), 0.0), True
     patients, archs, labels = np.indices(design.y.shape).reshape(3, -1)
     rows: Any = pd.DataFrame({"y": design.y.ravel(), "arch": archs, "label": labels})
     rows["fold"], rows["patient"] = design.folds[patients], patients
     rows["own"], rows["network"] = patients * 100 + archs, archs * 100 + labels
-    effects = {"network": "0 + C(network)", "patient": "0 + C(patient)"}
-    effects["patient x architecture"] = "0 + C(own)"
     # Within one scale, to a unit standard deviation: the optimizer's tolerances are absolute.
     spread = float(rows["y"].std()) or 1.0
     rows["y"] /= spread
@@ -182,7 +191,7 @@ def _random(design: _Design) -> tuple[dict[str, float], bool]:
         # That a variance is 0 is an answer; whether it converged is returned.
         warnings.simplefilter("ignore")
         model = mixedlm(
-            "y ~ C(arch) * C(label)", rows, groups="fold", re_formula="1", vc_formula=effects
+            "y ~ C(arch) * C(label)", rows, groups="fold", re_formula="1", vc_formula=_EFFECTS
         )
         fit = model.fit(method=["bfgs", "lbfgs", "powell"])
     found = {"fold": float(np.asarray(fit.cov_re)[0, 0])}

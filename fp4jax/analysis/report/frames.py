@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from fp4jax.analysis import stats
 from fp4jax.analysis.by_patient import patient_table
+from fp4jax.analysis.csv_tables import write_csv
 from fp4jax.analysis.figures.rows import defined, where
 from fp4jax.analysis.figures.style import BASELINE
 from fp4jax.analysis.report.draws import Draws
 from fp4jax.analysis.report.headline import groups, summaries
 from fp4jax.analysis.results import regions, table
 from fp4jax.extras import Extra
-from fp4jax.files import replacing
 
 with Extra("study"):
     import pandas as pd
@@ -77,8 +77,7 @@ class Frames:
         folder.mkdir(parents=True, exist_ok=True)
         for field in dataclasses.fields(self):
             frame: pd.DataFrame = getattr(self, field.name)
-            with replacing(folder / f"{field.name}.csv") as temporary:
-                frame.to_csv(temporary, index=False)
+            write_csv(frame, folder / f"{field.name}.csv", digits=None)
 
 
 def patient_comparisons(patients: pd.DataFrame, resamples: int) -> pd.DataFrame:

@@ -4,13 +4,13 @@
     fp4jax keep-lists --preset lgg-cv-cpu --root kaggle_3m --archs cnn --splits cv \\
         --methods qat --seeds 2026 --out runs/lgg-cv-cpu
 
-On the data and 500k models of a named study: trains baselines, takes the sensitivity of the first
-seed's, proposes what to keep at --budget, and quantizes (ptq) or trains (qat) all seeds under the
-recipe with nothing kept, with the layers that the model itself keeps, and with the proposal. Of
-several splits each has a proposal of its own, from its training patients alone. Prints the test
-AUPRC and writes keep_lists_RECIPE.csv, and keep_lists_RECIPE_patients.csv, where the same lists
-are compared patient by patient. Runs that are finished are not trained again; a folder of
-`fp4jax study` with the same preset may be given.
+On the data and models of a named study that has one size and one attention: trains baselines,
+takes the sensitivity of the first seed's, proposes what to keep at --budget, and quantizes (ptq) or
+trains (qat) all seeds under the recipe with nothing kept, with the layers that the model itself
+keeps, and with the proposal. Of several splits each has a proposal of its own, from its training
+patients alone. Prints the test AUPRC and writes keep_lists_RECIPE.csv, and
+keep_lists_RECIPE_patients.csv, where the same lists are compared patient by patient. Runs that are
+finished are not trained again; a folder of `fp4jax study` with the same preset may be given.
 """
 
 import csv
@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from fp4jax.analysis.by_patient import patient_table
-from fp4jax.analysis.claims.collected import write_csv
+from fp4jax.analysis.csv_tables import write_csv
 from fp4jax.analysis.results import read_run
 from fp4jax.analysis.sensitivity import propose, sensitivity_of_run
 from fp4jax.analysis.stats import compare_patients
@@ -34,6 +34,7 @@ from fp4jax.cli.presets import PRESETS
 from fp4jax.files import replacing
 from fp4jax.models import create
 from fp4jax.nnx import SensitivityTable
+from fp4jax.ops.recipe import get_recipe
 from fp4jax.ops.rules import Rules
 from fp4jax.predict.pictures import is_synthetic
 from fp4jax.study import Study, execute
@@ -67,15 +68,20 @@ class Args:
     def __post_init__(self):
         if self.preset not in PRESETS:
             raise ValueError(f"preset is {self.preset!r}; allowed: {', '.join(PRESETS)}.")
+        get_recipe(self.recipe)
+        if not 0 < self.budget <= 1:
+            raise ValueError(f"budget is {self.budget}; it must be above 0 and at most 1.")
+        if self.batches < 1:
+            raise ValueError(f"batches is {self.batches}; it must be at least 1.")
 
 
 def command(args: Args) -> None:
     preset = PRESETS[args.preset]()
-    if not isinstance(preset.study.data, Slices):
-        raise ValueError(f"preset {args.preset} is of volumes; name one of slices, such as demo.")
+    # All that can be refused is refused before anything is trained.
+    studies = baselines_of(args, preset.study)
     source = args.source if preset.prepare is None else preset.prepare(args.source)
     data = preset.study.data.open(source)
-    lists = [one for arch in args.archs for one in _compared(args, preset.study, data, arch)]
+    lists = [one for study in studies for one in _compared(args, study, data)]
     rows = [_row(one, _exact(one, lists)) for one in lists]
     print("| " + " | ".join(rows[0]) + " |\n|" + " --- |" * len(rows[0]))
     for row in rows:
@@ -90,6 +96,27 @@ def command(args: Args) -> None:
         temporary.write_text(text.getvalue(), newline="")
     print(path)
     print(write_csv(_by_patient(lists), args.out / f"{stem}_patients.csv"))
+
+
+def baselines_of(args: Args, named: Study) -> list[Study]:
+    """The baselines of each architecture.
+
+    Raises:
+        ValueError: the named study is of volumes, or of several sizes or attentions, or an
+            architecture, split or seed is not allowed.
+    """
+    if not isinstance(named.data, Slices):
+        raise ValueError(f"preset {args.preset} is of volumes; name one of slices, such as demo.")
+    for name in ("scales", "attentions"):
+        values = getattr(named, name)
+        if len(values) > 1:
+            raise ValueError(
+                f"preset {args.preset} has {len(values)} {name} ({', '.join(map(str, values))}), "
+                "and lists are compared in one; name a preset of one, such as demo or lgg-cpu."
+            )
+    options: dict[str, Any] = {"recipes": ("baseline",), "methods": ("qat",)}
+    options |= {"seeds": args.seeds, "splits": args.splits}
+    return [dataclasses.replace(named, archs=(arch,), **options) for arch in args.archs]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,16 +139,9 @@ class _List:
         return f"{self.method} {self.kept}" if self.method != "qat" else self.kept
 
 
-def _compared(args: Args, named: Study, data: Data, arch: str) -> Iterator[_List]:
-    """The baselines, then each method and list."""
-    study = dataclasses.replace(
-        named,
-        archs=(arch,),
-        seeds=args.seeds,
-        splits=args.splits,
-        recipes=("baseline",),
-        methods=("qat",),
-    )
+def _compared(args: Args, study: Study, data: Data) -> Iterator[_List]:
+    """The baselines of an architecture, then each method and list."""
+    (arch,) = study.archs
     baselines = _folders(study, data, args.out)
     yield _List(arch, "baseline", "everything", 0.0, tuple(baselines))
     splits = tuple(dict.fromkeys(run.split for run in study.runs()))
@@ -138,7 +158,7 @@ def _compared(args: Args, named: Study, data: Data, arch: str) -> Iterator[_List
         )
         proposal = propose(table, args.budget)
         print(f"{arch} {split}: {proposal}")
-        nothing, own = table.rules(()), _own(named, arch, table)
+        nothing, own = table.rules(()), _own(study, table)
         for name, recipe, rules in (
             ("nothing", nothing, nothing),
             ("the model's own", args.recipe, own),
@@ -187,17 +207,18 @@ def _by_patient(lists: Sequence[_List]) -> Any:
     return whole[["metric", *(name for name in whole.columns if name != "metric")]]
 
 
-def _own(named: Study, arch: str, table: SensitivityTable) -> Rules:
+def _own(study: Study, table: SensitivityTable) -> Rules:
     """The rules of the model's own list."""
     from flax import nnx
 
-    options = named.per_arch.get(arch, {}).get("model_options", {})
+    (arch,), (scale,) = study.archs, study.scales
+    options = study.per_arch.get(arch, {}).get("model_options", {})
     model: Any = nnx.eval_shape(
         lambda: create(
             arch,
-            named.scales[0],
+            scale,
             rngs=nnx.Rngs(0),
-            **named.data.model_arguments(named.runs()[0]),
+            **study.data.model_arguments(study.runs()[0]),
             **options,
         )
     )

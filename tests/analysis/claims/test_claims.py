@@ -58,6 +58,96 @@ def test_a_rerun_changes_no_byte_with_runs_or_without(runs, tmp_path, capsys):
     assert contents(out) == first
     assert page.read_text() == text
     assert "sqnr_db" not in (out / "inside.csv").read_text()
+    assert "no architecture has recipes of both groups" in text.split("<!-- groups -->")[1]
+    assert "claim 1 at 500K, claim 2 at 500K, claim 5 at 500K" in text
+
+
+def refused(options, capsys) -> str:
+    with pytest.raises(SystemExit) as ended:
+        load("claims").run([*map(str, options), "--resamples", "10"])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1
+    return error
+
+
+def test_a_study_needs_a_folder_of_its_own(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "with --out" in refused([runs], capsys)
+    assert not any(tmp_path.iterdir())
+    # A user's own files, those of a report, a file.
+    others = {"mine": {"contrasts.png": "mine"}, "report": {}}
+    for name in ("runs", "patients"):
+        others["report"][f"{name}.csv"] = "run,arch\nr,cnn\n"
+    for name, files in others.items():
+        (tmp_path / name).mkdir()
+        for file, text in files.items():
+            (tmp_path / name / file).write_text(text)
+        before = contents(tmp_path / name)
+        assert "nothing in it is replaced" in refused([runs, "--out", tmp_path / name], capsys)
+        assert contents(tmp_path / name) == before
+    file = tmp_path / "mine" / "contrasts.png"
+    assert "is a file" in refused([runs, "--out", file], capsys)
+
+
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        (None, "is not there"),
+        (b"<!-- claim -->\n<!-- end -->\n", "a table <!-- claim -->; allowed"),
+        (b"\xff<!-- claims -->\n<!-- end -->\n", "is not UTF-8, from byte 0 on"),
+        (b"# nothing\n", "has no place for a table"),
+        (
+            b"<!-- claims -->\n\nkept\n\n<!-- parts -->\n<!-- end -->\n",
+            "has 2 places for tables, and 1",
+        ),
+    ],
+)
+def test_a_page_is_refused_before_anything_is_written(runs, tmp_path, capsys, page, said):
+    path, out = tmp_path / "page.md", tmp_path / "out"
+    if page is not None:
+        path.write_bytes(page)
+    assert said in refused([runs, "--out", out, "--page", path], capsys)
+    assert not out.exists()
+
+
+def test_text_is_read_as_text(tmp_path):
+    whole = study(patients=2, archs=("cnn",), labels=("baseline",))
+    whole.patients["patient"] = [["000", "0", "NA", "1e3"][i % 4] for i in range(10)]
+    whole.runs["revision"] = ["123456789012", "", "12e456789012", "abc", "000000000000"]
+    whole.write(tmp_path)
+    read = Collected.read(tmp_path)
+    assert list(read.patients["patient"]) == list(whole.patients["patient"])
+    assert list(read.runs["revision"]) == list(whole.runs["revision"])
+    assert read.patients["auprc"].dtype == read.runs["threshold"].dtype == float
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("runs", b""),
+        ("runs", b"arch,scale\ncnn,500k\n"),
+        ("runs", None),
+        ("patients", None),
+        ("patients", b"\xff\xfe\x00"),
+        ("inside", b'"arch\n'),
+        ("patients", "more"),
+        ("patients", "words"),
+    ],
+)
+def test_files_that_are_none_are_named_with_their_columns(tmp_path, name, content):
+    study(patients=2, archs=("cnn",), labels=("baseline",)).write(tmp_path)
+    path = tmp_path / f"{name}.csv"
+    header, first, *_ = [*path.read_text().splitlines(), ""]
+    content = {
+        None: f"{header}\n".encode(),
+        "more": f"{header}\n{first},1,2\n".encode(),
+        "words": f"{header}\n{first[:-3]}many\n".encode(),
+    }.get(content, content)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name}\.csv.* columns .*arch, scale") as error:
+        Collected.read(tmp_path)
+    assert "\n" not in str(error.value)
 
 
 def test_scores_are_those_of_the_runs(runs):
@@ -123,9 +213,7 @@ def test_committed_tables_follow_from_the_committed_scores():
     again, there = all_tables(Collected.read(folder)), Tables.read(folder)
     for name in ("coverage", "means", "contrasts", "claims"):
         own, other = getattr(again, name), getattr(there, name)
-        pd.testing.assert_frame_equal(
-            own.replace("", None), other, check_dtype=False, rtol=1e-4, atol=1e-7
-        )
+        pd.testing.assert_frame_equal(own, other, check_dtype=False, rtol=1e-4, atol=1e-7)
     # The optimizer's last digits are the processor's.
     own, other = (one.variances.drop(columns="converged") for one in (again, there))
     pd.testing.assert_frame_equal(own, other, check_dtype=False, rtol=1e-2, atol=1e-4)

@@ -1,14 +1,17 @@
 """Planted effects are confirmed with their intervals, absent ones not, missing ones are open."""
 
 import functools
+import itertools
 
 import pytest
 
 from fp4jax.analysis.claims import variance
 from fp4jax.analysis.claims.contrasts import compared
 from fp4jax.analysis.claims.coverage import expected_folds
-from fp4jax.analysis.claims.rules import CLAIMS, CONFIRMED, NOT_CONFIRMED, OPEN, decided
+from fp4jax.analysis.claims.parts import CONFIRMED, NOT_CONFIRMED, OPEN
+from fp4jax.analysis.claims.rules import CLAIMS, decided
 from fp4jax.analysis.claims.variance import variances
+from fp4jax.ops.recipe import get_recipe
 from tests.fabricated_scores import STATED, study, without
 
 
@@ -28,6 +31,7 @@ def verdicts(whole):
     return parts, {row["claim"]: row["of_claim"] for row in rows}
 
 
+EVERY = tuple(get_recipe(i).name for i in range(8))
 # What the paper says, at 500k and 4M.
 PLANTED = {
     ("cnn", "full"): 0.08,
@@ -39,7 +43,12 @@ PLANTED = {
 @functools.cache
 def as_the_paper_says():
     gaps = {"vit": 0.1, "swin": -0.1, "500k": 0.05}
-    return study(1, loss=PLANTED, gaps=gaps, scales=("500k", "4m"), patients=40)
+    whole = study(1, loss=PLANTED, gaps=gaps, labels=EVERY, scales=("500k", "4m"), patients=40)
+    # Every recipe is needed in Swin at 4M alone.
+    others = [("cnn", "500k"), ("cnn", "4m"), ("vit", "500k"), ("vit", "4m"), ("swin", "500k")]
+    for (arch, scale), recipe in itertools.product(others, set(EVERY) - set(STATED)):
+        whole = without(whole, arch=arch, scale=scale, recipe=recipe)
+    return whole
 
 
 def test_all_claims_of_a_study_that_is_as_the_paper_says():
@@ -101,3 +110,69 @@ def test_an_effect_within_the_margin_is_none():
     parts, _ = verdicts(study(3, loss=loss, patients=60, labels=STATED, archs=("swin", "cnn")))
     assert parts["5a"]["verdict"] == CONFIRMED
     assert parts["5a"]["low"] > 0
+
+
+def test_every_recipe_is_all_seven():
+    some = {"scales": ("500k", "4m"), "patients": 60, "gaps": {"500k": 0.05}}
+    whole = study(5, labels=("baseline", "2d+rht+sr"), archs=("swin",), **some)
+    part = verdicts(whole)[0]["4b"]
+    assert part["verdict"] == OPEN
+    assert part["lacks"].startswith("in Swin at 4m, forward_only (2), forward_only+rht (7), chain")
+    assert part["low"] < 0 < part["high"]
+    # A recipe that costs much does not decide it either.
+    loss = {("swin", "full"): 0.2}
+    whole = study(5, labels=("baseline", "full"), archs=("swin",), loss=loss, **some)
+    assert verdicts(whole)[0]["4b"]["verdict"] == OPEN
+
+
+def test_every_architecture_that_collapses_is_judged():
+    loss = {("vit", "full"): 0.08, ("swin", "full"): 0.2}
+    kept = {("swin", "2d+rht+sr"): 0.2}
+    two = {"archs": ("vit", "swin"), "patients": 40, "labels": ("baseline", "full", "2d+rht+sr")}
+    parts, claims = verdicts(study(loss=loss | kept, **two))
+    assert (parts["3a"]["verdict"], parts["3b"]["verdict"]) == (CONFIRMED, NOT_CONFIRMED)
+    assert parts["3b"]["measured"].startswith("Swin at 500k")
+    assert claims[3] == NOT_CONFIRMED
+    assert verdicts(study(loss=loss, **two))[1][3] == CONFIRMED
+    # Where one of them is not known.
+    parts, claims = verdicts(without(study(loss=loss, **two), arch="swin", recipe="2d+rht+sr"))
+    assert (parts["3b"]["verdict"], parts["3b"]["lacks"]) == (
+        OPEN,
+        "in Swin, one of (4, 5, 6) with all folds",
+    )
+    parts, claims = verdicts(without(study(loss=loss, **two), arch="swin", recipe="full"))
+    assert parts["3a"]["lacks"] == "recipe 1 and the baseline in the ViT and in Swin at 500k"
+    assert claims[3] == OPEN
+
+
+def test_architectures_without_swin_decide_nothing():
+    whole = study(gaps={"vit": 0.3}, archs=("cnn", "vit"), patients=22)
+    part = verdicts(whole)[0]["1a"]
+    assert (part["verdict"], part["lacks"][-16:]) == (OPEN, "one of them Swin")
+
+
+def test_one_holdout_is_no_five_folds():
+    loss = {("cnn", "2d+rht+sr"): 0.1}
+    whole = study(1, archs=("cnn", "swin"), loss=loss, patients=40)
+    assert verdicts(whole)[0]["5a"]["verdict"] == CONFIRMED
+    for frame in (whole.runs, whole.patients):
+        frame["split"] = "holdout"
+    parts, claims = verdicts(whole)
+    assert [parts[p]["verdict"] for p in ("5a", "5b")] == [OPEN, OPEN]
+    assert [parts[p]["lacks"] for p in ("5a", "5b")] == ["several folds"] * 2
+    assert claims[5] == OPEN
+
+
+def test_a_scale_that_is_not_complete_hides_none_that_is():
+    loss = {("cnn", "full"): 0.08, ("cnn", "2d+rht+sr"): 0.04}
+    whole = study(1, loss=loss, archs=("cnn", "swin"), scales=("500k", "4m"), patients=40)
+    for fold in range(1, 5):
+        whole = without(whole, scale="4m", split=f"fold{fold}")
+    for label in ("full", "forward_only"):
+        whole = without(whole, scale="4m", recipe=label)
+    parts, claims = verdicts(whole)
+    assert claims[5] == CONFIRMED
+    assert [parts[p]["scale"] for p in ("1a", "2a", "2b", "5a", "5b")] == ["500k"] * 5
+    assert [parts[p]["verdict"] for p in ("2a", "2b")] == [CONFIRMED] * 2
+    # It is about larger ones.
+    assert claims[2] == OPEN

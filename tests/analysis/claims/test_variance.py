@@ -51,3 +51,16 @@ def test_what_does_not_allow_it_is_left_out():
     assert by_source(without(whole, arch="cnn")).empty
     one = without(whole, recipe="full", split="fold1", arch="cnn")
     assert set(by_source(one, 100)["labels"]) == {"baseline, forward_only, 2d+rht+sr"}
+
+
+@pytest.mark.parametrize("value", [0.0, 0.7])
+def test_where_nothing_varies_no_source_has_a_share(value):
+    whole = study(archs=("cnn", "swin"), patients=3)
+    whole.patients["auprc"] = value
+    found = by_source(whole, 20)
+    assert found["variance"].abs().max() < 1e-12
+    assert found["share"].isna().all()
+    # Between architectures alone.
+    whole.patients.loc[whole.patients["arch"] == "cnn", "auprc"] = value + 0.1
+    found = by_source(whole, 20)
+    assert found["share"]["architecture"] == pytest.approx(1)
