@@ -85,7 +85,7 @@ format: $(VENV)/.installed-all
 	$(BIN)/ruff format
 
 # Installed again only when the dependencies changed.
-$(VENV)/.installed-study: EXTRAS = study
+$(VENV)/.installed-study: EXTRAS = study,deploy
 $(VENV)/.installed-docs: EXTRAS = docs
 $(VENV)/.installed-site: EXTRAS = docs,study,test
 $(VENV)/.installed-all: EXTRAS = study,deploy,test,bench,ray

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fp4jax import plugins as loaded_plugins
+from fp4jax.cli.logged_lines import shown_in_lines
 from fp4jax.cli.parsing import COMMON, in_flags, parse, read_config, take_flag, take_values
 from fp4jax.cli.process import prepare
 from fp4jax.train import BusyError, DivergedError, Terminated, hosts
@@ -32,7 +33,7 @@ class Verb:
     command: Callable[[Any], None]
     arguments: Any
     description: str | None
-    config: Callable[[Path], Any] | None = None
+    config: Callable[[Path, Sequence[str]], Any] | None = None
 
     def run(self, argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
         """Runs it: :func:`main`."""
@@ -51,7 +52,7 @@ def main(
     arguments: Any,
     description: str | None,
     *,
-    config: Callable[[Path], Any] | None = None,
+    config: Callable[[Path, Sequence[str]], Any] | None = None,
     argv: Sequence[str] | None = None,
     prog: str | None = None,
 ) -> None:
@@ -67,8 +68,8 @@ def main(
             line and the default arguments (or None) that returns it, which is called when the
             plug-ins are imported, such as :func:`fp4jax.cli.model_options.typed`.
         description: for ``--help``.
-        config: the arguments for a file, to which the command line changes something: the command
-            then takes ``--config FILE``.
+        config: the arguments for a file and a command line, which changes something of them: the
+            command then takes ``--config FILE``.
         argv: the command line without the program; default: of this process.
         prog: the program's name, for ``--help``; default: of this process.
     """
@@ -82,10 +83,12 @@ def main(
             default = None
             if config is not None:
                 path, argv = read_config(argv)
-                default = path and config(path)
+                default = path and config(path, argv)
             if inspect.isfunction(arguments):
                 kind = arguments(argv, default)
-            command(parse(kind, argv, _described(description, config), default, prog=prog))
+            parsed = parse(kind, argv, _described(description, config), default, prog=prog)
+            with shown_in_lines():
+                command(parsed)
         finally:
             # Else the interpreter does it, after the last of the handlers below.
             sys.stdout.flush()

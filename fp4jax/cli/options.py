@@ -139,18 +139,34 @@ def by_task(
     return kind
 
 
-def from_config(arguments: Callable[..., Any], taken: Sequence[str] = ()) -> Callable[[Path], Any]:
+def of_named_data(task: Task, argv: Sequence[str]) -> Task:
+    """What options start from where the command line may name other data (``--data``) than these.
+
+    Options that describe the files of the former data are left out then.
+
+    Example:
+        >>> of_named_data(Slices("phantom", patients=12), ["--data", "lgg"]) == Slices("lgg")
+        True
+    """
+    named, _ = take_values(argv, "--data")
+    return task.of_cohort(named[-1]) if named and isinstance(task, Slices) else task
+
+
+def from_config(
+    arguments: Callable[..., Any], taken: Sequence[str] = ()
+) -> Callable[[Path, Sequence[str]], Any]:
     """For ``--config``: arguments that start from the configuration of a run.
 
     Args:
         arguments, taken: as for :func:`by_task`.
     """
 
-    def read(path: Path) -> Any:
+    def read(path: Path, argv: Sequence[str] = ()) -> Any:
         config = from_json(read_json(path) or {})
         fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-        if isinstance(config.data, Slices):
-            fields["data"] = SliceOptions(**vars(config.data))
+        fields["data"] = data = of_named_data(config.data, argv)
+        if isinstance(data, Slices):
+            fields["data"] = SliceOptions(**vars(data))
         fields["data"] = aside(fields["data"], taken)
         fields["recipe"] = text_of(config.recipe)
         fields["model_options"] = {k: _text(v) for k, v in config.model_options.items()}

@@ -11,6 +11,7 @@ from typing import Any
 
 import tyro
 
+from fp4jax.cli.refusals import refusal
 from fp4jax.files import expanded
 
 #: What the description of every command ends with.
@@ -96,7 +97,7 @@ def parse(
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise _refusal(stop, refused.getvalue()) from stop
+        raise refusal(stop, refused.getvalue()) from stop
     return at_home(parsed)
 
 
@@ -134,59 +135,6 @@ def _as(kind: Any, value: Any) -> Any:
         return value
     fields = [field.name for field in dataclasses.fields(value) if field.init]
     return kind(**{name: getattr(value, name) for name in fields})
-
-
-# In Unicode or, where the output has none, in ASCII.
-_FRAME = re.compile(r"[╭╮╰╯│─]+|-{3,}|^[|+]|[|+]$", re.MULTILINE)
-_NO_NUMBER = {
-    r"invalid literal for int\(\) with base 10: (.*)": r"\1 is no integer",
-    r"could not convert string to float: (.*)": r"\1 is no number",
-    # Of an option that is None by default.
-    r"no type matching \{None\}\|(\S+) could be instantiated from \[(.*?)\]\..*": r"\2 is no \1",
-}
-
-
-def _refusal(stop: SystemExit, box: str) -> ValueError:
-    """The error behind the box that tyro printed."""
-    words = " ".join(_FRAME.sub(" ", box).split())
-    words = re.split(r" For full helptext| Argument helptext:", words)[0]
-    said = re.search(r"Error parsing (\S*): (.*)", words)
-    if said is None:
-        words = re.sub(r"^(Parsing error|Missing argument|Unrecognized options) ", "", words)
-        words = re.sub(r" Perhaps you meant: (\S+).*", r"; perhaps you meant \1", words)
-        words = _CHOICE.sub(_choice, words)
-    elif said[1].startswith("-"):
-        text = said[2]
-        for pattern, clearer in _NO_NUMBER.items():
-            text = re.sub(pattern, clearer, text)
-        words = f"{said[1]}: {text}"
-    else:
-        # Not of one flag, so that the values themselves were refused, by what they are given to.
-        for error in _causes(stop):
-            if isinstance(error, ValueError):
-                return error
-        words = said[2]
-    return ValueError(f"{words.rstrip('. ')}. See --help.")
-
-
-# The box has the phrase in its title, too.
-_CHOICE = re.compile(
-    r"^Invalid choice invalid choice '(.*)' for argument '(\S+)'\. Expected one of \((.*)\)"
-)
-
-
-def _choice(found: re.Match[str]) -> str:
-    """In the order of the alphabet: tyro's is another one each time."""
-    allowed = sorted(re.findall(r"'([^']*)'", found[3]), key=lambda name: (name == "None", name))
-    return f"{found[2]}: invalid choice '{found[1]}'; allowed: {', '.join(allowed)}"
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """What led to an error, the last first."""
-    cause = error.__cause__ or error.__context__
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or cause.__context__
 
 
 def in_flags(message: str, arguments: Any) -> str:

@@ -8,6 +8,7 @@ from fp4jax.data.contents import (
 )
 from fp4jax.data.lgg import LGG_EXPECTED as LGG_EXPECTED
 from fp4jax.data.loaders import (
+    check_options as check_options,
     load as load,
     names as names,
     needs_root as needs_root,

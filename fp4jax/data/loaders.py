@@ -110,6 +110,26 @@ def options(name: str) -> tuple[str, ...]:
     return _LOADERS.find(name).options()
 
 
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Raises ValueError for options that :func:`load` refuses of a data set; reads no files.
+
+    Example:
+        >>> check_options("phantom", {"patients": 12, "patient_pattern": "p([0-9]+)"})
+        >>> check_options("images", {"patients": 12})
+        Traceback (most recent call last):
+        ValueError: 'images' has no option patients; its options are: image_size, patient_pattern.
+    """
+    loader = _LOADERS.find(name)
+    for option, value in loader.fixed.items():
+        if options.get(option, value) != value:
+            raise ValueError(f"{name!r} has {option} {value!r}; leave {option} out.")
+    known = (*loader.options(), *loader.fixed)
+    if unknown := sorted(set(options) - {*known, "patient_pattern"}):
+        raise ValueError(
+            f"{name!r} has no option {', '.join(unknown)}; its options are: {', '.join(known)}."
+        )
+
+
 def load(name: str, root: str | os.PathLike | None = None, **options: Any) -> Cohort:
     """A cohort by name.
 
@@ -138,17 +158,15 @@ def load(name: str, root: str | os.PathLike | None = None, **options: Any) -> Co
     if loader.needs_root and root is None:
         raise ValueError(f"{name!r} is read from files; pass root, the folder that has them.")
     if root is not None and not loader.needs_root:
-        raise ValueError(f"{name!r} reads no files; root is {str(root)!r}, leave it out.")
-    for option, value in loader.fixed.items():
-        if options.setdefault(option, value) != value:
-            raise ValueError(f"{name!r} has {option} {value!r}; leave {option} out.")
-    known = (*loader.options(), *loader.fixed)
-    # A loader that knows more than names, such as folders, looks for it itself.
-    pattern = None if "patient_pattern" in known else options.pop("patient_pattern", None)
-    if unknown := sorted(set(options) - set(known)):
         raise ValueError(
-            f"{name!r} has no option {', '.join(unknown)}; its options are: {', '.join(known)}."
+            f"{name!r} reads no files; root is {str(root)!r}, leave it out, or name the data that "
+            "lie there, such as --data lgg."
         )
+    check_options(name, options)
+    options |= loader.fixed
+    # A loader that knows more than names, such as folders, looks for it itself.
+    own_pattern = "patient_pattern" in loader.options()
+    pattern = None if own_pattern else options.pop("patient_pattern", None)
     function = loader.resolve()
     cohort = function(root, **options) if loader.needs_root else function(**options)
     if not isinstance(cohort, Cohort):

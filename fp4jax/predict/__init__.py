@@ -22,7 +22,7 @@ from fp4jax.predict.packed_files import (
     load_packed as load_packed,
     save_packed as save_packed,
 )
-from fp4jax.predict.packed_runs import packed_run as packed_run
+from fp4jax.predict.packed_runs import packed_run as packed_run, scales_of_x as scales_of_x
 from fp4jax.predict.pictures import Pictures as Pictures
 from fp4jax.predict.reading import reading_of as reading_of
 from fp4jax.predict.several import (

@@ -129,4 +129,4 @@ def _differing(lines: Sequence[Any], command: Mapping[str, Any]) -> str:
     if not lines:
         return ""
     names = [name for name in {**lines[0], **command} if lines[0].get(name) != command.get(name)]
-    return f", by a command with another {', '.join(names)}"
+    return f", by a command that differs in {', '.join(names)}"

@@ -49,6 +49,7 @@ class Network:
         config: all else that its outputs depend on, as JSON.
         mirror: axes of the images over whose flips logits are averaged, see
             :func:`fp4jax.inference.mirrored`.
+        packed: the packed variables, where ``variables`` are decoded ones; else None.
     """
 
     about: About
@@ -57,6 +58,7 @@ class Network:
     variables: Any
     config: str
     mirror: tuple[int, ...] = ()
+    packed: Any = None
 
     def probabilities(self, images: Iterable[np.ndarray]) -> Iterator[Float[np.ndarray, "..."]]:
         """The probabilities (*space, k) of images of one size, one after the other."""
@@ -85,6 +87,8 @@ class Network:
     def identity(self) -> dict[str, Any]:
         """What tells networks apart, for the journal of a folder of results."""
         about = self.about
+        # Sums in another order. Journals of networks that are not decoded do not mention it.
+        decode = {} if self.packed is None else {"decode": True}
         return {
             "run": about.run,
             "recipe": about.recipe,
@@ -92,13 +96,14 @@ class Network:
             "config": hashlib.sha256(self.config.encode()).hexdigest(),
             "numerics": NUMERICS,
             "mirror": list(self.mirror),
+            **decode,
         }
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of the values of all parameters and statistics."""
+        """SHA-256 of the values of all parameters and statistics, of packed weights as packed."""
         found = hashlib.sha256()
-        for leaf in jax.tree.leaves(self.variables):
+        for leaf in jax.tree.leaves(self.variables if self.packed is None else self.packed):
             array = np.asarray(leaf)
             found.update(f"{array.dtype} {array.shape}".encode())
             found.update(array.tobytes())
@@ -157,8 +162,12 @@ def from_file(path: str | Path, *, decode: bool = False) -> Network:
         OSError: it cannot be read.
     """
     path = Path(path).expanduser()
-    model = load_packed(path)
-    return from_module(fp4nnx.decode(model) if decode else model, describe(path))
+    model, about = load_packed(path), describe(path)
+    network = from_module(model, about)
+    if not decode:
+        return network
+    decoded = from_module(fp4nnx.decode(model), about)
+    return dataclasses.replace(decoded, packed=network.variables)
 
 
 def from_weights(config: RunConfig) -> Network:

@@ -9,6 +9,7 @@ from flax import nnx
 
 from fp4jax import nnx as fp4nnx
 from fp4jax.core.typing import DTypeLike
+from fp4jax.nnx.amax_places import amax_places
 from fp4jax.predict.about import About, about_run
 from fp4jax.train import read_trained
 
@@ -75,3 +76,26 @@ def run_model(
         run = dataclasses.replace(run, config=config)
     trained = run.model(recipe)
     return trained.network(), about_run(run, trained.config)
+
+
+#: By which a file gets the static scales of a calibrated run.
+PACK_STATIC = "fp4jax predict RUN --static --save FILE"
+
+
+def scales_of_x(path: str | Path, model: nnx.Module, *, recipe: str | None = None) -> str:
+    """In a few words, what scales x has in the packed model of a run, and which it might have.
+
+    Args:
+        path: the run's folder.
+        model: what :func:`packed_run` returned.
+        recipe: another one than the run's, of which there are no static scales.
+    """
+    if fp4nnx.static_amaxes(model):
+        return "static scales of x"
+    if not any(True for _ in amax_places(model)):
+        return "x is not quantized"
+    if recipe is not None:
+        return "scales of x from each image"
+    if "static" in (read_trained(Path(path).expanduser()).summary or {}):
+        return "scales of x from each image; the run has static ones too, --static packs them"
+    return "scales of x from each image; the run was not calibrated, so it has no static ones"

@@ -43,6 +43,8 @@ def together(networks: Sequence[Network]) -> Network:
     if not others:
         return first
     thresholds = [one.about.threshold for one in networks]
+    decoded = any(one.packed is not None for one in networks)
+    packed = tuple(one.variables if one.packed is None else one.packed for one in networks)
     about = dataclasses.replace(
         first.about,
         run=" + ".join(one.about.run for one in networks),
@@ -55,6 +57,7 @@ def together(networks: Sequence[Network]) -> Network:
         predicts=tuple(itertools.chain.from_iterable(one.predicts for one in networks)),
         variables=tuple(one.variables for one in networks),
         config="\n".join(one.config for one in networks),
+        packed=packed if decoded else None,
     )
 
 

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import logging
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -102,6 +104,8 @@ def test_help_shows_the_options_of_the_model(call):
         ),
         (("--model.stages", "x"), "cnn: option stages is 'x'; allowed: an integer."),
         (("--model.chanels", "4"), "perhaps you meant --model.channels"),
+        (("--rooot", "x", "--model.chanels", "4"), "perhaps you meant --root, --model.channels."),
+        (("extra",), "unrecognized arguments: extra."),
         (("--arch", "resnet"), "no model 'resnet'; known names: cnn"),
         (("--arch", "resnet", "--model.stages", "4"), "--model.stages"),
         (("--learning-rate", "-1"), "--learning-rate is -1.0; it must be positive."),
@@ -137,7 +141,8 @@ def test_config(call, tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"arch": "unet", "epochs": 7}))
 
-    def config(path: Path) -> Args:
+    def config(path: Path, argv: Sequence[str]) -> Args:
+        assert str(path) not in argv
         return Args(Run(**json.loads(path.read_text())))
 
     code, args, err = call(
@@ -254,3 +259,43 @@ def test_home_folders_in_every_path(call, monkeypatch, tmp_path):
     code, _, err = call("--root=~nobody_of_this_name/x")
     assert code == 2
     assert "there is no home folder ~nobody_of_this_name" in err
+
+
+@dataclasses.dataclass(frozen=True)
+class Needs:
+    """What must be given."""
+
+    model: Annotated[Path, tyro.conf.Positional]
+    # a file that does not exist
+    out: Path
+    decode: bool = False
+
+
+SUBCOMMANDS = tyro.extras.subcommand_type_from_defaults({"demo": Run(), "paper-cv": Run()})
+
+
+@pytest.mark.parametrize(
+    ("argv", "arguments", "says"),
+    [
+        (["nope"], SUBCOMMANDS, "no subcommand nope; allowed: demo, paper-cv."),
+        ([], Needs, "missing: PATH, --out PATH."),
+        (["m"], Needs, "missing: --out PATH."),
+        (["m", "--out", "o", "--decode-x"], Needs, "--decode-x; perhaps you meant --decode."),
+    ],
+)
+def test_what_is_missing_or_unknown_is_named(call, argv, arguments, says):
+    code, _, err = call(*argv, arguments=arguments)
+    assert code == 2
+    assert err.removeprefix("error: ").endswith(f"{says} See --help.\n")
+
+
+def test_warnings_are_lines_like_errors(call):
+    logger = logging.getLogger("fp4jax.train.threshold")
+
+    def warn(args):
+        logger.warning("%s: no threshold.", args.run.arch)
+        raise ValueError("enough")
+
+    _, _, err = call(run=warn, arguments=Args)
+    assert err == "warning: cnn: no threshold.\nerror: enough\n"
+    assert not logging.getLogger("fp4jax").handlers

@@ -1,12 +1,13 @@
 """Named studies: sizes, what they say of themselves, data that are made; the report's command."""
 
+import re
 import sys
 
 import pytest
 
 from fp4jax.cli.presets import PRESETS, brats
 from fp4jax.cli.verbs import report, study
-from fp4jax.train import Source
+from fp4jax.train import Slices, Source
 from tests import fabricated_runs as fabricated
 
 RUNS = {
@@ -30,6 +31,8 @@ def test_a_preset_is_a_study_and_explains_itself(name):
     about = PRESETS[name].__doc__ or ""
     for word in ("Reference:", "Cost:", "Expected:", f"fp4jax study {name}"):
         assert word in about
+    if count := re.search(r"Cost: (\d+) runs", about):
+        assert int(count[1]) == RUNS[name]
     assert {one.label for one in preset.expected} <= {r.recipe_name for r in preset.study.runs()}
 
 
@@ -62,3 +65,29 @@ def test_the_report_is_a_command(monkeypatch, tmp_path, capsys):
         report.VERB.run()
     assert stop.value.code == 2
     assert "holds no runs" in capsys.readouterr().err
+
+
+def test_options_of_the_presets_own_data_go_where_other_data_are_named():
+    for words in (["--data", "images"], ["--data=images"]):
+        data = study._options(PRESETS["demo"]().study, words).study().data
+        assert data == Slices("images", image_size=32)
+    assert study._options(PRESETS["demo"]().study, ["--data", "phantom"]).data.patients == 100
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--data", "lgg", "--patients", "12"], "'lgg' has no option patients"),
+        (["--root", "."], "such as --data lgg"),
+        (["--data", "images", "--root", "nowhere"], "nowhere"),
+        (["--splits", "fold7"], "fold7"),
+        (["--patients", "2", "--slices", "4"], "patients"),
+    ],
+)
+def test_a_rehearsal_refuses_what_the_study_refuses(options, says, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        study.VERB.run(["demo", "--dry-run", *options])
+    assert stop.value.code == 2
+    assert says in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

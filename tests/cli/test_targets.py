@@ -6,10 +6,12 @@ import sys
 
 import pytest
 
+from fp4jax import nnx as fp4nnx
 from fp4jax.cli.options import RunOptions
 from fp4jax.cli.recipe_options import recipe_of
 from fp4jax.cli.verbs import evaluate, targets
 from fp4jax.files import write_json
+from fp4jax.predict import About, save_packed
 from fp4jax.train import RunConfig
 
 SMALL = ["--arch", "swin", "--image-size", "32", "--recipe", "2d+rht+sr"]
@@ -48,6 +50,16 @@ def test_a_configuration_and_shares_alone(monkeypatch, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("cnn 500k full")
     assert [line.split(":")[0] for line in lines[1:]] == names
+
+
+def test_a_packed_file_without_static_scales_says_how_it_gets_them(monkeypatch, tmp_path, capsys):
+    about = About("cnn", "500k", image_size=8, options={"stages": 2, "channels": 16})
+    model = fp4nnx.pack(fp4nnx.apply_recipe(about.create(), "forward_only", keep="encoders"))
+    path = str(save_packed(tmp_path / "cnn.safetensors", model, about))
+    for target, hints in {"tensorrt": 1, "openvino": 0}.items():
+        _run(monkeypatch, path, "--summary", "--target", target)
+        printed = capsys.readouterr().out
+        assert printed.count("packed by fp4jax predict RUN --static --save FILE") == hints
 
 
 @pytest.mark.parametrize(

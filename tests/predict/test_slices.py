@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 
 import jax.numpy as jnp
 import numpy as np
@@ -73,6 +74,7 @@ def test_a_run_is_segmented_saved_and_used_again(run, trained, folder, tmp_path)
     code, out, err = run("predict", trained, *arguments, "--save", "m.safetensors")
     assert (code, err) == (0, "")
     assert "bits each" in out
+    assert "from each image; the run was not calibrated" in out
     expected, masks = expected_masks(trained, folder), masks_of(tmp_path / "masks")
     assert [mask.shape for mask in masks] == [(50, 40), (32, 32), (32, 32), (32, 32)]
     assert any(mask.any() for mask in masks)
@@ -100,6 +102,14 @@ def test_a_run_is_segmented_saved_and_used_again(run, trained, folder, tmp_path)
     assert (code, err) == (0, "")
     for one, other in zip(masks, masks_of(tmp_path / "once"), strict=True):
         assert (one == other).mean() > 0.999  # sums in another order
+    commands = [
+        json.loads((tmp_path / name / "made_by.jsonl").read_text().splitlines()[0])
+        for name in ("again", "once")
+    ]
+    assert commands[1] == {**commands[0], "decode": True}
+    arguments = ("--decode", "--input", folder, "--out", "again")
+    code, _, err = run("predict", "m.safetensors", *arguments)
+    assert (code, "by a command that differs in decode; name another" in err) == (2, True)
     about = predict.describe(tmp_path / "m.safetensors")
     assert (about.arch, about.recipe, about.run) == ("cnn", "2d+rht+sr", trained.name)
     # nothing is replaced unasked
@@ -217,7 +227,7 @@ def test_an_interrupted_command_goes_on(trained, folder, tmp_path, run, monkeypa
             assert (masks / file.name).read_bytes() == file.read_bytes()
     # Another threshold is another command.
     code, _, err = run("predict", *arguments, "--threshold", "0.9")
-    assert (code, "another threshold" in err) == (2, True)
+    assert (code, "differs in threshold; name" in err) == (2, True)
 
 
 def test_bad_slices_are_named_before_anything_is_written(run, trained, folder, tmp_path):

@@ -57,6 +57,7 @@ def test_evaluation_and_files_take_the_scales_that_are_asked_for(folder, tmp_pat
     image = COHORT.images[:1]
     (own,) = network.predicts[0](image)
     model, about = predict.packed_run(folder.path, static=True)
+    assert predict.scales_of_x(folder.path, model) == "static scales of x"
     path = predict.save_packed(tmp_path / "a.safetensors", model, about)
     (packed,) = predict.from_file(path).predicts[0](image)
     np.testing.assert_allclose(packed, own, rtol=0, atol=1e-5 * np.abs(own).max())
@@ -65,6 +66,8 @@ def test_evaluation_and_files_take_the_scales_that_are_asked_for(folder, tmp_pat
     np.testing.assert_array_equal(logits(COHORT.images[:3])[0], own)
     (dynamic,) = predict.from_run(folder.path).predicts[0](image)
     assert (dynamic != own).any()
+    plain, _ = predict.packed_run(folder.path)
+    assert "the run has static ones too, --static packs" in predict.scales_of_x(folder.path, plain)
 
 
 def test_amaxes_that_are_missing_are_named(folder):

@@ -91,7 +91,7 @@ def lgg_cpu() -> Preset:
 
     Reference: what of the paper's experiment two CPU cores can do. Patches of 8 give the
     transformers 8 x 8 tokens.
-    Cost: 24 runs of 8 epochs, of 3 to 6 minutes each on two CPU cores.
+    Cost: 42 runs; 24 of them are trained, 8 epochs of 3 to 6 minutes in all on two CPU cores.
     Expected: no published numbers at this size; recipes within 10 % of the baseline.
     Command: fp4jax study lgg-cpu --root kaggle_3m
     """

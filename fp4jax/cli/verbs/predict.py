@@ -190,7 +190,8 @@ def _network(args: Args) -> Network:
             raise ValueError(f"{args.save} exists; name another file, or pass --overwrite.")
     else:
         predict.save_packed(args.save, model, about)
-    print(f"{args.save}: {packed.size(model)}")
+    scales = predict.scales_of_x(run, model, recipe=args.recipe)
+    print(f"{args.save}: {packed.size(model)}; {scales}")
     return predict.with_mirroring(network) if args.mirror else network
 
 

@@ -27,7 +27,7 @@ from fp4jax.analysis.report import report_folder
 from fp4jax.cli import command as commands
 from fp4jax.cli.command import Verb
 from fp4jax.cli.engine_options import EngineOptions
-from fp4jax.cli.options import SavingOptions, SliceOptions, plain
+from fp4jax.cli.options import SavingOptions, SliceOptions, of_named_data, plain
 from fp4jax.cli.presets import PRESETS
 from fp4jax.cli.recipe_options import recipe_of, text_of
 from fp4jax.cli.tables import print_runs
@@ -98,6 +98,7 @@ def command(args: Args) -> None:
     # What is wrong with it is said at once, in a rehearsal too.
     engine = args.engine.made()
     if args.dry_run:
+        _rehearse(study, args.source)
         for run in study.runs():
             name = run.recipe_name
             print(run.arch, run.scale, run.method, name, run.split, f"seed {run.seed}")
@@ -141,6 +142,18 @@ def command(args: Args) -> None:
     sys.exit(1 if outcome.failures else 0)
 
 
+def _rehearse(study: Study, source: Source) -> None:
+    """Raises what would stop the runs: data that cannot be read, or that cannot be split so.
+
+    Of files in a folder that is not named yet, only the options are looked at.
+    """
+    if source.root is None and study.data.needs_root:
+        return
+    data = study.data.open(source)
+    for run in {run.split: run for run in study.runs()}.values():
+        data.split(run)
+
+
 @contextlib.contextmanager
 def _shown(args: Args, study: Study) -> Iterator[Listener]:
     """What there is to see while it is executed: of runs elsewhere, what their folders say."""
@@ -157,7 +170,7 @@ def arguments(argv: Sequence[str] = (), default: Any = None) -> Any:
     made = {name: make() for name, make in PRESETS.items()}
     defaults = {
         name: Args(
-            _options(preset.study),
+            _options(preset.study, argv),
             preset.source,
             SavingOptions(),
             EngineOptions(),
@@ -182,10 +195,12 @@ def _unwrapped(text: str | None) -> str:
     return "\n\n".join(" ".join(line.split()) for line in lines)
 
 
-def _options(study: Study) -> StudyOptions:
+def _options(study: Study, argv: Sequence[str] = ()) -> StudyOptions:
+    """What the options of a command line start from."""
     fields = {field.name: getattr(study, field.name) for field in dataclasses.fields(study)}
-    if isinstance(study.data, Slices):
-        fields["data"] = SliceOptions(**vars(study.data))
+    data = of_named_data(study.data, argv)
+    if isinstance(data, Slices):
+        fields["data"] = SliceOptions(**vars(data))
     fields["recipes"] = tuple(map(text_of, study.recipes))
     return StudyOptions(**fields)
 

@@ -27,7 +27,9 @@ from fp4jax.cli.options import RunOptions, by_task, from_config
 from fp4jax.deploy import TargetTable
 from fp4jax.deploy.runtimes.planned import Planned, planned
 from fp4jax.files import replacing, write_json
+from fp4jax.nnx.amax_places import amax_places
 from fp4jax.ops.rules import Rules
+from fp4jax.predict.packed_runs import PACK_STATIC
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +76,23 @@ def command(args: Args) -> None:
     print(f"{found.name}, one image of {shape}")
     for table in tables:
         print(table.summary if args.summary else f"\n{table}")
+    if any(runtime.static for runtime in runtimes) and _lacks_scales(args, found):
+        print(
+            f"\n{found.name} has no static scales of x. Those of a run that was trained with "
+            f"--calibrate are packed by {PACK_STATIC}"
+        )
     if args.sources:
         print("\n".join(["", *dict.fromkeys(s for table in tables for s in table.sources())]))
     _write(args, tables)
     if args.rules is not None:
         _write_rules(args.rules, found, args.target[0])
+
+
+def _lacks_scales(args: Args, found: Planned) -> bool:
+    """Whether it is a packed file whose x has no static scales."""
+    packed = args.network is not None and args.network.expanduser().is_file()
+    amaxes = (place.amax for place in amax_places(found.model))
+    return packed and not args.calibrated and any(amax is None for amax in amaxes)
 
 
 def _described(args: Args) -> Any:

@@ -18,6 +18,7 @@ from fp4jax.nnx.unpacking import unpack
 from fp4jax.packed.file_format import LayerRecord, PackedModel
 from fp4jax.packed.rows import Rows
 from fp4jax.packed.stored import StoredMatrix
+from fp4jax.predict.packed_runs import PACK_STATIC
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -152,5 +153,5 @@ def check(contents: PackedModel) -> None:
             raise ValueError(
                 f"layer {path!r} takes the scale of its activations from each batch, which no "
                 "loader of these files does: calibrate it (fp4jax train --calibrate max, or "
-                "fp4jax.nnx.calibrate), and export that with --static."
+                f"fp4jax.nnx.calibrate), and export the run, or pack it with {PACK_STATIC}."
             )

@@ -101,7 +101,7 @@ def _tensorrt(gemm: tuple[str, ...], conv: tuple[str, ...], *, fp8_conv: bool) -
         *_gemms(gemm, static=True),
         Rule(
             mode=mode.HALF_WEIGHTS,
-            why="no static scale of x: calibrate the run (--calibrate max)",
+            why="no static scale of x: calibrate the run (--calibrate max), pack it with --static",
             sources=gemm,
             kinds=PACKED,
             operands=_NVFP4,

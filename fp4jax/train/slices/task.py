@@ -8,13 +8,18 @@ import jax
 import jax.numpy as jnp
 
 from fp4jax.core.typing import Array
-from fp4jax.data import Cohort, augment, joined, load, needs_root
+from fp4jax.data import Cohort, augment, check_options, joined, load, names as data_sets, needs_root
 from fp4jax.data.patients import pattern_problem
 from fp4jax.train.slices.data import SliceData
 from fp4jax.train.task import Defaults, Monitor, Source, Task, exclusive
 
 if TYPE_CHECKING:
     from fp4jax.train.config import RunConfig
+
+
+# The options that describe the files of one cohort.
+_OF_FILES = ("target", "modalities", "patterns", "label", "labels", "mask", "patient_pattern")
+_OF_FILES += ("patients", "slices")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,15 +97,34 @@ class Slices(Task):
     def assumed(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         return self.modalities or ("red", "green", "blue"), ("lesion",)
 
+    def of_cohort(self, cohort: str) -> "Slices":
+        """The same of other data: what describes the files of these is left out.
+
+        The size of the images, their channels' order and augmentation stay.
+
+        Example:
+            >>> own = Slices("phantom", image_size=32, patients=12).of_cohort("images")
+            >>> own == Slices("images", image_size=32)
+            True
+        """
+        if cohort == self.cohort:
+            return self
+        plain = Slices()
+        return dataclasses.replace(
+            self, cohort=cohort, **{name: getattr(plain, name) for name in _OF_FILES}
+        )
+
     def open(self, source: Source) -> SliceData:
-        names = ("channel_order", "target", "modalities", "patients", "slices")
-        names += ("label", "labels", "mask", "patient_pattern")
-        # An option that a data set does not have is refused by its loader.
-        given = {name: value for name in names if (value := getattr(self, name))}
-        if self.patterns:
-            given |= {"layout": "folder", "modalities": self._patterns()}
-        cohort = load(self.cohort, source.root, image_size=self.image_size, **given)
+        cohort = load(self.cohort, source.root, **self._options())
         return self.bind(cohort)
+
+    def _options(self) -> dict[str, Any]:
+        """What the loader is given; an option that a data set does not have is refused."""
+        names = ("image_size", "channel_order", *_OF_FILES)
+        given = {name: value for name in names if (value := getattr(self, name))}
+        if given.pop("patterns", None):
+            given |= {"layout": "folder", "modalities": self._patterns()}
+        return given
 
     def _patterns(self) -> dict[str, str]:
         """The patterns of the modalities that are wanted, in order."""
@@ -127,6 +151,9 @@ class Slices(Task):
         return SliceData(joined(cohort))
 
     def check(self, config: "RunConfig") -> None:
+        # Of a cohort that is not registered there may be runs, and data in memory.
+        if self.cohort in data_sets():
+            check_options(self.cohort, self._options())
         if exclusive(config):
             raise ValueError(
                 f"loss {config.loss!r} is of classes, masks here are of one region; take a loss "

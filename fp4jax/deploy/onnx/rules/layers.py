@@ -21,6 +21,7 @@ from fp4jax.deploy.onnx.weights import Matrix
 from fp4jax.packed.convolution import Convolution, TransposedConvolution
 from fp4jax.packed.dot import Dot
 from fp4jax.packed.product import Product
+from fp4jax.predict.packed_runs import PACK_STATIC
 
 
 @rule("fp4_layer", constants=True)
@@ -146,7 +147,8 @@ def _operand(walker: Walker, path: str, product: Product, x: Value, form: Form) 
     if walker.dialect.static and amax is None and form == "dot":
         raise UnsupportedError(
             f"layer {path!r} has no calibrated amax of its activations, which "
-            f"{walker.dialect.name} needs: calibrate the run first (--calibrate max)"
+            f"{walker.dialect.name} needs: pack the run with its static scales ({PACK_STATIC}), "
+            "which it has if it was trained with --calibrate max"
         )
     return walker.dialect.activation(Array(walker.graph, x), spec, amax, form).value
 
