@@ -1,6 +1,6 @@
 """The paper's five claims, decided over patients: from a study's folder to tables and a page.
 
-:meth:`Collected.of_folder` takes the numbers out of a study's runs; everything else follows from
+``Collected.of_folder`` takes the numbers out of a study's runs; everything else follows from
 these alone: :func:`all_tables` the contrasts, the variances and the verdicts on the claims
 (:mod:`fp4jax.analysis.claims.rules` has the rules), :func:`draw` two figures, :func:`filled` the
 tables of a page.
