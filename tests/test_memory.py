@@ -1,11 +1,13 @@
 """keep_pages: what a process frees it keeps, unless somebody says otherwise."""
 
+import dataclasses
 import os
 import platform
 
 import pytest
 
 from fp4jax import memory
+from fp4jax.cli import command, process
 from tests.test_package import run_python
 
 #: 128 MB taken and freed ten times by a thread: the page faults of the last time.
@@ -59,3 +61,11 @@ def test_nothing_without_glibc(monkeypatch):
     monkeypatch.delenv("FP4JAX_KEEP_PAGES", raising=False)
     monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("", ""))
     assert not memory.keep_pages()
+
+
+def test_commands_keep_their_memory(monkeypatch, capsys):
+    done = []
+    monkeypatch.setattr(process, "keep_pages", lambda: done.append("kept"))
+    arguments = dataclasses.make_dataclass("Args", [])
+    command.main(lambda _: done.append("ran"), arguments, "A command.", argv=[])
+    assert done == ["kept", "ran"]

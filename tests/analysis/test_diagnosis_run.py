@@ -2,8 +2,6 @@
 
 import csv
 import dataclasses
-import importlib
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,24 +49,6 @@ def test_recorded_tensors_are_those_of_the_model():
         )
         (dw,) = backward(tensors[name].g)
         np.testing.assert_allclose(dw, flat[f"{name}.kernel"][...], rtol=1e-3, atol=1e-6)
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """command("folder", "--recipes", "1") -> (exit code, standard output, standard error)"""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        module = importlib.import_module("fp4jax.cli.verbs.diagnose")
-        monkeypatch.setattr(sys, "argv", ["diagnose", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        code = 0
-        try:
-            module.VERB.run()
-        except SystemExit as error:
-            code = int(error.code or 0)
-        return code, *capsys.readouterr()
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -162,8 +142,8 @@ def test_the_loss_is_that_of_the_run(volumes):
 
 
 @pytest.mark.slow  # two states of a network under two recipes, whose parts the others test
-def test_the_command_writes_a_table_and_a_picture(folder, command):
-    code, out, err = command(folder, "--recipes", "6", "--draws", "2")
+def test_the_command_writes_a_table_and_a_picture(folder, diagnose):
+    code, out, err = diagnose(folder, "--recipes", "6", "--draws", "2")
     assert (code, err) == (0, "")
     assert out.rstrip().endswith(f"{folder / 'diagnosis.csv'}\n{folder / 'diagnosis.png'}")
     assert "decoders.0" in out
@@ -202,8 +182,8 @@ def test_which_recipes_a_run_is_diagnosed_under():
         (["--states", "last"], "last"),
     ],
 )
-def test_what_is_asked_wrongly_is_one_line(arguments, says, folder, command):
-    code, _, err = command(folder, *arguments)
+def test_what_is_asked_wrongly_is_one_line(arguments, says, folder, diagnose):
+    code, _, err = diagnose(folder, *arguments)
     assert code == 2
     assert says in err
     assert err.startswith("error: ")
@@ -215,7 +195,7 @@ def test_of_its_training_a_run_keeps_the_best_epoch_alone(folder):
         diagnose_run(folder, blobs.cohort(2, 2), states=["last"])
 
 
-def test_a_folder_without_a_run_is_one_line(tmp_path, command):
-    code, _, err = command(tmp_path)
+def test_a_folder_without_a_run_is_one_line(tmp_path, diagnose):
+    code, _, err = diagnose(tmp_path)
     assert (code, "holds no run" in err) == (2, True)
     assert len(err.strip().splitlines()) == 1

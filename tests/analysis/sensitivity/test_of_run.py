@@ -1,8 +1,6 @@
 """The sensitivity of a run: its command, what it writes, and the rules that a run takes."""
 
 import dataclasses
-import importlib
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +24,6 @@ TASK = Slices("phantom", image_size=16, patients=20, slices=4, augment=False)
 def folder(tmp_path_factory) -> Path:
     config = RunConfig(TASK, arch="cnn", model_options=blobs.TINY, batch_size=16, epochs=1)
     return finished(tmp_path_factory.mktemp("runs"), config, TASK.open(Source()))
-
-
-@pytest.fixture
-def diagnose(monkeypatch, capsys):
-    """diagnose("folder", "--sensitivity") -> (exit code, standard output, standard error)"""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        module = importlib.import_module("fp4jax.cli.verbs.diagnose")
-        monkeypatch.setattr(sys, "argv", ["diagnose", *map(str, arguments)])
-        code = 0
-        try:
-            module.VERB.run()
-        except SystemExit as error:
-            code = int(error.code or 0)
-        return code, *capsys.readouterr()
-
-    return call
 
 
 RECORD: dict[str, Any] = {"operand": "all", "multiply_adds": 1, "kl": 0.0}
