@@ -116,7 +116,7 @@ def kernel_gradient(
         return kernel_gradient_by_blocks(
             image, grid, window.taps, window.low, rows, precision, dtype
         )
-    if has_wide_grid(window, shape, positions):
+    if has_wide_grid(window, shape, positions) or sees_rows(window):
         return map_taps(lambda view, t: over_positions(view), image, window).reshape(shape)
     # At zeros that vary over the axes of a shard_map as the operands do: the gradient of ones that
     # do not would be summed over the shards.
@@ -145,6 +145,16 @@ def has_wide_grid(window: Window, kernel_shape: Sizes, positions: int) -> bool:
     wide = CROSSOVERS.wide_grid_dense if dense else CROSSOVERS.wide_grid
     many = not isinstance(positions, int) or positions >= CROSSOVERS.many_positions
     return window.groups == 1 and kernel_shape[-1] >= wide and many
+
+
+def sees_rows(window: Window) -> bool:
+    """True if taps and strides lie along the first axes alone, as of the views of a wgrad.
+
+    A tap then sees whole rows. XLA:CPU's convolution takes up to 200 ms of 8 images of 64 x 64
+    pixels and 32 channels in a loop, the products 2 ms.
+    """
+    rows = window.ndim > 1 and window.taps[-1] == 1 == window.stride[-1]
+    return rows and window.groups == 1
 
 
 def pays_by_blocks(window: Window) -> bool:

@@ -30,12 +30,14 @@ def kernel_gradient_by_blocks(
 
     Image and grid are padded to rows of the same length, so that a tap is a distance in memory; the
     zeros behind the grid's rows cancel what it sees beyond their ends. The taps of the last axis
-    are distances in the grid, those of the others in the image:
+    that has several are distances in the grid, those of the others in the image:
 
         K[t] = sum_p image[p + others - low]^T grid[p - last],    p = q + last
 
     So a block has a product per tap of the others, (c, positions) (positions, last * o). Its image
     is a piece of memory as it lies; only the grid is put together first, once for all products.
+    With several taps along the first axis alone, which a grid's distances would lead out of, the
+    image is put together instead, for one product, (taps * c, positions) (positions, o).
     ``rows`` rows (or planes) of the grid are a block; they must divide their number.
     """
     wide = at_least_float32(dtype)
@@ -43,32 +45,39 @@ def kernel_gradient_by_blocks(
     c = image.shape[-1]
     padded = [q + t - 1 for q, t in zip(size, taps, strict=True)]
     strides = [math.prod(padded[axis + 1 :]) for axis in range(len(taps))]
-    *outer, last = taps
+    several = [axis for axis, t in enumerate(taps) if t > 1]
+    turned = several[-1] if several and several[-1] > 0 else None
+    last, unit = (1, 0) if turned is None else (taps[turned], strides[turned])
+    others = [(t, strides[axis]) for axis, t in enumerate(taps) if axis != turned]
     zero = jnp.zeros((), image.dtype)
     around = ((lo, p - lo - i, 0) for lo, p, i in zip(low, padded, image.shape[1:-1], strict=True))
     x = lax.pad(image, zero, ((0, 0, 0), *around, (0, 0, 0))).reshape(n, -1, c)
     # The last block's last taps look beyond the last row.
-    beyond = sum((t - 1) * s for t, s in zip(outer[1:], strides[1:-1], strict=True))
+    beyond = sum((t - 1) * s for t, s in others if s < strides[0])
     x = lax.pad(x, zero, ((0, 0, 0), (0, beyond, 0), (0, 0, 0)))
     behind = ((0, t - 1, 0) for t in taps[1:])
     g = lax.pad(grid, zero, ((0, 0, 0), (0, 0, 0), *behind, (0, 0, 0))).reshape(n, -1, o)
-    g = lax.pad(g, zero, ((0, 0, 0), (last - 1, 0, 0), (0, 0, 0)))
+    g = lax.pad(g, zero, ((0, 0, 0), ((last - 1) * unit, 0, 0), (0, 0, 0)))
     distances = [
-        sum(t * s for t, s in zip(tap, strides[:-1], strict=True))
-        for tap in itertools.product(*map(range, outer))
+        sum(t * s for t, (_, s) in zip(tap, others, strict=True))
+        for tap in itertools.product(*(range(t) for t, _ in others))
     ]
 
     def product(index: Array, first: Array, rows: int) -> Array:
         start, points = first * strides[0], rows * strides[0]
+        over_positions = (((0,), (0,)), ((), ()))
 
         def piece(a: Array, distance: int) -> Array:
             place = (index, start + distance, jnp.zeros_like(index))
             return lax.dynamic_slice(a, place, (1, points, a.shape[-1]))[0]
 
-        shifted = jnp.concatenate([piece(g, last - 1 - t) for t in range(last)], -1)
-        # In memory: XLA:CPU would gather it in each product.
+        # In memory: XLA:CPU would gather what is put together in each product.
+        if turned is None:
+            seen = lax.optimization_barrier(jnp.concatenate([piece(x, d) for d in distances], -1))
+            dot = lax.dot_general(seen, piece(g, 0), over_positions, precision, wide)
+            return dot.reshape(shape)
+        shifted = jnp.concatenate([piece(g, (last - 1 - t) * unit) for t in range(last)], -1)
         shifted = lax.optimization_barrier(shifted)
-        over_positions = (((0,), (0,)), ((), ()))
         products = [
             lax.dot_general(piece(x, distance), shifted, over_positions, precision, wide)
             for distance in distances
@@ -77,9 +86,11 @@ def kernel_gradient_by_blocks(
 
     shape = (len(distances), c, last * o)
     total = _sum_of_blocks(product, image, grid, rows, shape, wide)
-    kernel = total.reshape(*outer, c, last, o)
-    axis = len(outer)
-    return jnp.swapaxes(kernel, axis, axis + 1).astype(dtype)
+    other_taps = [t for t, _ in others]
+    kernel = total.reshape(*other_taps, c, last, o)
+    if turned is None:
+        return kernel.reshape(*taps, c, o).astype(dtype)
+    return jnp.moveaxis(kernel, -2, turned).astype(dtype)
 
 
 def _sum_of_blocks(

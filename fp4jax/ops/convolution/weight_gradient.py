@@ -1,18 +1,22 @@
-"""wgrad of a quantized convolution: tap by tap, or as one product where nothing is quantized."""
+"""wgrad of a quantized convolution: view by view, or as one product where nothing is quantized."""
+
+import math
 
 import jax.numpy as jnp
 from jax import lax
 
+from fp4jax.core.blocks import BLOCK
 from fp4jax.core.quantizer import tensor_amax
 from fp4jax.core.scaling import largest
 from fp4jax.core.seeds import Seed
+from fp4jax.core.spec import TensorSpec
 from fp4jax.core.typing import Array
 from fp4jax.ops import gemm
 from fp4jax.ops.amaxes import Amaxes
 from fp4jax.ops.convolution import products as windows
+from fp4jax.ops.convolution.block_views import BlockViews
 from fp4jax.ops.convolution.geometry import merge_groups, positions
 from fp4jax.ops.convolution.plan import POSITIONS, Plan
-from fp4jax.ops.convolution.taps import map_taps
 from fp4jax.ops.role_keys import RoleKeys
 
 
@@ -43,10 +47,12 @@ def kernel_gradient(
 def _wgrad_by_taps(
     plan: Plan, x: Array, g: Array, dtype, keys: RoleKeys | None, amaxes: Amaxes | None
 ) -> Array:
-    """wgrad with quantized operands: for each tap, positions x channels of both sides.
+    """wgrad with quantized operands, contracted over positions, of both sides' channels.
 
     One side lies on the window's grid and is quantized once. The other is the image, of which each
-    tap sees a different view, cut into blocks anew; a first pass finds the amax of all views.
+    tap sees a different view, cut into blocks anew; a first pass finds the amax of all views. Taps
+    that see the same blocks share them (:class:`BlockViews`), unless each rounds with bits of its
+    own.
     """
     geometry = plan.geometry
     sides = (x, plan.recipe.wgrad[0], "wgrad.x"), (g, plan.recipe.wgrad[1], "wgrad.g")
@@ -55,38 +61,56 @@ def _wgrad_by_taps(
     )
     image = geometry.dilate(merge_groups(image))
     grid_operand = gemm.operand_of(grid_role, positions(grid), grid_spec, POSITIONS, keys, amaxes)
-    tap_seeds = gemm.tap_seeds(keys, image_spec, image_role, geometry.window.number_of_taps)
     split_view = lambda view: positions(geometry.split(view))  # noqa: E731
+    views = BlockViews.of(geometry.window, _run(image_spec, grid_spec))
+    examples = image.shape[0]
     amax = None
     if image_spec is not None and image_spec.amax == "static":
         amax = amaxes and amaxes.given[image_role]
     elif image_spec is not None and image_spec.has_tensor_scale:
         apart = gemm.apart_of(image_spec, POSITIONS, 3)
-        per_tap = map_taps(
-            lambda view, t: tensor_amax(split_view(view), image_spec, (0,), apart),
-            image,
-            geometry.window,
+        per_view = views.map(
+            lambda view, t: tensor_amax(split_view(view), image_spec, (0,), apart), image
         )
-        amax = largest(per_tap)
+        amax = largest(per_view)
         amax = amax if amaxes is None else amaxes.of_shards(amax, image_spec)
+    if image_spec is not None and image_spec.stochastic:
+        views = BlockViews(geometry.window, 0)
+    tap_seeds = gemm.tap_seeds(keys, image_spec, image_role, geometry.window.number_of_taps)
 
-    def one_tap(view: Array, t: Array, grid_operand, amax, tap_seeds, on) -> Array:
+    def product(x: Array, g: Array, **options) -> Array:
+        """(*outer taps, in, group, out) of a view and all of the grid, in positions."""
+        if not views.outer:
+            return jnp.moveaxis(_position_product(x, g, **options), -3, -2)
+        image, grid = (merge_groups(a) for a in ((g, x) if geometry.mirrored else (x, g)))
+        window = views.outer_window
+        image = image.reshape(examples, *window.image, image.shape[-1])
+        grid = grid.reshape(examples, *window.grid, grid.shape[-1])
+        kernel = windows.kernel_gradient(image, grid, window=window, **options)
+        kernel = kernel.reshape(*window.taps[: views.outer], *kernel.shape[-2:])
+        return (kernel.swapaxes(-1, -2) if geometry.mirrored else kernel)[..., None, :]
+
+    def of_view(view: Array, t: Array, grid_operand, amax, tap_seeds, on) -> Array:
         seed = None if tap_seeds is None else Seed(tap_seeds.words[t])
         part = split_view(view)
         image_operand = gemm.operand(part, image_spec, POSITIONS, seed, amax)
         image_operand = gemm.switched(image_operand, part, image_spec, POSITIONS, on)
         pair = (grid_operand, image_operand) if geometry.mirrored else (image_operand, grid_operand)
-        return gemm.contract(*pair, _position_product, dtype, plan.precision, _CHANNEL_SCALES)
+        return gemm.contract(*pair, product, dtype, plan.precision, _CHANNEL_SCALES)
 
     on = None if amaxes is None else amaxes.switch(image_role)
-    taps = map_taps(one_tap, image, geometry.window, grid_operand, amax, tap_seeds, on)
-    # (tap, group, in, out) -> (*taps, in, group, out)
-    w = jnp.moveaxis(taps.reshape(*geometry.window.taps, *taps.shape[1:]), -3, -2)
+    w = views.by_taps(views.map(of_view, image, grid_operand, amax, tap_seeds, on))
     return lax.rev(w, tuple(range(geometry.window.ndim))) if geometry.mirrored else w
 
 
-# Several scales, (1, group, channel), of x and of g where :func:`_position_product` has them.
-_CHANNEL_SCALES = (lambda scale: scale[0][:, :, None], lambda scale: scale[0][:, None, :])
+# Several scales, (1, group, channel), of x and of g as they fit (in, group, out).
+_CHANNEL_SCALES = (lambda scale: scale[0].T[:, :, None], lambda scale: scale[0])
+
+
+def _run(image: TensorSpec | None, grid: TensorSpec | None) -> int:
+    """Positions that must stay together: of a block of the image, and of a rotation of both."""
+    rotates = any(spec is not None and spec.hadamard for spec in (image, grid))
+    return math.lcm((image and image.format.block) or 1, BLOCK if rotates else 1)
 
 
 def _position_product(x: Array, g: Array, **options) -> Array:
