@@ -1,45 +1,51 @@
-"""keep_pages: memory that a step frees stays with the process, for the next step."""
+"""use_large_pages: this process again, with the memory of its computations in pages of 2 MB."""
 
-import ctypes
 import os
 import platform
+import sys
+from pathlib import Path
 
-#: 0 leaves the allocator as it is.
-VARIABLE = "FP4JAX_KEEP_PAGES"
-# Parameters of glibc's mallopt with their numbers (malloc.h) and values.
-_SETTINGS = {"trim_threshold": (-1, -1), "mmap_max": (-4, 0), "arena_max": (-8, 1)}
-# What users may have set already, as variables or as tunables.
-_NAMES = (*_SETTINGS, "mmap_threshold")
+#: 0 leaves the process as it is.
+VARIABLE = "FP4JAX_LARGE_PAGES"
+_TUNABLES, _SETTING = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
+# Linux says here who gets large pages; the choice in brackets holds.
+_ENABLED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
-def keep_pages() -> bool:
-    """Tells glibc's allocator to give no memory back to the system; for CPUs.
+def use_large_pages() -> None:
+    """Starts this process again, once, so that glibc's allocator asks Linux for large pages.
 
-    XLA:CPU asks for the temporary memory of a program in every call and frees it afterwards. By
-    default glibc returns blocks of that size to the system, which hands them out again page by
-    page, each cleared: 14,000 page faults and a third of the CPU time of a step of a small
-    transformer. Freed memory stays in the process instead, so that its size is that of its largest
-    moment. All threads take it from one heap, since that of a single thread holds 64 MB at most.
-    Call it before JAX computes, which starts threads. The commands do, when they start.
+    XLA:CPU asks for the temporary memory of a program in every call, and frees it afterwards. glibc
+    returns blocks of that size to the system, which hands them out again page by page, each
+    cleared: of 4 KB, these are 14,000 page faults and a third of the CPU time of a step of a small
+    transformer; of 2 MB, two hundred. glibc reads its settings (``GLIBC_TUNABLES``) only when a
+    process starts, hence the second start, before anything was done: the same process number, the
+    same arguments, and child processes inherit the setting.
 
-    Returns:
-        Whether it was done: not without glibc, with ``FP4JAX_KEEP_PAGES=0``, or where one of
-        glibc's own variables (``MALLOC_TRIM_THRESHOLD_``, ``MALLOC_MMAP_MAX_``,
-        ``MALLOC_MMAP_THRESHOLD_``, ``MALLOC_ARENA_MAX``) or its tunables of these names is set.
+    Nothing happens without glibc 2.35, where Linux does not hand out large pages on request (it
+    may do so always), where the setting is given, and with ``FP4JAX_LARGE_PAGES=0``.
 
-    Source: mallopt(3): M_TRIM_THRESHOLD = -1 disables trimming, M_MMAP_MAX = 0 takes large blocks
-    from the heap, too, M_ARENA_MAX = 1 has one heap.
-
-    Example:
-        >>> isinstance(keep_pages(), bool)
-        True
+    Source: GNU C library manual, "Memory Allocation Tunables"; Linux, "Transparent Hugepage
+    Support". (Keeping freed memory, by mallopt, was tried: as fast with programs from the cache,
+    but up to half as fast where the process compiled them, since its threads then share one heap.)
     """
-    tunables, variables = os.environ.get("GLIBC_TUNABLES", ""), " ".join(os.environ)
-    given = any(
-        f"glibc.malloc.{name}=" in tunables or f"MALLOC_{name.upper()}" in variables
-        for name in _NAMES
-    )
-    if given or os.environ.get(VARIABLE) == "0" or platform.libc_ver()[0] != "glibc":
+    if os.environ.get(VARIABLE) == "0" or not _on_request():
+        return
+    given = os.environ.get(_TUNABLES, "")
+    if _SETTING in given:
+        return
+    os.environ[_TUNABLES] = ":".join(filter(None, (given, f"{_SETTING}=1")))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _on_request() -> bool:
+    """Whether large pages are there for those who ask, and glibc can."""
+    name, version = platform.libc_ver()
+    if name != "glibc" or tuple(map(int, version.split(".")[:2])) < (2, 35):
         return False
-    mallopt = ctypes.CDLL(None).mallopt
-    return all(mallopt(number, value) for number, value in _SETTINGS.values())
+    try:
+        return "[madvise]" in _ENABLED.read_text("ascii")
+    except OSError:
+        return False

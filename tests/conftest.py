@@ -20,8 +20,8 @@ import pytest
 import tests.golden
 from fp4jax.cli import compilation_cache
 
-# Commands that tests run in this process would change its allocator, and so `memory()` below.
-os.environ["FP4JAX_KEEP_PAGES"] = "0"
+# Commands that tests run would start anew, for large pages.
+os.environ["FP4JAX_LARGE_PAGES"] = "0"
 
 # Before any array is made. A library is easier to use the fewer implicit promotions it needs.
 jax.config.update("jax_num_cpu_devices", 8)

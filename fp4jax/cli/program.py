@@ -8,6 +8,7 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from fp4jax.extras import Extra
+from fp4jax.memory import use_large_pages
 from fp4jax.version import __version__
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ VERBS = (
     "claims",
     "slurm",
 )
+#: Those that train, for which it pays to start anew with large pages.
+LONG = {"train", "train-volumes", "study"}
 COMPLETION = "--tyro-print-completion"
 _PACKAGE = "fp4jax.cli.verbs"
 
@@ -48,6 +51,7 @@ def main() -> None:
         case _ if name == COMPLETION:
             run_completion(argv)
         case _ if name.replace("_", "-") in VERBS:
+            _start(name)
             run(name, argv)
         case _:
             end(f"no command {name!r}{_near(name)}; allowed: {', '.join(VERBS)}.")
@@ -61,12 +65,20 @@ def run(name: str, argv: list[str] | None = None) -> None:
         argv: its arguments; default: the command line of this process, for the modules of
             ``experiments``.
     """
+    if argv is None:
+        _start(name)
     try:
         verb = load(name)
     except ModuleNotFoundError as error:
         end(str(error))
     else:
         verb.run(argv, prog=f"fp4jax {name.replace('_', '-')}")
+
+
+def _start(name: str) -> None:
+    """What a process does first whose command line is a verb's."""
+    if name.replace("_", "-") in LONG:
+        use_large_pages()
 
 
 def load(name: str) -> "Verb":

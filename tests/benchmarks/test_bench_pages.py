@@ -15,7 +15,7 @@ def test_a_line_for_each_network_and_recipe(monkeypatch, capsys):
         False: [[20.0, 8.0, 900.0], [30.0, 9.0, 901.0]],
         True: [[10.0, 0.0, 1.0], [20.0, 0.0, 2.0]],
     }
-    monkeypatch.setattr(bench_pages, "in_process", lambda args, keep: found[keep])
+    monkeypatch.setattr(bench_pages, "in_process", lambda args, large: found[large])
     bench_pages.main(bench_pages.Args(networks=("vit",), rounds=1))
     first, second = capsys.readouterr().out.splitlines()[-2:]
     assert first.startswith("vit            baseline   ms    20.0 ->    10.0, ratio 2.00;")
@@ -25,6 +25,6 @@ def test_a_line_for_each_network_and_recipe(monkeypatch, capsys):
 @pytest.mark.slow
 def test_a_process_times_its_steps():
     args = bench_pages.Args(networks=("vit",), recipes=("baseline",), side=64, batch=1)
-    ((wall, system, faults),) = bench_pages.in_process(args, keep=True)
+    ((wall, system, faults),) = bench_pages.in_process(args, large=True)
     assert wall > system >= 0
     assert faults >= 0
