@@ -26,6 +26,7 @@ from fp4jax.ops.convolution.cpu_blocks import kernel_gradient_by_blocks
 from fp4jax.ops.convolution.cpu_phases import scatter_by_phase
 from fp4jax.ops.convolution.cpu_planes import at_least_float32, convolve_planes
 from fp4jax.ops.convolution.geometry import Sizes, Window, channels_last
+from fp4jax.ops.convolution.over_positions import over_positions
 from fp4jax.ops.convolution.taps import columns, map_taps, overlap_add
 
 
@@ -103,21 +104,20 @@ def kernel_gradient(
     shape = (*window.taps, image.shape[-1] // window.groups, grid.shape[-1])
     positions = math.prod(grid.shape[:-1])
 
-    def over_positions(view: Array) -> Array:
+    def of_view(view: Array) -> Array:
         # Without the barrier XLA:CPU writes the view transposed, at the cost of the product.
         rows = lax.optimization_barrier(view).reshape(positions, view.shape[-1])
-        dims = (((0,), (0,)), ((), ()))
-        return lax.dot_general(rows, grid.reshape(positions, shape[-1]), dims, precision, dtype)
+        return over_positions(rows, grid.reshape(positions, shape[-1]), precision, dtype)
 
     if has_few_channels(window, shape):
-        return over_positions(columns(image, window)).reshape(shape)
+        return of_view(columns(image, window)).reshape(shape)
     if pays_by_blocks(window):
         rows = rows_of_block(window.grid)
         return kernel_gradient_by_blocks(
             image, grid, window.taps, window.low, rows, precision, dtype
         )
     if has_wide_grid(window, shape, positions) or sees_rows(window):
-        return map_taps(lambda view, t: over_positions(view), image, window).reshape(shape)
+        return map_taps(lambda view, t: of_view(view), image, window).reshape(shape)
     # At zeros that vary over the axes of a shard_map as the operands do: the gradient of ones that
     # do not would be summed over the shards.
     zeros, _ = sharding.varying_together(jnp.zeros(shape, dtype), image, grid)

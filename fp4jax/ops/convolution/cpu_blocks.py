@@ -15,6 +15,7 @@ from fp4jax.core import sharding
 from fp4jax.core.typing import Array, DTypeLike, Shaped
 from fp4jax.ops.convolution.cpu_planes import at_least_float32
 from fp4jax.ops.convolution.geometry import Sizes
+from fp4jax.ops.convolution.over_positions import over_positions
 
 
 def kernel_gradient_by_blocks(
@@ -65,7 +66,6 @@ def kernel_gradient_by_blocks(
 
     def product(index: Array, first: Array, rows: int) -> Array:
         start, points = first * strides[0], rows * strides[0]
-        over_positions = (((0,), (0,)), ((), ()))
 
         def piece(a: Array, distance: int) -> Array:
             place = (index, start + distance, jnp.zeros_like(index))
@@ -74,13 +74,12 @@ def kernel_gradient_by_blocks(
         # In memory: XLA:CPU would gather what is put together in each product.
         if turned is None:
             seen = lax.optimization_barrier(jnp.concatenate([piece(x, d) for d in distances], -1))
-            dot = lax.dot_general(seen, piece(g, 0), over_positions, precision, wide)
+            dot = over_positions(seen, piece(g, 0), precision, wide)
             return dot.reshape(shape)
         shifted = jnp.concatenate([piece(g, (last - 1 - t) * unit) for t in range(last)], -1)
         shifted = lax.optimization_barrier(shifted)
         products = [
-            lax.dot_general(piece(x, distance), shifted, over_positions, precision, wide)
-            for distance in distances
+            over_positions(piece(x, distance), shifted, precision, wide) for distance in distances
         ]
         return jnp.stack(products)
 

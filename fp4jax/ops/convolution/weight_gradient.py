@@ -16,6 +16,7 @@ from fp4jax.ops.amaxes import Amaxes
 from fp4jax.ops.convolution import products as windows
 from fp4jax.ops.convolution.block_views import BlockViews
 from fp4jax.ops.convolution.geometry import merge_groups, positions
+from fp4jax.ops.convolution.over_positions import over_positions
 from fp4jax.ops.convolution.plan import POSITIONS, Plan
 from fp4jax.ops.role_keys import RoleKeys
 
@@ -117,5 +118,5 @@ def _position_product(x: Array, g: Array, **options) -> Array:
     """Sum over positions, (position, group, in) and (position, group, out) -> (group, in, out)."""
     if x.shape[1] == 1:
         # One group: an ordinary product, which is faster than a batch of one.
-        return lax.dot_general(x[:, 0], g[:, 0], (((0,), (0,)), ((), ())), **options)[None]
+        return over_positions(x[:, 0], g[:, 0], **options)[None]
     return lax.dot_general(x, g, (((0,), (0,)), ((1,), (1,))), **options)
