@@ -15,7 +15,7 @@ from benchmarks.hlo_text import Instruction, Module
 
 DOT, CONVOLUTION = "products: dots", "products: convolutions"
 RESCALED = "products: scales, sums of taps"
-QUANTIZERS, HADAMARD = "quantizers", "quantizers: Hadamard transforms"
+QUANTIZERS, HADAMARD = "quantizers", "quantizers: rotations as products"
 COPIES = {place: f"copies: {place}" for place in ("quantizers", "products", "model, XLA's own")}
 NORMS, LOSS, OPTIMIZER = "norms", "loss", "optimizer, clipping"
 MODEL = "activations, softmax, dropout, sums"

@@ -69,7 +69,7 @@ def quantize(
     tensor scale. With a given amax, to which larger numbers are clamped, a NaN or an Inf makes its
     block NaN, or itself in formats without blocks: neither is taken for a large number.)
     One thing is not fp4jax's to say: in which order XLA:CPU adds the 16 numbers of a rotation
-    (``spec.hadamard``; see :mod:`fp4jax.core.hadamard`).
+    along the last axis (``spec.hadamard``; see :mod:`fp4jax.core.hadamard`).
 
     Example:
         >>> import jax.numpy as jnp

@@ -24,6 +24,7 @@ from fp4jax.ops import gemm
 from fp4jax.ops.amaxes import Amaxes, amaxes, has_switches
 from fp4jax.ops.gemm import BlockAxes, Operand
 from fp4jax.ops.hooks import settled
+from fp4jax.ops.over_positions import over_positions
 from fp4jax.ops.recipe import Recipe, get_recipe
 from fp4jax.ops.role_keys import RoleKeys, role_keys
 
@@ -274,6 +275,8 @@ class DotPlan:
 
     def product(self, lhs_axis: int, rhs_axis: int):
         """A dot of two flattened operands, contracting one of their last two axes each."""
+        if not self.batch and lhs_axis == rhs_axis == 0:
+            return over_positions
         b = len(self.batch)
         batch = tuple(range(b))
         dims = (((b + lhs_axis,), (b + rhs_axis,)), (batch, batch))

@@ -26,8 +26,8 @@ from fp4jax.ops.convolution.cpu_blocks import kernel_gradient_by_blocks
 from fp4jax.ops.convolution.cpu_phases import scatter_by_phase
 from fp4jax.ops.convolution.cpu_planes import at_least_float32, convolve_planes
 from fp4jax.ops.convolution.geometry import Sizes, Window, channels_last
-from fp4jax.ops.convolution.over_positions import over_positions
 from fp4jax.ops.convolution.taps import columns, map_taps, overlap_add
+from fp4jax.ops.over_positions import over_positions
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from fp4jax.core import sharding
 from fp4jax.core.typing import Array, DTypeLike, Shaped
 from fp4jax.ops.convolution.cpu_planes import at_least_float32
 from fp4jax.ops.convolution.geometry import Sizes
-from fp4jax.ops.convolution.over_positions import over_positions
+from fp4jax.ops.over_positions import over_positions
 
 
 def kernel_gradient_by_blocks(

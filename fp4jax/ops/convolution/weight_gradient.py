@@ -16,8 +16,8 @@ from fp4jax.ops.amaxes import Amaxes
 from fp4jax.ops.convolution import products as windows
 from fp4jax.ops.convolution.block_views import BlockViews
 from fp4jax.ops.convolution.geometry import merge_groups, positions
-from fp4jax.ops.convolution.over_positions import over_positions
 from fp4jax.ops.convolution.plan import POSITIONS, Plan
+from fp4jax.ops.over_positions import over_positions
 from fp4jax.ops.role_keys import RoleKeys
 
 

@@ -10,8 +10,8 @@ import pytest
 import fp4jax as fp4
 from fp4jax.ops.convolution.block_views import BlockViews
 from fp4jax.ops.convolution.geometry import Window
-from fp4jax.ops.convolution.over_positions import over_positions
 from fp4jax.ops.convolution.taps import map_taps
+from fp4jax.ops.over_positions import over_positions
 from tests.checks import SUMS, assert_close
 from tests.ops.convolution.cases import Case, run
 from tests.samples import sample

@@ -1,4 +1,4 @@
-"""The product of a kernel gradient: a sum over positions of two sides' channels."""
+"""The product of wgrad: a sum over positions, of two sides' channels."""
 
 from jax import lax
 
@@ -11,9 +11,9 @@ def over_positions(
     precision=None,
     preferred_element_type: DTypeLike | None = None,
 ) -> Shaped[Array, "c o"]:
-    """``x^T g``, with the wider side on the right, where XLA:CPU is up to twice as fast.
+    """``x^T g``, with the wider side on the right, where XLA:CPU is up to 2.6 times as fast.
 
-    8192 positions, 32 and 128 channels: 265 GFLOP/s with 128 on the right, 114 with 32.
+    32768 positions, 128 and 32 channels: 2.2 ms with 32 on the right, 0.9 with 128.
 
     Example:
         >>> over_positions(jnp.ones((5, 3)), jnp.ones((5, 2))).shape
@@ -23,4 +23,5 @@ def over_positions(
     left, right = (g, x) if turned else (x, g)
     over = (((0,), (0,)), ((), ()))
     product = lax.dot_general(left, right, over, precision, preferred_element_type)
-    return product.T if turned else product
+    # Without the barrier XLA swaps them back.
+    return lax.optimization_barrier(product).T if turned else product
