@@ -50,6 +50,7 @@ class Args:
     json: Path | None = None
 
 
+_NDHWC = ("NDHWC", "DHWIO", "NDHWC")
 _NHWC = ("NHWC", "HWIO", "NHWC")
 #: name -> (x shape, w shape, function of (lax or fp4jax, x, w, **recipe and key))
 OPS: dict[str, tuple[tuple[int, ...], tuple[int, ...], Callable[..., jax.Array]]] = {
@@ -75,6 +76,20 @@ OPS: dict[str, tuple[tuple[int, ...], tuple[int, ...], Callable[..., jax.Array]]
         (3, 3, 64, 64),
         lambda lib, x, w, **kw: lib.conv_general_dilated(
             x, w, (1, 1), "SAME", dimension_numbers=_NHWC, **kw
+        ),
+    ),
+    "conv 3x3, 24 -> 24, 8 x 128 x 128": (
+        (8, 128, 128, 24),
+        (3, 3, 24, 24),
+        lambda lib, x, w, **kw: lib.conv_general_dilated(
+            x, w, (1, 1), "SAME", dimension_numbers=_NHWC, **kw
+        ),
+    ),
+    "conv 3x3x3, 12 -> 12, 64 x 64 x 64": (
+        (1, 64, 64, 64, 12),
+        (3, 3, 3, 12, 12),
+        lambda lib, x, w, **kw: lib.conv_general_dilated(
+            x, w, (1, 1, 1), "SAME", dimension_numbers=_NDHWC, **kw
         ),
     ),
     "conv_transpose 4x4 stride 2, 128 -> 64, 8 x 16 x 16": (
