@@ -1,6 +1,7 @@
 """wgrad of a quantized convolution: view by view, or as one product where nothing is quantized."""
 
 import math
+from collections.abc import Callable
 
 import jax.numpy as jnp
 from jax import lax
@@ -60,23 +61,13 @@ def _wgrad_by_taps(
     (image, image_spec, image_role), (grid, grid_spec, grid_role) = (
         sides[::-1] if geometry.mirrored else sides
     )
-    image = geometry.dilate(merge_groups(image))
+    image, examples = geometry.dilate(merge_groups(image)), image.shape[0]
     grid_operand = gemm.operand_of(grid_role, positions(grid), grid_spec, POSITIONS, keys, amaxes)
     split_view = lambda view: positions(geometry.split(view))  # noqa: E731
     views = BlockViews.of(geometry.window, _run(image_spec, grid_spec))
-    examples = image.shape[0]
-    amax = None
-    if image_spec is not None and image_spec.amax == "static":
-        amax = amaxes and amaxes.given[image_role]
-    elif image_spec is not None and image_spec.has_tensor_scale:
-        apart = gemm.apart_of(image_spec, POSITIONS, 3)
-        per_view = views.map(
-            lambda view, t: tensor_amax(split_view(view), image_spec, (0,), apart), image
-        )
-        amax = largest(per_view)
-        amax = amax if amaxes is None else amaxes.of_shards(amax, image_spec)
+    amax = _amax_of_views(views, split_view, image, image_spec, image_role, amaxes)
     if image_spec is not None and image_spec.stochastic:
-        views = BlockViews(geometry.window, 0)
+        views = BlockViews(geometry.window, outer=0)
     tap_seeds = gemm.tap_seeds(keys, image_spec, image_role, geometry.window.number_of_taps)
 
     def product(x: Array, g: Array, **options) -> Array:
@@ -102,6 +93,26 @@ def _wgrad_by_taps(
     on = None if amaxes is None else amaxes.switch(image_role)
     w = views.by_taps(views.map(of_view, image, grid_operand, amax, tap_seeds, on))
     return lax.rev(w, tuple(range(geometry.window.ndim))) if geometry.mirrored else w
+
+
+def _amax_of_views(
+    views: BlockViews,
+    split_view: Callable[[Array], Array],
+    image: Array,
+    spec: TensorSpec | None,
+    role: str,
+    amaxes: Amaxes | None,
+) -> Array | None:
+    """The tensor amax of what all taps see: given, or the largest of all views; None without."""
+    if spec is not None and spec.amax == "static":
+        return amaxes and amaxes.given[role]
+    if spec is None or not spec.has_tensor_scale:
+        return None
+    apart = gemm.apart_of(spec, POSITIONS, 3)
+    amax = largest(
+        views.map(lambda view, t: tensor_amax(split_view(view), spec, (0,), apart), image)
+    )
+    return amax if amaxes is None else amaxes.of_shards(amax, spec)
 
 
 # Several scales, (1, group, channel), of x and of g as they fit (in, group, out).
