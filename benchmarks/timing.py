@@ -1,7 +1,10 @@
 """Timing of jitted functions against each other: interleaved rounds, medians, ratios by pairs.
 
-Machines are noisy and drift. Every round runs each case once, so that all see the same weather,
-and a ratio is the median of the rounds' ratios rather than the ratio of two medians.
+Machines are noisy and drift. Every round times each case once, so that all see the same weather,
+and a ratio is the median of the rounds' ratios rather than the ratio of two medians. A case's turn
+begins with a call that is not timed: it pays for what the case before left in caches, and for
+memory that the system took back meanwhile (a virtual machine's host takes it, too, and then the
+first step of 400 ms took 1,200).
 """
 
 import dataclasses
@@ -81,12 +84,11 @@ def measure(cases: Sequence[Case], rounds: int) -> list[Result]:
 
 
 def alternate(runs: Sequence[Run], rounds: int, pause: float = 0.0) -> list[Result]:
-    """Times what is compiled already against the first; ``pause`` seconds lie between two calls."""
-    for run in runs:
-        jax.block_until_ready(run.call())
+    """Times what is compiled already against the first, ``pause`` seconds after its last call."""
     seconds: list[list[float]] = [[] for _ in runs]
     for _ in range(rounds):
         for times, run in zip(seconds, runs, strict=True):
+            jax.block_until_ready(run.call())
             time.sleep(pause)
             start = time.perf_counter()
             jax.block_until_ready(run.call())
