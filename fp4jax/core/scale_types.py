@@ -64,7 +64,9 @@ class E4M3Scales(_Numbers):
 
     def scale(self, blocked: Array, amax: Amax, spec: TensorSpec) -> tuple[Array, Scales]:
         scale = scaling.find_scale(amax, spec)
-        return blocked * scale.encode, scale.block
+        # Without the barrier XLA joins the multiplier with a factor that x was multiplied with,
+        # which may overflow: FLT_MAX, of blocks of zeros, times 1 / (1 - rate) of dropped paths.
+        return exact.barrier(blocked) * scale.encode, scale.block
 
     def multiplier(self, scales: Scales, amax: Any, spec: TensorSpec) -> Array:
         return (

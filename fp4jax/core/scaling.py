@@ -143,7 +143,7 @@ def choose_four_over_six(
     candidates = []
     for factor in (1.0, 1.5):
         scale = _with_encode(round_e4m3(base * np.float32(factor)), tensor)
-        values = round_nearest(blocked * scale.encode)
+        values = round_nearest(exact.barrier(blocked) * scale.encode)
         error = _block_error(blocked, values, scale.block, amax.tensor, spec, view)
         candidates.append((values, scale.block, error))
     (values6, scale6, error6), (values4, scale4, error4) = candidates
