@@ -85,7 +85,7 @@ class Float32Scales(_Numbers):
 
     def scale(self, blocked: Array, amax: Amax, spec: TensorSpec) -> tuple[Array, Scales]:
         scales = exact.materialize(exact.divide(amax.block, float(spec.bound)))
-        return blocked * _reciprocal(scales), scales
+        return exact.barrier(blocked) * _reciprocal(scales), scales
 
     def multiplier(self, scales: Scales, amax: Any, spec: TensorSpec) -> Array:
         return scales
@@ -101,7 +101,9 @@ class TensorScale(_Numbers):
     """No block scales: the same with A / L for all that amax spans."""
 
     def scale(self, blocked: Array, amax: Amax, spec: TensorSpec) -> tuple[Array, Scales]:
-        return blocked * _reciprocal(exact.divide(amax.tensor, float(spec.bound))), None
+        return exact.barrier(blocked) * _reciprocal(
+            exact.divide(amax.tensor, float(spec.bound))
+        ), None
 
     def product(self, values: Array, scales: Scales) -> Array:
         return values
@@ -125,7 +127,7 @@ class E8M0Scales:
         biased = biased_exponent(amax.block, spec.format, rule)
         # NaN in units of NaN, too.
         down = lax.select(biased == _NAN, lax.full_like(biased, 128), 127 - biased)
-        return exact.scale_by_power_of_two(blocked, down), biased
+        return exact.scale_by_power_of_two(exact.barrier(blocked), down), biased
 
     def product(self, values: Array, scales: Scales) -> Array:
         return self.times(values, scales)
