@@ -10,8 +10,8 @@ The order in which 16 numbers are added decides the last bit of a float32 sum th
 neighbouring pairs, and so on; the same in jnp and in the fused kernels, on every machine. But for
 one case: along the last axis of an array on CPU it is that of XLA's matrix product, which depends
 on the shape, the processor and JAX's version. That product is kept because pairs take 2.9 times as
-long there (``fake_quantize`` of 4096 x 4096 float32, two cores). Training never rotates along the
-last axis: wgrad contracts positions.
+long there (``fake_quantize`` of 4096 x 4096 float32, two cores). Recipes that rotate in wgrad,
+which contracts positions, never do so; ``forward_only+rht`` rotates x along the last axis.
 """
 
 import functools

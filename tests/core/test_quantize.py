@@ -227,3 +227,15 @@ def test_x64_mode_changes_nothing(function):
         with jax.enable_x64(True):
             for ours, theirs in zip(jax.jit(run)(x), expected, strict=True):
                 assert_same_bits(ours, theirs)
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic", "stochastic_unbiased"])
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((40, 6), 1), ((3, 2, 12), 0), ((5,), 0), ((4, 15), -1)]
+)
+def test_an_axis_shorter_than_a_block_has_the_bits_of_packed_codes(shape, axis, rounding):
+    """Which are padded to a block; random bits belong to places in the padded array."""
+    x, key = jnp.asarray(sample("normal", shape)), jax.random.key(5)
+    spec = TensorSpec(rounding=rounding)
+    packed = fp4.quantize(x, spec, axis, key).dequantize()
+    np.testing.assert_array_equal(fp4.fake_quantize(x, spec, axis, key), packed)
