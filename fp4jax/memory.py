@@ -28,6 +28,10 @@ def use_large_pages() -> None:
     Source: GNU C library manual, "Memory Allocation Tunables"; Linux, "Transparent Hugepage
     Support". (Keeping freed memory, by mallopt, was tried: as fast with programs from the cache,
     but up to half as fast where the process compiled them, since its threads then share one heap.)
+
+    Example:
+        >>> os.environ["FP4JAX_LARGE_PAGES"] = "0"
+        >>> use_large_pages()  # returns, and this process goes on
     """
     if os.environ.get(VARIABLE) == "0" or not _on_request():
         return

@@ -8,7 +8,7 @@ transposed ones) and of few taps over many positions (the kernel gradients). So
 * with few image channels it and the kernel gradient are one matrix product with the columns of the
   image;
 * the kernel gradient of a dense window is a sum over blocks of positions (``cpu_blocks.py``), that
-  of a wide grid one matrix product per tap.
+  of a wide grid, or of taps that see whole rows, one matrix product per tap.
 """
 
 import dataclasses
