@@ -5,7 +5,10 @@
 The reference is ``x * 2`` on N(0, 1) data, jitted. The last column says whose bits a quantizer
 produces, or how many random bits it draws.
 
-On a GPU a second table follows: the fused kernels of fp4jax.kernels against XLA's code for the
+A second table says what axes cost that are not made of whole blocks: 24 and 36 channels are cut into
+pieces of blocks, 18 are padded; the reference is the same array, padded before.
+
+On a GPU a third table follows: the fused kernels of fp4jax.kernels against XLA's code for the
 same operands, at the shapes of fp4jax/kernels/fused_quantizer/arg_specs.py. Its reference is a copy
 of the same array; ``% of copy`` is the bandwidth in per cent of what the large copy reaches,
 counting the bytes that a fused quantizer must move: the array read twice (amax first), the result
@@ -74,6 +77,30 @@ def cases(size: int) -> list[Case]:
     rows.append(Case("quantize (packed)", lambda x: fp4.quantize(x, SPECS["nearest"]), (x,), _TE))
     rows += [case for case in (_jax_nn(x), _qwix(x)) if case is not None]
     return rows
+
+
+#: Channels with a common divisor of 8, 4 and 2 with a block.
+_CHANNELS = (24, 36, 18)
+
+
+def channel_cases(channels: int, positions: int) -> list[Case]:
+    """An axis of ``channels``, padded to whole blocks by hand, and as it is."""
+    x = jax.random.normal(jax.random.key(0), (positions, channels))
+    behind = -channels % 16
+
+    def padded(x: jax.Array, key: jax.Array, spec: fp4.TensorSpec) -> jax.Array:
+        whole = jnp.pad(x, ((0, 0), (0, behind)))
+        return fp4.fake_quantize(whole, spec, -1, key)[:, :channels]
+
+    def as_it_is(x: jax.Array, key: jax.Array, spec: fp4.TensorSpec) -> jax.Array:
+        return fp4.fake_quantize(x, spec, -1, key)
+
+    spec, key = SPECS["stochastic"], jax.random.key(1)
+    note = _note(spec)
+    return [
+        Case(f"{channels} channels, {name}", functools.partial(function, spec=spec), (x, key), note)
+        for name, function in (("padded", padded), ("as they are", as_it_is))
+    ]
 
 
 def _note(spec: fp4.TensorSpec) -> str:
@@ -209,6 +236,10 @@ def main(args: Args) -> None:
     title = f"{args.size} x {args.size} float32; ratio = time over that of x * 2"
     timing.show(title, results, elements=args.size**2)
     tables = {title: results}
+    for channels in _CHANNELS:
+        title = f"{channels} channels; ratio = time over that of a padded array"
+        tables[title] = timing.measure(channel_cases(channels, 32 * args.size), args.rounds)
+        timing.show(title, tables[title])
     if jax.default_backend() == "gpu":
         for _, title, results in kernel_tables(args.rounds):
             tables[title] = results

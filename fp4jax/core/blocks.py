@@ -69,12 +69,20 @@ def pad_to_blocks(
 class BlockView:
     """How an array of ``shape`` is cut into blocks along ``axes`` (non-negative, row first).
 
-    Without axes there are no blocks, and all views are the array itself.
+    Without axes there are no blocks, and all views are the array itself. With ``pieces`` the array
+    is cut into pieces of blocks, that many in each: 24 = 3 * 8 need no padding, of which 2 * 16 are
+    a quarter.
+
+    Example:
+        >>> view = BlockView((4, 24), (1,), length=8, pieces=2)
+        >>> view.split_shape, BlockView((4, 24), (1,)).split_shape
+        ((4, 3, 8), (4, 2, 16))
     """
 
     shape: tuple[int, ...]
     axes: tuple[int, ...]
     length: int = BLOCK
+    pieces: int = 1
 
     @property
     def padded_shape(self) -> tuple[int, ...]:
@@ -110,6 +118,24 @@ class BlockView:
     def per_block(self, blocked: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
         """A per-block array (1 at each inner axis) without these ones: ceil(n/16) per axis."""
         return lax.squeeze(blocked, self.inner_axes)
+
+    def of_whole_blocks(self, largest: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+        """The largest number of each whole block, at each of its pieces; none is negative.
+
+        Example:
+            >>> view = BlockView((24,), (0,), length=8, pieces=2)
+            >>> view.of_whole_blocks(jnp.array([1, 5, 2])).tolist()
+            [5, 5, 2]
+        """
+        if self.pieces == 1:
+            return largest
+        (axis,), shape = self.axes, largest.shape
+        padded = pad_to_blocks(largest, self.axes, self.pieces)
+        blocks = padded.shape[axis] // self.pieces
+        split = padded.reshape(*shape[:axis], blocks, self.pieces, *shape[axis + 1 :])
+        whole = jnp.max(split, axis + 1, keepdims=True)
+        together = jnp.broadcast_to(whole, split.shape).reshape(padded.shape)
+        return lax.slice_in_dim(together, 0, shape[axis], axis=axis)
 
     def per_element(self, per_block: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
         """The inverse of :meth:`per_block`: 1 at each inner axis."""

@@ -65,7 +65,7 @@ def find_amax(blocked: Float[Array, "..."], view: BlockView, apart: tuple[int, .
     tensor = _largest(block, spanned)
     if apart:
         tensor = view.per_element(lax.expand_dims(tensor, spanned))
-    with_ones = view.per_element(block)
+    with_ones = view.per_element(view.of_whole_blocks(block))
     return Amax(exact.from_bits(with_ones), exact.from_bits(tensor))
 
 

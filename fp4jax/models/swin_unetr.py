@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from fp4jax.core.exact import materialize
 from fp4jax.core.typing import Array, DTypeLike, Float, Shaped
 from fp4jax.models import transformer
 from fp4jax.models.convolutions import ResidualConv, pointwise, upsample
@@ -202,8 +203,9 @@ class Up(nnx.Module):
         self, x: Float[Array, "b *half c"], skip: Float[Array, "b *space d"]
     ) -> Float[Array, "b *space d"]:
         both = jnp.concatenate([self.transp_conv(x), skip], -1)
-        # Two convolutions read it, and XLA:CPU would compute it for each.
-        return self.conv_block(jax.lax.optimization_barrier(both))
+        # Two convolutions read it, and XLA would compute it for each, and the sum of their gradients
+        # in every pass over it.
+        return self.conv_block(materialize(both))
 
 
 class SwinUNETR(nnx.Module):

@@ -312,6 +312,7 @@ def _forward(plan: DotPlan, lhs: Array, rhs: Array, keys: RoleKeys | None, amaxe
 
 def _backward(plan: DotPlan, saved, g):
     lhs, rhs, w, (_, keys), amaxes = saved
+    g = gemm.for_quantizers(plan.recipe, g)
 
     @jax.named_scope(plan.recipe.scope("dgrad"))
     def dgrad(g, rhs, w, keys, amaxes):

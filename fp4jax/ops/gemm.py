@@ -198,6 +198,16 @@ def pair(
     return done[0], done[1]
 
 
+def for_quantizers(recipe: Recipe, g: Array) -> Array:
+    """g in memory, if the backward pass quantizes it.
+
+    Each quantizer reads it twice, for amax and for the codes, and those of dgrad and wgrad differ:
+    XLA would compute what it is made from (the gradient of a norm, say) in all four passes.
+    """
+    quantized = recipe.dgrad[0] is not None or recipe.wgrad[1] is not None
+    return exact.materialize(g) if quantized else g
+
+
 def tangent(
     recipe: Recipe,
     operands: Sequence[tuple[Array | Operand, BlockAxes]],

@@ -37,6 +37,12 @@ def test_quantizers_and_peers(tmp_path):
     assert len(list((tmp_path / "new").iterdir())) == 1  # nothing half-written is left
 
 
+@pytest.mark.parametrize("channels", [24, 18])
+def test_channels_that_are_no_whole_blocks(channels):
+    padded, own = (jax.jit(c.function)(*c.args) for c in bench_quantize.channel_cases(channels, 8))
+    np.testing.assert_array_equal(padded, own)
+
+
 def test_operations(monkeypatch):
     name = next(iter(bench_ops.OPS))
     _, _, op = bench_ops.OPS[name]

@@ -231,11 +231,30 @@ def test_x64_mode_changes_nothing(function):
 
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic", "stochastic_unbiased"])
 @pytest.mark.parametrize(
-    ("shape", "axis"), [((40, 6), 1), ((3, 2, 12), 0), ((5,), 0), ((4, 15), -1)]
+    ("shape", "axis"),
+    [
+        *(((40, 6), 1), ((3, 2, 12), 0), ((5,), 0), ((4, 15), -1)),
+        *(((40, 24), 1), ((36, 5), 0), ((2, 60, 3), 1), ((7, 18), -1)),  # pieces of 8, 4, 4; none
+    ],
 )
-def test_an_axis_shorter_than_a_block_has_the_bits_of_packed_codes(shape, axis, rounding):
+def test_an_axis_of_no_whole_blocks_has_the_bits_of_packed_codes(shape, axis, rounding):
     """Which are padded to a block; random bits belong to places in the padded array."""
     x, key = jnp.asarray(sample("normal", shape)), jax.random.key(5)
     spec = TensorSpec(rounding=rounding)
     packed = fp4.quantize(x, spec, axis, key).dequantize()
     np.testing.assert_array_equal(fp4.fake_quantize(x, spec, axis, key), packed)
+
+
+@pytest.mark.parametrize("amax", ["example", "row"])
+def test_pieces_of_blocks_with_several_amax_have_the_bits_of_padded_ones(amax):
+    x = jnp.asarray(sample("normal", (3, 24)) * np.float32([[1], [40], [0]]))
+    spec = TensorSpec(amax=amax)
+    padded = fp4.fake_quantize(jnp.pad(x, ((0, 0), (0, 8))), spec, 1)
+    np.testing.assert_array_equal(fp4.fake_quantize(x, spec, 1), padded[:, :24])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_nan_or_inf_in_one_piece_is_one_of_its_whole_block(value):
+    x = jnp.ones((2, 24)).at[0, 3].set(value)
+    padded = fp4.fake_quantize(jnp.pad(x, ((0, 0), (0, 8))), TensorSpec(), 1)
+    np.testing.assert_array_equal(fp4.fake_quantize(x, TensorSpec(), 1), padded[:, :24])

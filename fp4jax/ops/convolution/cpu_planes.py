@@ -8,6 +8,7 @@ channels.
 import jax.numpy as jnp
 from jax import lax
 
+from fp4jax.core import exact
 from fp4jax.core.typing import Array, DTypeLike, Shaped
 from fp4jax.ops.convolution.geometry import Sizes
 
@@ -67,7 +68,8 @@ def convolve_planes(
         parts = [
             lax.index_in_dim(shifted(y, t), t, y.ndim - 2, keepdims=False) for t in range(taps)
         ]
-        return sum(parts[1:], parts[0]).astype(dtype)
+        # In memory, or XLA keeps what is added up, twice, until the gradient's last reader.
+        return exact.materialize(sum(parts[1:], parts[0])).astype(dtype)
     together = kernel.transpose(*range(1, rest + 1), 0, rest + 1, rest + 2)
     x = padded(image)
     x = jnp.concatenate([shifted(x, t) for t in range(taps)], -1)

@@ -226,6 +226,7 @@ def _forward(plan: Plan, lhs: Array, rhs: Array, keys: RoleKeys | None, amaxes: 
 
 def _backward(plan: Plan, saved, g):
     lhs, rhs, w, (_, keys), amaxes = saved
+    g = gemm.for_quantizers(plan.recipe, g)
     geometry = plan.geometry
 
     @jax.named_scope(plan.recipe.scope("dgrad"))
