@@ -5,8 +5,8 @@
 The reference is ``x * 2`` on N(0, 1) data, jitted. The last column says whose bits a quantizer
 produces, or how many random bits it draws.
 
-A second table says what axes cost that are not made of whole blocks: 24 and 36 channels are cut into
-pieces of blocks, 18 are padded; the reference is the same array, padded before.
+A second table says what axes cost that are not made of whole blocks: 24 and 36 channels are cut
+into pieces of blocks, 18 are padded; the reference is the same array, padded before.
 
 On a GPU a third table follows: the fused kernels of fp4jax.kernels against XLA's code for the
 same operands, at the shapes of fp4jax/kernels/fused_quantizer/arg_specs.py. Its reference is a copy

@@ -18,9 +18,9 @@ from fp4jax.core.seeds import Seed
 from fp4jax.core.spec import TensorSpec
 from fp4jax.core.typing import Array, Float, Shaped
 
-#: Elements of a piece, from which pieces of blocks are faster than padding, on two CPU cores: 24 and
-#: 36 channels take 0.6 and 0.5 of the time; pieces of 2 (18 channels) take 1.2 of it.
-#: ``python -m benchmarks.bench_quantize`` measures it again.
+#: Elements of a piece, from which pieces of blocks are faster than padding, on two CPU cores: 24
+#: and 36 channels (8 and 4) take 0.6 and 0.5 of the time, 18 channels (2) would take 1.2 of it.
+#: ``python -m benchmarks.bench_quantize`` measures 24 and 36 again.
 SMALLEST_PIECE = 4
 
 

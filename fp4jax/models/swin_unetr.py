@@ -203,8 +203,8 @@ class Up(nnx.Module):
         self, x: Float[Array, "b *half c"], skip: Float[Array, "b *space d"]
     ) -> Float[Array, "b *space d"]:
         both = jnp.concatenate([self.transp_conv(x), skip], -1)
-        # Two convolutions read it, and XLA would compute it for each, and the sum of their gradients
-        # in every pass over it.
+        # Two convolutions read it, and XLA would compute it for each, and the sum of their
+        # gradients in every pass over it.
         return self.conv_block(materialize(both))
 
 
