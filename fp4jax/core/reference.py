@@ -19,7 +19,7 @@ from fp4jax.core.spec import TensorSpec
 from fp4jax.core.typing import Array, Float, Shaped
 
 #: Elements of a piece, from which pieces of blocks are faster than padding, on two CPU cores: 24
-#: and 36 channels (8 and 4) take 0.6 and 0.5 of the time, 18 channels (2) would take 1.2 of it.
+#: and 36 channels (8 and 4) take 0.5 and 0.6 of the time, 18 channels (2) would take 1.2 of it.
 #: ``python -m benchmarks.bench_quantize`` measures 24 and 36 again.
 SMALLEST_PIECE = 4
 
