@@ -69,9 +69,9 @@ def pad_to_blocks(
 class BlockView:
     """How an array of ``shape`` is cut into blocks along ``axes`` (non-negative, row first).
 
-    Without axes there are no blocks, and all views are the array itself. With ``pieces`` the array
-    is cut into pieces of blocks, that many in each: 24 = 3 * 8 need no padding, of which 2 * 16 are
-    a quarter.
+    Without axes there are no blocks, and all views are the array itself. With ``pieces`` above 1 a
+    block has that many pieces, of ``length`` each, and the array is cut into these: 24 = 3 * 8 need
+    no padding, two blocks of 16 would be a quarter zeros.
 
     Example:
         >>> view = BlockView((4, 24), (1,), length=8, pieces=2)
@@ -120,7 +120,9 @@ class BlockView:
         return lax.squeeze(blocked, self.inner_axes)
 
     def of_whole_blocks(self, largest: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
-        """The largest number of each whole block, at each of its pieces; none is negative.
+        """The largest number of each whole block, at each of its pieces; none may be negative.
+
+        Takes and returns what :meth:`per_block` has the shape of, with pieces for blocks.
 
         Example:
             >>> view = BlockView((24,), (0,), length=8, pieces=2)

@@ -203,6 +203,14 @@ def for_quantizers(recipe: Recipe, g: Array) -> Array:
 
     Each quantizer reads it twice, for amax and for the codes, and those of dgrad and wgrad differ:
     XLA would compute what it is made from (the gradient of a norm, say) in all four passes.
+
+    Example:
+        >>> from fp4jax.ops.recipe import get_recipe
+        >>> g = jnp.array([1.0, -2.0])
+        >>> for_quantizers(get_recipe("baseline"), g) is g
+        True
+        >>> for_quantizers(get_recipe("full"), g).tolist()
+        [1.0, -2.0]
     """
     quantized = recipe.dgrad[0] is not None or recipe.wgrad[1] is not None
     return exact.materialize(g) if quantized else g
