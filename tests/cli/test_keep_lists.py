@@ -72,7 +72,16 @@ def test_each_fold_has_its_own_list(executed, tmp_path, capsys):
     ]
     assert rows[3]["multiply-adds in FP4"] == "83.3%"
     assert len(rows[3]["each run minus its baseline"].split()) == 4
+    assert [row["layers kept"] for row in rows] == [
+        "all",
+        "none",
+        "encoders.0 decoders.3",
+        "fold0: encoders.0; fold2: decoders.0",
+    ]
     with (tmp_path / "keep_lists_full_patients.csv").open() as file:
+        scores = list(csv.DictReader(file))
+    assert len({(row["label"], row["split"], row["seed"], row["patient"]) for row in scores}) == 48
+    with (tmp_path / "keep_lists_full_contrasts.csv").open() as file:
         pairs = [row for row in csv.DictReader(file) if row["metric"] == "auprc"]
     assert len(pairs) == 6
     assert {row["a"] for row in pairs} >= {"baseline", "nothing", "proposed at 0.8"}

@@ -10,7 +10,7 @@ from fp4jax.analysis.claims.inside import INSIDE_COLUMNS, INSIDE_TEXT, failure_m
 from fp4jax.analysis.csv_tables import read_csv, write_csv
 from fp4jax.analysis.figures.style import ordered_archs, ordered_labels, ordered_scales
 from fp4jax.analysis.report.families import families
-from fp4jax.analysis.results import read_runs
+from fp4jax.analysis.results import KEYS, read_runs
 from fp4jax.extras import Extra
 from fp4jax.ops.rules import Rules
 
@@ -22,15 +22,14 @@ if TYPE_CHECKING:
 
 #: Metrics of a patient; the first two are primary, ``missed`` is the only one that is better low.
 METRICS = ("auprc", "f2", "recall", "dice", "missed")
-_KEYS = ["arch", "scale", "recipe", "method", "split", "seed"]
 _OF_RUN = ["threshold", "best_epoch", "epochs_run", "train_seconds", "val_auprc", "test_auprc"]
 _OF_RUN += [f"test_hard_{name}_at_best" for name in ("f2_score", "recall", "dice_patient")]
 _OF_RUN += ["test_patients"]
 _MADE_WITH = ["revision", "dirty", "jax", "data"]
-_SETTINGS = ["image_size", "epochs", "batch_size", "schedule", "folds", "split_seed"]
+SETTINGS = ["image_size", "epochs", "batch_size", "schedule", "folds", "split_seed"]
 #: Of ``runs`` and ``patients`` of :class:`Collected`, in this order.
-RUN_COLUMNS = ["run", *_KEYS, *_SETTINGS, *_OF_RUN, *_MADE_WITH]
-PATIENT_COLUMNS = [*_KEYS, "patient", "pixels", *METRICS]
+RUN_COLUMNS = ["run", *KEYS, *SETTINGS, *_OF_RUN, *_MADE_WITH]
+PATIENT_COLUMNS = [*KEYS, "patient", "pixels", *METRICS]
 _WORDS = ["arch", "scale", "recipe", "method", "split"]
 # Table -> its columns, and those of text.
 _TABLES = {
@@ -48,7 +47,7 @@ class Collected:
         runs: a row per run: what it is (arch, scale, recipe, method, split, seed), its settings
             (``image_size`` to ``split_seed``), what came of it, and the revision it was made with.
         patients: a row per run and test patient: ``pixels`` of the lesion, and :data:`METRICS`.
-        inside: means of the runs' diagnoses,
+        inside: what the runs' diagnoses found,
             :func:`fp4jax.analysis.claims.inside.failure_modes`.
     """
 
@@ -81,7 +80,7 @@ class Collected:
         patients = _patients(results)
         if patients.empty:
             raise ValueError(f"{folder} has no run that kept its patients' scores; train it anew.")
-        return cls(_runs(results), patients, failure_modes(results))
+        return cls(_runs(results), patients, ordered(failure_modes(results), *KEYS))
 
     @classmethod
     def read(cls, folder: Path) -> "Collected":
@@ -136,7 +135,7 @@ def _runs(results: "Sequence[RunResult]") -> pd.DataFrame:
         config, made = run.config, run.environment or {}
         source = made.get("source") or {}
         settings = {"image_size": getattr(config.data, "image_size", None)}
-        settings |= {name: getattr(config, name) for name in _SETTINGS[1:]}
+        settings |= {name: getattr(config, name) for name in SETTINGS[1:]}
         made_with = {
             "revision": source.get("revision", "")[:12],
             "dirty": source.get("dirty"),
@@ -144,7 +143,7 @@ def _runs(results: "Sequence[RunResult]") -> pd.DataFrame:
             "data": run.digest[:12],
         }
         rows.append(run.row() | settings | made_with)
-    return _ordered(pd.DataFrame(rows).reindex(columns=RUN_COLUMNS), *_KEYS)
+    return ordered(pd.DataFrame(rows).reindex(columns=RUN_COLUMNS), *KEYS)
 
 
 def _patients(results: "Sequence[RunResult]") -> pd.DataFrame:
@@ -152,10 +151,10 @@ def _patients(results: "Sequence[RunResult]") -> pd.DataFrame:
     kind = {run.path.name: (run.config.recipe_name, run.config.method) for run in results}
     both = [kind[run] for run in table["run"]]
     table["recipe"], table["method"] = ([pair[i] for pair in both] for i in (0, 1))
-    return _ordered(table.reindex(columns=PATIENT_COLUMNS), *_KEYS, "patient")
+    return ordered(table.reindex(columns=PATIENT_COLUMNS), *KEYS, "patient")
 
 
-def _ordered(frame: pd.DataFrame, *keys: str) -> pd.DataFrame:
+def ordered(frame: pd.DataFrame, *keys: str) -> pd.DataFrame:
     """Rows in the order of the report's tables, whatever the folders' names."""
     orders = {"arch": ordered_archs, "scale": ordered_scales, "recipe": ordered_labels}
 

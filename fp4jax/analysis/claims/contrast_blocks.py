@@ -1,7 +1,7 @@
 """What a page says of a study's contrasts, variances and claims."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fp4jax.analysis.claims.drawings import NAMES
 from fp4jax.analysis.claims.markdown import interval, loose, number, p_value, table
@@ -9,6 +9,9 @@ from fp4jax.analysis.claims.rules import CLAIMS, OF_ANY_SCALE
 from fp4jax.analysis.claims.source import NOTHING, Source
 from fp4jax.analysis.claims.tables import PRIMARY
 from fp4jax.analysis.figures.style import shown, title
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Each with a column NAME_holm.
 _TESTS = ("p", "p_folds", "p_equivalence")
@@ -42,10 +45,13 @@ def groups(source: Source) -> str:
 def _contrasts(source: Source, names: Iterable[str], metrics: Sequence[str], nothing: str) -> str:
     own = loose(source.tables.contrasts)
     own = own[own["contrast"].isin(names) & own["metric"].isin(metrics)]
-    if own.empty:
-        return nothing
+    return nothing if own.empty else contrast_table(own)
+
+
+def contrast_table(contrasts: "pd.DataFrame") -> str:
+    """Rows as :func:`fp4jax.analysis.claims.contrasts.compared` has them."""
     rows = []
-    for row in own.to_dict(orient="records"):
+    for row in contrasts.to_dict(orient="records"):
         patients = str(row["n"])
         if row["n"] < row["of_patients"]:
             patients += f" of {row['of_patients']}"

@@ -1,16 +1,19 @@
-"""Tables of a page in Markdown, each between ``<!-- NAME -->`` and ``<!-- end -->``."""
+"""Tables of a page in Markdown, each between ``<!-- NAME -->`` and ``<!-- end -->``.
+
+``<!-- NAME of FOLDER -->`` is a table of another study, collected in FOLDER, seen from the page.
+"""
 
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
-from fp4jax.analysis.claims import contrast_blocks, inside_blocks, study_blocks
+from fp4jax.analysis.claims import contrast_blocks, inside_blocks, keep_list_blocks, study_blocks
 from fp4jax.analysis.claims.collected import METRICS, Collected
 from fp4jax.analysis.claims.source import NOTHING, Source
 from fp4jax.analysis.claims.tables import PRIMARY, Tables
 
-_BEGIN = re.compile(r"<!-- (?!end -->)([\w ]+) -->\n")
+_BEGIN = re.compile(r"<!-- (?!end -->)([\w ]+?)(?: of (\S+))? -->\n")
 _PLACE = re.compile(_BEGIN.pattern + r".*?<!-- end -->", re.DOTALL)
 
 
@@ -28,16 +31,28 @@ def filled(text: str, folder: Path, page: Path) -> str:
         ValueError: see :func:`check_places`.
     """
     check_places(text, page)
+    sources: dict[Path, Source] = {}
+
+    def fill(match: re.Match[str]) -> str:
+        own = _other(match, page) or folder
+        if own not in sources:
+            sources[own] = _source(own, page)
+        return f"{match[0].splitlines()[0]}\n\n{TABLES[match[1]](sources[own])}\n\n<!-- end -->"
+
+    return _PLACE.sub(fill, text)
+
+
+def _other(place: re.Match[str], page: Path) -> Path | None:
+    """Where the study lies that a place names."""
+    return Path(os.path.normpath(page.parent / place[2])) if place[2] else None
+
+
+def _source(folder: Path, page: Path) -> Source:
     figures = {
         path.stem: Path(os.path.relpath(path, page.parent)).as_posix()
         for path in sorted(folder.glob("*.png"))
     }
-    source = Source(Collected.read(folder), Tables.read(folder), figures)
-
-    def fill(match: re.Match[str]) -> str:
-        return f"<!-- {match[1]} -->\n\n{TABLES[match[1]](source)}\n\n<!-- end -->"
-
-    return _PLACE.sub(fill, text)
+    return Source(folder, Collected.read(folder), Tables.read(folder), figures)
 
 
 def read_page(page: Path) -> str:
@@ -63,6 +78,8 @@ def read_page(page: Path) -> str:
 def check_places(text: str, page: Path) -> None:
     """That a page has places for tables, each with an end, for names of :data:`TABLES`.
 
+    Folders of other studies must be there.
+
     Raises:
         ValueError: else.
     """
@@ -72,7 +89,13 @@ def check_places(text: str, page: Path) -> None:
             raise ValueError(
                 f"{page} has a table <!-- {place[1]} -->; allowed: {', '.join(TABLES)}."
             )
-    begun = [name for name in _BEGIN.findall(text) if name in TABLES]
+        other = _other(place, page)
+        if other is not None and not (other / "claims.csv").is_file():
+            raise ValueError(
+                f"{page} has a table of {other}, where there are none; collect that study first: "
+                f"fp4jax claims STUDY --out {other}."
+            )
+    begun = [name for name, _ in _BEGIN.findall(text) if name in TABLES]
     if len(begun) > len(places):
         raise ValueError(
             f"{page} has {len(begun)} places for tables, and {len(places)} that end; write "
@@ -108,6 +131,8 @@ TABLES: dict[str, Callable[[Source], str]] = {
     "variance": contrast_blocks.sources,
     "claims": contrast_blocks.verdicts,
     "parts": contrast_blocks.parts,
+    "keep lists": keep_list_blocks.lists,
+    "keep lists patients": keep_list_blocks.contrasts,
     "inside": inside_blocks.networks,
     "inside layers": inside_blocks.layers,
     "figure contrasts": figure(

@@ -1,5 +1,6 @@
 """What the tables of a page are made from."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 from fp4jax.analysis.claims.collected import Collected
@@ -10,8 +11,9 @@ NOTHING = "Nothing yet: no recipe has runs beside its baseline's."
 
 
 class Source(NamedTuple):
-    """What a page is written from, and where its figures lie, seen from the page."""
+    """What a page is written from: a folder, what is in it, its figures as the page links them."""
 
+    folder: Path
     study: Collected
     tables: Tables
     figures: dict[str, str]

@@ -1,10 +1,12 @@
 """What a study's patients decide of the paper's five claims: tables, figures, a page.
 
     fp4jax claims runs/lgg-cv-cpu --out experiments/results/lgg_cv_64
+    fp4jax claims runs/here runs/there --out tables
     fp4jax claims --page docs/results_lgg_cv.md
 
-With a folder of runs it collects first: the scores of every test patient, the runs and what
-`fp4jax diagnose` left in them, as CSV, without images. All else follows from these files, also
+With folders of runs, or of what was collected before, it collects first: the scores of every test
+patient, the runs, what `fp4jax diagnose` left in them and `fp4jax keep-lists` beside them, as CSV,
+without images. A run that several folders have counts once. All else follows from these files, also
 without the runs: recipes against the baseline, patient by patient; groups of recipes; architecture
 and recipe as sources of variance; each claim's verdict with the interval that decides it; two
 figures. --page replaces the tables of a page, between <!-- NAME --> and <!-- end -->. Repeating it
@@ -21,6 +23,8 @@ from fp4jax.analysis.claims import Collected, all_tables, draw, filled
 from fp4jax.analysis.claims.coverage import missing
 from fp4jax.analysis.claims.drawings import FIGURES
 from fp4jax.analysis.claims.folder import check_replaceable
+from fp4jax.analysis.claims.joined import collect
+from fp4jax.analysis.claims.keep_lists import collect_lists, compare_lists
 from fp4jax.analysis.claims.page import read_page
 from fp4jax.analysis.claims.tables import PRIMARY
 from fp4jax.analysis.figures.style import save
@@ -32,8 +36,8 @@ _COMMITTED = Path("experiments/results/lgg_cv_64")
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    # folder of a study, or of runs; default: what was collected before
-    folder: Annotated[Path | None, tyro.conf.Positional] = None
+    # folders of a study, of runs, or with what an earlier call collected; default: what is in --out
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     # gets the tables and figures, and has what was collected: a new or empty folder, or one of an
     # earlier call, whose files are replaced; default without a study: the repository's
     out: Path | None = None
@@ -44,16 +48,19 @@ class Args:
 
 
 def command(args: Args) -> None:
-    if args.folder is not None and args.out is None:
-        raise ValueError(f"name a folder for the tables of {args.folder} with --out.")
+    if args.folders and args.out is None:
+        of = ", ".join(map(str, args.folders))
+        raise ValueError(f"name a folder for the tables of {of} with --out.")
     out = args.out or _COMMITTED
     # All that can be refused is refused before anything is written.
     check_replaceable(out)
     if args.page is not None:
         read_page(args.page)
     written = []
-    if args.folder is not None:
-        written += Collected.of_folder(args.folder).write(out)
+    if args.folders:
+        written += collect(args.folders).write(out)
+        written += collect_lists(args.folders, out)
+    written += compare_lists(out)
     # Read back, so that it is the same with the runs and without them.
     study = Collected.read(out)
     tables = all_tables(study, args.resamples)
@@ -79,7 +86,7 @@ def command(args: Args) -> None:
         with replacing(args.page) as temporary:
             temporary.write_text(text, encoding="utf-8")
         written.append(args.page)
-    for path in written:
+    for path in dict.fromkeys(written):
         print(path)
 
 

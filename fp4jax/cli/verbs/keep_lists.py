@@ -9,15 +9,14 @@ takes the sensitivity of the first seed's, proposes what to keep at --budget, an
 trains (qat) all seeds under the recipe with nothing kept, with the layers that the model itself
 keeps, and with the proposal. Of several splits each has a proposal of its own, from its training
 patients alone. Prints the test AUPRC and writes keep_lists_RECIPE.csv, and
-keep_lists_RECIPE_patients.csv, where the same lists are compared patient by patient. Runs that are
-finished are not trained again; a folder of `fp4jax study` with the same preset may be given.
+beside it the scores of each test patient (_patients) and the lists compared on them (_contrasts);
+`fp4jax claims` takes these files up. Runs that are finished are not trained again; a folder of
+`fp4jax study` with the same preset may be given.
 """
 
-import csv
 import dataclasses
-import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,13 +24,12 @@ import numpy as np
 import pandas as pd
 
 from fp4jax.analysis.by_patient import patient_table
-from fp4jax.analysis.csv_tables import write_csv
+from fp4jax.analysis.claims import markdown
+from fp4jax.analysis.claims.keep_lists import write_lists
 from fp4jax.analysis.results import read_run
 from fp4jax.analysis.sensitivity import propose, sensitivity_of_run
-from fp4jax.analysis.stats import compare_patients
 from fp4jax.cli.command import Verb
 from fp4jax.cli.presets import PRESETS
-from fp4jax.files import replacing
 from fp4jax.models import create
 from fp4jax.nnx import SensitivityTable
 from fp4jax.ops.recipe import get_recipe
@@ -82,20 +80,10 @@ def command(args: Args) -> None:
     source = args.source if preset.prepare is None else preset.prepare(args.source)
     data = preset.study.data.open(source)
     lists = [one for study in studies for one in _compared(args, study, data)]
-    rows = [_row(one, _exact(one, lists)) for one in lists]
-    print("| " + " | ".join(rows[0]) + " |\n|" + " --- |" * len(rows[0]))
-    for row in rows:
-        print("| " + " | ".join(row.values()) + " |")
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    stem = f"keep_lists_{args.recipe.replace('+', '-')}"
-    path = args.out / f"{stem}.csv"
-    with replacing(path) as temporary:
-        temporary.write_text(text.getvalue(), newline="")
-    print(path)
-    print(write_csv(_by_patient(lists), args.out / f"{stem}_patients.csv"))
+    rows = pd.DataFrame([_row(one, _exact(one, lists)) for one in lists])
+    print(markdown.table(list(rows.columns), rows.to_numpy().tolist()))
+    for path in write_lists(rows, _scores(lists), args.recipe, args.out):
+        print(path)
 
 
 def baselines_of(args: Args, named: Study) -> list[Study]:
@@ -126,6 +114,8 @@ class _List:
     arch: str
     method: str
     kept: str
+    # that stay in high precision, of each split where these differ
+    layers: str
     # of the layers' multiply-adds in FP4, the mean over splits
     share: float
     # in the order of splits and seeds
@@ -143,10 +133,10 @@ def _compared(args: Args, study: Study, data: Data) -> Iterator[_List]:
     """The baselines of an architecture, then each method and list."""
     (arch,) = study.archs
     baselines = _folders(study, data, args.out)
-    yield _List(arch, "baseline", "everything", 0.0, tuple(baselines))
+    yield _List(arch, "baseline", "everything", "all", 0.0, tuple(baselines))
     splits = tuple(dict.fromkeys(run.split for run in study.runs()))
-    # name -> for each split its recipe and share
-    lists: dict[str, list[tuple[Any, float]]] = {}
+    # name -> for each split its recipe, the layers that it keeps, and the share in FP4
+    lists: dict[str, list[tuple[Any, str, float]]] = {}
     for split, baseline in zip(splits, baselines[:: len(args.seeds)], strict=True):
         table = sensitivity_of_run(
             baseline.path,
@@ -164,18 +154,20 @@ def _compared(args: Args, study: Study, data: Data) -> Iterator[_List]:
             ("the model's own", args.recipe, own),
             (f"proposed at {args.budget:g}", proposal.rules, proposal.rules),
         ):
-            lists.setdefault(name, []).append((recipe, _share(table, rules)))
+            layers = " ".join(row.layer for row in table.layers if not rules.of(row.layer))
+            lists.setdefault(name, []).append((recipe, layers, _share(table, rules)))
     for method in args.methods:
         for name, of_splits in lists.items():
             folders: list[RunFolder] = []
-            for split, (recipe, _) in zip(splits, of_splits, strict=True):
+            for split, (recipe, *_) in zip(splits, of_splits, strict=True):
                 several = ("baseline", recipe) if method == "ptq" else (recipe,)
                 one = dataclasses.replace(
                     study, methods=(method,), recipes=several, splits=(split,)
                 )
                 folders += _folders(one, data, args.out)
-            share = float(np.mean([share for _, share in of_splits]))
-            yield _List(arch, method, name, share, tuple(folders))
+            share = float(np.mean([share for *_, share in of_splits]))
+            layers = _by_split({s: own for s, (_, own, _) in zip(splits, of_splits, strict=True)})
+            yield _List(arch, method, name, layers, share, tuple(folders))
 
 
 def _folders(study: Study, data: Data, out: Path) -> Sequence[RunFolder]:
@@ -193,18 +185,20 @@ def _exact(one: _List, lists: Sequence[_List]) -> np.ndarray:
     return _auprc(own.folders)
 
 
-def _by_patient(lists: Sequence[_List]) -> Any:
-    """Lists compared on the same test patients; each twice if it is called by two names."""
+def _scores(lists: Sequence[_List]) -> pd.DataFrame:
+    """Scores of each test patient; twice for a list that is called by two names."""
     rows = []
     for one in lists:
         runs = [run for folder in one.folders if (run := read_run(folder.path)) is not None]
         rows.append(patient_table(runs).assign(label=one.label))
-    table = pd.concat(rows, ignore_index=True)
-    found = [
-        compare_patients(table, metric, "all").assign(metric=metric) for metric in ("auprc", "f2")
-    ]
-    whole = pd.concat(found, ignore_index=True)
-    return whole[["metric", *(name for name in whole.columns if name != "metric")]]
+    return pd.concat(rows, ignore_index=True)
+
+
+def _by_split(layers: Mapping[str, str]) -> str:
+    """What each split keeps; once where all keep the same."""
+    if len(set(layers.values())) == 1:
+        return next(iter(layers.values())) or "none"
+    return "; ".join(f"{split}: {own or 'none'}" for split, own in layers.items())
 
 
 def _own(study: Study, table: SensitivityTable) -> Rules:
@@ -245,6 +239,7 @@ def _row(one: _List, exact: np.ndarray) -> dict[str, str]:
         "model": one.arch,
         "method": one.method,
         "kept in high precision": one.kept,
+        "layers kept": one.layers,
         "multiply-adds in FP4": f"{one.share:.1%}",
         "test AUPRC": f"{values.mean():.3f}{spread}",
         "each run minus its baseline": each,

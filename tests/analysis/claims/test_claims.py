@@ -58,6 +58,7 @@ def test_a_rerun_changes_no_byte_with_runs_or_without(runs, tmp_path, capsys):
     assert contents(out) == first
     assert page.read_text() == text
     assert "sqnr_db" not in (out / "inside.csv").read_text()
+    assert (out / "inside.csv").read_text().count("bias") == 2
     assert "no architecture has recipes of both groups" in text.split("<!-- groups -->")[1]
     assert "claim 1 at 500K, claim 2 at 500K, claim 5 at 500K" in text
 
@@ -97,6 +98,7 @@ def test_a_study_needs_a_folder_of_its_own(runs, tmp_path, capsys, monkeypatch):
         (b"<!-- claim -->\n<!-- end -->\n", "a table <!-- claim -->; allowed"),
         (b"\xff<!-- claims -->\n<!-- end -->\n", "is not UTF-8, from byte 0 on"),
         (b"# nothing\n", "has no place for a table"),
+        (b"<!-- claims of none -->\n<!-- end -->\n", "collect that study first: fp4jax claims"),
         (
             b"<!-- claims -->\n\nkept\n\n<!-- parts -->\n<!-- end -->\n",
             "has 2 places for tables, and 1",
@@ -205,6 +207,22 @@ def test_a_page_must_have_places_that_there_are(tmp_path):
         filled("# nothing", tmp_path, page)
     with pytest.raises(ValueError, match=r"a table <!-- claim -->; allowed: status, "):
         filled("<!-- claim -->\n<!-- end -->", tmp_path, page)
+
+
+def test_a_page_may_have_tables_of_another_study(tmp_path):
+    for name, patients in (("one", 2), ("other", 3)):
+        own = study(patients=patients, archs=("cnn",), labels=("baseline",))
+        own.write(tmp_path / name)
+        all_tables(own, 10).write(tmp_path / name)
+    text = "<!-- means -->\n<!-- end -->\n<!-- means of ../other -->\nold\n<!-- end -->\n"
+    page = tmp_path / "pages" / "page.md"
+    page.parent.mkdir()
+    once = filled(text, tmp_path / "one", page)
+    first, second = once.split("<!-- means of ../other -->\n")
+    assert "| 10 |" in first
+    assert "| 15 |" in second
+    assert "old" not in second
+    assert filled(once, tmp_path / "one", page) == once
 
 
 @pytest.mark.slow

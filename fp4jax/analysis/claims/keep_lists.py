@@ -1,0 +1,81 @@
+"""Keep lists that ``fp4jax keep-lists`` left in a study's folder, compared patient by patient."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fp4jax.analysis.claims.tables import PRIMARY
+from fp4jax.analysis.csv_tables import read_csv, write_csv
+from fp4jax.analysis.stats import compare_patients
+from fp4jax.extras import Extra
+from fp4jax.files import replacing
+
+with Extra("study"):
+    import pandas as pd
+
+_STEM = "keep_lists_"
+_SCORES, _CONTRASTS = "_patients", "_contrasts"
+#: Columns of the scores, before metrics.
+SCORE_COLUMNS = ["arch", "scale", "label", "split", "seed", "patient", *PRIMARY]
+#: Columns of text of all three files.
+TEXT = ["arch", "scale", "label", "split", "patient", "metric", "a", "b", "unit", "verdict"]
+
+
+def write_lists(lists: pd.DataFrame, scores: pd.DataFrame, recipe: str, out: Path) -> list[Path]:
+    """Writes ``keep_lists_RECIPE.csv``, and ``_patients.csv`` and ``_contrasts.csv`` of the same.
+
+    Args:
+        lists: a row per model, method and list.
+        scores: a row per run and test patient, with :data:`SCORE_COLUMNS`; labels are lists.
+        recipe: that was compared.
+        out: folder.
+    """
+    stem = _STEM + recipe.replace("+", "-")
+    paths = [write_csv(lists, out / f"{stem}.csv")]
+    kept: Any = scores[SCORE_COLUMNS]
+    paths.append(write_csv(kept, out / f"{stem}{_SCORES}.csv"))
+    # Of the scores as they are read back, so that the file alone gives the same bytes.
+    return [*paths, _compared(paths[-1])]
+
+
+def collect_lists(folders: Sequence[Path], out: Path) -> list[Path]:
+    """Copies them into ``out``, of folders that have the same the last one's; removes others there.
+
+    Returns:
+        What was written.
+    """
+    found = {path.name: path for folder in folders for path in _files(folder)}
+    for path in _files(out):
+        if path.name not in found:
+            path.unlink()
+    for name, path in found.items():
+        if path.resolve() != (out / name).resolve():
+            with replacing(out / name) as temporary:
+                shutil.copyfile(path, temporary)
+    return [out / name for name in found]
+
+
+def compare_lists(folder: Path) -> list[Path]:
+    """Writes the contrasts of all lists in a folder anew, from their patients' scores."""
+    return [_compared(path) for path in sorted(folder.glob(f"{_STEM}*{_SCORES}.csv"))]
+
+
+def list_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Files of lists, and of contrasts between them, in a folder."""
+    every = _files(folder)
+    contrasts = [path for path in every if path.stem.endswith(_CONTRASTS)]
+    return [path for path in every if not path.stem.endswith((_SCORES, _CONTRASTS))], contrasts
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"{_STEM}*.csv"))
+
+
+def _compared(path: Path) -> Path:
+    """All lists with each other; one that is called by two names is there twice."""
+    scores = read_csv(path, TEXT, SCORE_COLUMNS, PRIMARY)
+    found = [compare_patients(scores, m, "all").assign(metric=m) for m in PRIMARY]
+    rows = pd.concat(found, ignore_index=True)
+    rows = rows[["metric", *(name for name in rows.columns if name != "metric")]]
+    return write_csv(rows, path.with_name(path.name.replace(_SCORES, _CONTRASTS)))
