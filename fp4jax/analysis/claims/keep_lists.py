@@ -1,7 +1,7 @@
 """Keep lists that ``fp4jax keep-lists`` left in a study's folder, compared patient by patient."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +39,25 @@ def write_lists(lists: pd.DataFrame, scores: pd.DataFrame, recipe: str, out: Pat
     return [*paths, _compared(paths[-1])]
 
 
-def collect_lists(folders: Sequence[Path], out: Path) -> list[Path]:
-    """Copies them into ``out``, of folders that have the same the last one's; removes others there.
+def find_lists(folders: Sequence[Path]) -> dict[str, Path]:
+    """Files of keep lists by name; of folders that have the same the last one's.
+
+    Raises:
+        ValueError: scores among them are no such table.
+    """
+    found = {path.name: path for folder in folders for path in _files(folder)}
+    for path in found.values():
+        if path.stem.endswith(_SCORES):
+            _scores(path)
+    return found
+
+
+def copy_lists(found: Mapping[str, Path], out: Path) -> list[Path]:
+    """Copies what was found into a folder, in which others are removed.
 
     Returns:
         What was written.
     """
-    found = {path.name: path for folder in folders for path in _files(folder)}
     for path in _files(out):
         if path.name not in found:
             path.unlink()
@@ -72,9 +84,13 @@ def _files(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{_STEM}*.csv"))
 
 
+def _scores(path: Path) -> pd.DataFrame:
+    return read_csv(path, TEXT, SCORE_COLUMNS, PRIMARY)
+
+
 def _compared(path: Path) -> Path:
     """All lists with each other; one that is called by two names is there twice."""
-    scores = read_csv(path, TEXT, SCORE_COLUMNS, PRIMARY)
+    scores = _scores(path)
     found = [compare_patients(scores, m, "all").assign(metric=m) for m in PRIMARY]
     rows = pd.concat(found, ignore_index=True)
     rows = rows[["metric", *(name for name in rows.columns if name != "metric")]]

@@ -24,7 +24,7 @@ from fp4jax.analysis.claims.coverage import missing
 from fp4jax.analysis.claims.drawings import FIGURES
 from fp4jax.analysis.claims.folder import check_replaceable
 from fp4jax.analysis.claims.joined import collect
-from fp4jax.analysis.claims.keep_lists import collect_lists, compare_lists
+from fp4jax.analysis.claims.keep_lists import compare_lists, copy_lists, find_lists
 from fp4jax.analysis.claims.page import read_page
 from fp4jax.analysis.claims.tables import PRIMARY
 from fp4jax.analysis.figures.style import save
@@ -58,8 +58,8 @@ def command(args: Args) -> None:
         read_page(args.page)
     written = []
     if args.folders:
-        written += collect(args.folders).write(out)
-        written += collect_lists(args.folders, out)
+        study, lists = collect(args.folders), find_lists(args.folders)
+        written += [*study.write(out), *copy_lists(lists, out)]
     written += compare_lists(out)
     # Read back, so that it is the same with the runs and without them.
     study = Collected.read(out)

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from fp4jax.analysis.claims import Collected, all_tables, filled
-from fp4jax.analysis.claims.keep_lists import collect_lists, compare_lists, write_lists
+from fp4jax.analysis.claims.keep_lists import compare_lists, copy_lists, find_lists, write_lists
 from tests.fabricated_scores import study
 
 PAGE = "<!-- keep lists -->\n<!-- end -->\n<!-- keep lists patients -->\n<!-- end -->\n"
@@ -26,14 +26,14 @@ def test_they_are_copied_and_compared_anew(made, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "keep_lists_sr.csv").write_text("of an earlier call")
-    collect_lists([tmp_path, made], out)
+    copy_lists(find_lists([tmp_path, made]), out)
     assert sorted(path.name for path in out.iterdir()) == sorted(NAMES)
     (out / NAMES[2]).unlink()
     assert compare_lists(out) == [out / NAMES[2]]
     for name in NAMES:
         assert (out / name).read_bytes() == (made / name).read_bytes()
     # Once more from there.
-    collect_lists([out], out)
+    copy_lists(find_lists([out]), out)
     assert sorted(path.name for path in out.iterdir()) == sorted(NAMES)
 
 
@@ -49,3 +49,9 @@ def test_a_page_shows_them(made):
     for path in made.glob("keep_lists*"):
         path.unlink()
     assert filled(PAGE, made, made / "page.md").count("Not measured yet.") == 2
+
+
+def test_other_files_of_that_name_are_refused_before_any_is_copied(tmp_path):
+    (tmp_path / NAMES[1]).write_text("metric,arch\nauprc,cnn\n")
+    with pytest.raises(ValueError, match=r"_patients\.csv has no column scale, label, split"):
+        find_lists([tmp_path])
