@@ -94,13 +94,17 @@ def verdicts(source: Source) -> str:
     own = loose(source.tables.claims)
     rows = []
     for claim, group in own.groupby("claim"):
-        by = group.drop_duplicates("metric").set_index("metric")["of_claim"]
-        rows.append([str(claim), CLAIMS[claim], *(f"**{by[m]}**" for m in PRIMARY)])
+        by = group.drop_duplicates("metric").set_index("metric")
+        cells = [f"**{by['of_claim'][m]}**" for m in PRIMARY]
+        for i, metric in enumerate(PRIMARY):
+            lacks = by["claim_lacks"][metric]
+            cells[i] += f"; lacks {lacks.upper()}" if lacks else ""
+        rows.append([str(claim), CLAIMS[claim], *cells])
     return table(["", "the paper says", *(f"by {NAMES[m]}" for m in PRIMARY)], rows)
 
 
 def parts(source: Source) -> str:
-    """What decides each claim, and at which scale those were measured that name none."""
+    """What decides each claim, and at which scale those were measured that may be at any."""
     rows = []
     claims = source.tables.claims.sort_values(["claim", "part"], kind="stable")
     for row in claims.to_dict(orient="records"):
@@ -109,19 +113,18 @@ def parts(source: Source) -> str:
         values = (unit * row[name] for name in ("estimate", "low", "high"))
         known = interval(*values, digits=digits)
         known += " x 10^-4" if unit > 1 and known else ""
+        low, high = (number(row[name], 4) for name in ("low_90", "high_90"))
         lacks = f"; lacks {row['lacks']}" if row["lacks"] else ""
         first = [f"{row['claim']}{row['part']}", row["says"], NAMES[row["metric"]]]
-        rows.append([*first, row["measured"], known, row["verdict"] + lacks])
-    header = ["", "part", "metric", "measured", "estimate, 95 % interval", "verdict"]
-    return "\n\n".join([table(header, rows), _scales(claims)])
+        shown_equal = f"{low} to {high}" if low else ""
+        rows.append([*first, row["measured"], known, shown_equal, row["verdict"] + lacks])
+    header = ["", "part", "metric", "measured", "estimate, 95 % interval", "90 %, equivalence"]
+    return "\n\n".join([table([*header, "verdict"], rows), _scales(claims)])
 
 
 def _scales(claims: Any) -> str:
-    """At which the claims were measured that name no scale."""
+    """At which those were measured that may be at any."""
     own = claims[claims["claim"].isin(OF_ANY_SCALE) & (claims["metric"] == PRIMARY[0])]
     first = own.drop_duplicates("claim")
     each = [f"claim {row.claim} at {row.scale.upper()}" for row in first.itertuples()]
-    return (
-        f"Claims that name no scale, by {NAMES[PRIMARY[0]]}: {', '.join(each)}, the largest at "
-        "which the fewest parts lack anything."
-    )
+    return f"By {NAMES[PRIMARY[0]]}, {', '.join(each)}."

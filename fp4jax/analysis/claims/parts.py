@@ -10,6 +10,7 @@ from fp4jax.extras import Extra
 
 with Extra("study"):
     import pandas as pd
+    import scipy.stats
 
 CONFIRMED, NOT_CONFIRMED, OPEN = "confirmed", "not confirmed", "not decided here"
 _NAN = float("nan")
@@ -28,6 +29,9 @@ class Part(NamedTuple):
     estimate: float = _NAN
     low: float = _NAN
     high: float = _NAN
+    # 90 % interval of the test of equivalence, which shows it where it is within the margin
+    low_90: float = _NAN
+    high_90: float = _NAN
     verdict: str = OPEN
     # what is missing
     lacks: str = ""
@@ -102,7 +106,10 @@ def part_of(
     first, second = (row["a"], row["b"]) if sign == 1 else (row["b"], row["a"])
     arch = title(row["arch"]) if row["arch"] in ("cnn", "vit", "swin") else row["arch"]
     measured = f"{arch} at {row['scale']}: {first} - {second}"
-    part = part._replace(measured=measured, estimate=sign * row["difference"], low=low, high=high)
+    estimate = sign * row["difference"]
+    part = part._replace(measured=measured, estimate=estimate, low=low, high=high)
+    half = float(scipy.stats.t.ppf(0.95, row["freedom"])) * row["error"]
+    part = part._replace(low_90=estimate - half, high_90=estimate + half)
     if row["folds"] < row["of_folds"]:
         return part._replace(lacks=f"{row['of_folds'] - row['folds']} of {row['of_folds']} folds")
     return part._replace(verdict=rule(row), lacks="")

@@ -18,7 +18,17 @@ with Extra("study"):
 #: Of :data:`fp4jax.analysis.claims.collected.METRICS`.
 PRIMARY = METRICS[:2]
 _TEXT = ["arch", "scale", "label", "contrast", "metric", "members", "a", "b", "unit", "verdict"]
-_TEXT += ["source", "archs", "labels", "part", "says", "measured", "lacks", "of_claim"]
+_TEXT += [
+    "source",
+    "archs",
+    "labels",
+    "part",
+    "says",
+    "measured",
+    "lacks",
+    "of_claim",
+    "claim_lacks",
+]
 
 
 @dataclasses.dataclass(frozen=True)

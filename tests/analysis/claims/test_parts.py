@@ -18,6 +18,7 @@ DIFFERS, EQUIVALENT, WITHIN = "differs", "equivalent", "differs, within margin"
 
 def row(low, high, verdict="no difference shown", **values):
     interval = {"ci_low": low, "ci_high": high, "difference": (low + high) / 2}
+    interval |= {"error": 0.01, "freedom": 4}
     names = {"a": "full", "b": "baseline", "arch": "cnn", "scale": "500k"}
     return {**interval, "verdict": verdict, "folds": 5, "of_folds": 5, **names, **values}
 
@@ -58,6 +59,8 @@ def test_without_all_folds_nothing_is_decided():
     assert part_of(part, [], more) == part
     found = part_of(part, [row(0.03, 0.05, DIFFERS, folds=3)], more)
     assert (found.verdict, found.lacks) == (OPEN, "2 of 5 folds")
+    # Student's t with 4 degrees of freedom: 2.132 standard errors about 0.04.
+    assert (found.low_90, found.high_90) == pytest.approx((0.01868, 0.06132), abs=1e-5)
     found = part_of(part, [row(-0.05, -0.03, DIFFERS)], lambda one: more(one, -1), sign=-1)
     assert (found.verdict, found.lacks, found.low, found.high) == (CONFIRMED, "", 0.03, 0.05)
 
