@@ -98,7 +98,7 @@ def verdicts(source: Source) -> str:
         cells = [f"**{by['of_claim'][m]}**" for m in PRIMARY]
         for i, metric in enumerate(PRIMARY):
             lacks = by["claim_lacks"][metric]
-            cells[i] += f"; lacks {lacks.upper()}" if lacks else ""
+            cells[i] += f"; lacks {lacks}" if lacks else ""
         rows.append([str(claim), CLAIMS[claim], *cells])
     return table(["", "the paper says", *(f"by {NAMES[m]}" for m in PRIMARY)], rows)
 

@@ -256,9 +256,10 @@ def _whole(judge: Judge, parts: Sequence[Part]) -> tuple[str, str]:
     lacks = ""
     if claim == 1 and verdict != NOT_CONFIRMED:
         every = (_SMALLEST, _SWEET, _LARGEST)
-        lacks = ", ".join(s for s in every if s not in judge.scales or _lacking(_first(judge, s)))
+        there = [s for s in judge.scales if not _lacking(_first(judge, s))]
+        lacks = ", ".join(s.upper() for s in every if s not in there)
     elif claim == 2 and scale == _SMALLEST:
-        lacks = f"a scale above {_SMALLEST}"
+        lacks = f"a scale above {_SMALLEST.upper()}"
     elif claim == 5 and scale != _SWEET:
-        lacks = _SWEET
+        lacks = _SWEET.upper()
     return (OPEN if lacks else verdict), lacks

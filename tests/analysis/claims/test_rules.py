@@ -77,7 +77,7 @@ def test_the_opposite_is_not_confirmed():
     assert claims[1] == NOT_CONFIRMED
     # They are about larger scales, which are not there.
     assert claims[2] == claims[4] == claims[5] == OPEN
-    assert [parts[p]["claim_lacks"] for p in ("1a", "2a", "5a")] == ["", "a scale above 500k", "4m"]
+    assert [parts[p]["claim_lacks"] for p in ("1a", "2a", "5a")] == ["", "a scale above 500K", "4M"]
     everywhere = {(arch, "full"): 0.1 for arch in ("cnn", "vit", "swin")}
     parts, claims = verdicts(study(3, loss=everywhere))
     assert parts["1a"]["verdict"] == claims[1] == NOT_CONFIRMED
@@ -115,9 +115,9 @@ def test_what_is_missing_decides_nothing_and_is_named():
 def test_a_claim_waits_for_the_scales_that_it_is_about():
     parts, claims = verdicts(without(as_the_paper_says(), scale="4m"))
     assert parts["1a"]["verdict"] == parts["1b"]["verdict"] == CONFIRMED
-    assert (claims[1], parts["1a"]["claim_lacks"]) == (OPEN, "4m")
+    assert (claims[1], parts["1a"]["claim_lacks"]) == (OPEN, "4M")
     assert claims[2] == CONFIRMED
-    assert (claims[5], parts["5a"]["claim_lacks"]) == (OPEN, "4m")
+    assert (claims[5], parts["5a"]["claim_lacks"]) == (OPEN, "4M")
     assert parts["5a"]["measured"].startswith("Swin at 15m")
 
 
