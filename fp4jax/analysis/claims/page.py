@@ -133,7 +133,8 @@ TABLES: dict[str, Callable[[Source], str]] = {
     "parts": contrast_blocks.parts,
     "keep lists": keep_list_blocks.lists,
     "keep lists patients": keep_list_blocks.contrasts,
-    "inside": inside_blocks.networks,
+    "inside gradients": inside_blocks.gradients,
+    "inside attention": inside_blocks.attention,
     "inside layers": inside_blocks.layers,
     "figure contrasts": figure(
         "contrasts", "What each recipe costs a patient, with the margin of equivalence"

@@ -34,6 +34,7 @@ def runs(tmp_path_factory):
     for i, path in enumerate(sorted((root / "runs").glob("cnn_*baseline*"))):
         lines = ["run,state,recipe,layer,quantity,of,value"]
         lines += [f"r,best,full,total,bias,gradient,{i + 1}", "r,best,full,a,sqnr_db,fprop.x,9"]
+        lines += [f"r,best,full,{layer},entropy,attention,{n}" for layer, n in (("a", 2), ("b", 4))]
         (path / "diagnosis.csv").write_text("\n".join(lines))
     return root
 
@@ -53,7 +54,8 @@ def test_a_rerun_changes_no_byte_with_runs_or_without(runs, tmp_path, capsys):
     first, text = contents(out), page.read_text()
     assert "\nold\n" not in text
     assert "**Partial: 8 runs are finished" in text.split("<!-- design -->")[0]
-    assert "| CNN 500K | best | `full (1)` | gradient: bias | 2 | 1.5 |  |" in text
+    assert "| CNN 500K | best | 2 | `full (1)` |  | 1.5 |  |" in text
+    assert "| CNN 500K | best | 2 | `full (1)` | 3 (2 to 4) |  |" in text
     load("claims").run(options)
     assert contents(out) == first
     assert page.read_text() == text
