@@ -22,8 +22,8 @@ folds; one is enough.
 
 **Scale.** Claims 3 and 4 name theirs. Claim 1 is about every scale, 2 about larger ones than 500k,
 5 about 4M. Their parts are measured at one scale, also where it is none of these, so that a smaller
-study can say something: claim 5 at 4M if the study has it; else the largest of those at which the
-fewest parts lack anything, and for claim 1 of those the one with the worst verdict.
+study can say something: of those at which the fewest parts lack anything the largest; but claim 1
+at the one with the worst verdict, and claim 5 at 4M if that is one of them.
 
 **Claims.** Confirmed if all parts are, not confirmed if one is not, else not decided here; without
 the scales that a claim is about it is not decided, whatever its parts say. (One scale is enough to
@@ -123,11 +123,13 @@ def _of_claim(judge: Judge, claim: int) -> list[Part]:
     if claim not in OF_ANY_SCALE:
         return {3: _third, 4: _fourth}[claim](judge)
     measure = {1: _first, 2: _second, 5: _fifth}[claim]
-    scales = judge.scales or [_SMALLEST]
-    if claim == 5 and _SWEET in scales:
-        scales = [_SWEET]
-    found = [measure(judge, scale) for scale in reversed(scales)]
-    return min(found, key=lambda parts: (_lacking(parts), claim == 1 and _rank(_verdict(parts))))
+    found = [measure(judge, scale) for scale in reversed(judge.scales or [_SMALLEST])]
+
+    def order(parts: Sequence[Part]) -> tuple[Any, ...]:
+        worst_first = claim == 1 and _rank(_verdict(parts))
+        return _lacking(parts), worst_first, claim == 5 and parts[0].scale != _SWEET
+
+    return min(found, key=order)
 
 
 def _lacking(parts: Sequence[Part]) -> int:
