@@ -78,6 +78,12 @@ def test_each_fold_has_its_own_list(executed, tmp_path, capsys):
         "encoders.0 decoders.3",
         "fold0: encoders.0; fold2: decoders.0",
     ]
+    with (tmp_path / "keep_lists_full_layers.csv").open() as file:
+        costs = [row for row in csv.DictReader(file) if row["proposed"] == "True"]
+    assert [(row["split"], row["layer"]) for row in costs] == [
+        ("fold0", "encoders.0"),
+        ("fold2", "decoders.0"),
+    ]
     with (tmp_path / "keep_lists_full_patients.csv").open() as file:
         scores = list(csv.DictReader(file))
     assert len({(row["label"], row["split"], row["seed"], row["patient"]) for row in scores}) == 48

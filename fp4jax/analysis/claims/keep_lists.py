@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fp4jax.analysis.claims.tables import PRIMARY
 from fp4jax.analysis.csv_tables import read_csv, write_csv
@@ -15,24 +15,28 @@ with Extra("study"):
     import pandas as pd
 
 _STEM = "keep_lists_"
-_SCORES, _CONTRASTS = "_patients", "_contrasts"
+_SCORES, _CONTRASTS, _LAYERS = "_patients", "_contrasts", "_layers"
 #: Columns of the scores, before metrics.
 SCORE_COLUMNS = ["arch", "scale", "label", "split", "seed", "patient", *PRIMARY]
 #: Columns of text of all three files.
 TEXT = ["arch", "scale", "label", "split", "patient", "metric", "a", "b", "unit", "verdict"]
 
 
-def write_lists(lists: pd.DataFrame, scores: pd.DataFrame, recipe: str, out: Path) -> list[Path]:
-    """Writes ``keep_lists_RECIPE.csv``, and ``_patients.csv`` and ``_contrasts.csv`` of the same.
+def write_lists(
+    lists: pd.DataFrame, layers: pd.DataFrame, scores: pd.DataFrame, recipe: str, out: Path
+) -> list[Path]:
+    """Writes ``keep_lists_RECIPE.csv``, and beside it ``_layers``, ``_patients``, ``_contrasts``.
 
     Args:
         lists: a row per model, method and list.
+        layers: a row per model, split and layer: ``multiply_adds``, what it costs to quantize it,
+            ``proposed`` (whether that split's list has it).
         scores: a row per run and test patient, with :data:`SCORE_COLUMNS`; labels are lists.
         recipe: that was compared.
         out: folder.
     """
     stem = _STEM + recipe.replace("+", "-")
-    paths = [write_csv(lists, out / f"{stem}.csv")]
+    paths = [write_csv(lists, out / f"{stem}.csv"), write_csv(layers, out / f"{stem}{_LAYERS}.csv")]
     kept: Any = scores[SCORE_COLUMNS]
     paths.append(write_csv(kept, out / f"{stem}{_SCORES}.csv"))
     # Of the scores as they are read back, so that the file alone gives the same bytes.
@@ -73,11 +77,13 @@ def compare_lists(folder: Path) -> list[Path]:
     return [_compared(path) for path in sorted(folder.glob(f"{_STEM}*{_SCORES}.csv"))]
 
 
-def list_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Files of lists, and of contrasts between them, in a folder."""
+def list_files(folder: Path, kind: Literal["", "_layers", "_contrasts"] = "") -> list[Path]:
+    """Files of lists, or of layers or contrasts of lists, in a folder."""
+    kinds = (_SCORES, _CONTRASTS, _LAYERS)
     every = _files(folder)
-    contrasts = [path for path in every if path.stem.endswith(_CONTRASTS)]
-    return [path for path in every if not path.stem.endswith((_SCORES, _CONTRASTS))], contrasts
+    if kind:
+        return [path for path in every if path.stem.endswith(kind)]
+    return [path for path in every if not path.stem.endswith(kinds)]
 
 
 def _files(folder: Path) -> list[Path]:

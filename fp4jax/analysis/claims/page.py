@@ -132,6 +132,7 @@ TABLES: dict[str, Callable[[Source], str]] = {
     "claims": contrast_blocks.verdicts,
     "parts": contrast_blocks.parts,
     "keep lists": keep_list_blocks.lists,
+    "keep lists layers": keep_list_blocks.layers,
     "keep lists patients": keep_list_blocks.contrasts,
     "inside gradients": inside_blocks.gradients,
     "inside attention": inside_blocks.attention,

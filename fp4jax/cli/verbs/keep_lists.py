@@ -8,10 +8,10 @@ On the data and models of a named study that has one size and one attention: tra
 takes the sensitivity of the first seed's, proposes what to keep at --budget, and quantizes (ptq) or
 trains (qat) all seeds under the recipe with nothing kept, with the layers that the model itself
 keeps, and with the proposal. Of several splits each has a proposal of its own, from its training
-patients alone. Prints the test AUPRC and writes keep_lists_RECIPE.csv, and
-beside it the scores of each test patient (_patients) and the lists compared on them (_contrasts);
-`fp4jax claims` takes these files up. Runs that are finished are not trained again; a folder of
-`fp4jax study` with the same preset may be given.
+patients alone. Prints the test AUPRC and writes keep_lists_RECIPE.csv, and beside it what each layer
+costs (_layers), the scores of each test patient (_patients) and the lists compared on them
+(_contrasts); `fp4jax claims` takes these files up. Runs that are finished are not trained again; a
+folder of `fp4jax study` with the same preset may be given.
 """
 
 import dataclasses
@@ -79,10 +79,11 @@ def command(args: Args) -> None:
     studies = baselines_of(args, preset.study)
     source = args.source if preset.prepare is None else preset.prepare(args.source)
     data = preset.study.data.open(source)
-    lists = [one for study in studies for one in _compared(args, study, data)]
+    costs: list[dict[str, Any]] = []
+    lists = [one for study in studies for one in _compared(args, study, data, costs)]
     rows = pd.DataFrame([_row(one, _exact(one, lists)) for one in lists])
     print(markdown.table(list(rows.columns), rows.to_numpy().tolist()))
-    for path in write_lists(rows, _scores(lists), args.recipe, args.out):
+    for path in write_lists(rows, pd.DataFrame(costs), _scores(lists), args.recipe, args.out):
         print(path)
 
 
@@ -129,8 +130,8 @@ class _List:
         return f"{self.method} {self.kept}" if self.method != "qat" else self.kept
 
 
-def _compared(args: Args, study: Study, data: Data) -> Iterator[_List]:
-    """The baselines of an architecture, then each method and list."""
+def _compared(args: Args, study: Study, data: Data, costs: list[dict[str, Any]]) -> Iterator[_List]:
+    """The baselines of an architecture, then each method and list; adds what layers cost."""
     (arch,) = study.archs
     baselines = _folders(study, data, args.out)
     yield _List(arch, "baseline", "everything", "all", 0.0, tuple(baselines))
@@ -148,6 +149,12 @@ def _compared(args: Args, study: Study, data: Data) -> Iterator[_List]:
         )
         proposal = propose(table, args.budget)
         print(f"{arch} {split}: {proposal}")
+        costs += [
+            {"arch": arch, "split": split, "layer": row.layer, "multiply_adds": row.multiply_adds}
+            | {name: getattr(row, name) for name in ("kl", "loss", "gradient", "score")}
+            | {"proposed": proposal.rules.of(row.layer) is None}
+            for row in table.layers
+        ]
         nothing, own = table.rules(()), _own(study, table)
         for name, recipe, rules in (
             ("nothing", nothing, nothing),
