@@ -8,8 +8,8 @@ On the data and models of a named study that has one size and one attention: tra
 takes the sensitivity of the first seed's, proposes what to keep at --budget, and quantizes (ptq) or
 trains (qat) all seeds under the recipe with nothing kept, with the layers that the model itself
 keeps, and with the proposal. Of several splits each has a proposal of its own, from its training
-patients alone. Prints the test AUPRC and writes keep_lists_RECIPE.csv, and beside it what each layer
-costs (_layers), the scores of each test patient (_patients) and the lists compared on them
+patients alone. Prints the test AUPRC and writes keep_lists_RECIPE.csv, and beside it what each
+layer costs (_layers), the scores of each test patient (_patients) and the lists compared on them
 (_contrasts); `fp4jax claims` takes these files up. Runs that are finished are not trained again; a
 folder of `fp4jax study` with the same preset may be given.
 """
