@@ -24,7 +24,7 @@ def collect(folders: Sequence[Path]) -> Collected:
     """Collects from folders of runs, and from folders that have what was collected before.
 
     Raises:
-        ValueError: see :meth:`Collected.of_folder`, :meth:`Collected.read` and :func:`joined`.
+        ValueError: see :class:`fp4jax.analysis.claims.Collected` and :func:`joined`.
     """
     return joined({str(folder): _of(folder) for folder in folders})
 
