@@ -26,6 +26,7 @@ _OF_RUN = ["threshold", "best_epoch", "epochs_run", "train_seconds", "val_auprc"
 _OF_RUN += [f"test_hard_{name}_at_best" for name in ("f2_score", "recall", "dice_patient")]
 _OF_RUN += ["test_patients"]
 _MADE_WITH = ["revision", "dirty", "jax", "data"]
+#: What all runs of a study share, as far as it is collected.
 SETTINGS = ["image_size", "epochs", "batch_size", "schedule", "folds", "split_seed"]
 #: Of ``runs`` and ``patients`` of :class:`Collected`, in this order.
 RUN_COLUMNS = ["run", *KEYS, *SETTINGS, *_OF_RUN, *_MADE_WITH]

@@ -95,10 +95,8 @@ def verdicts(source: Source) -> str:
     rows = []
     for claim, group in own.groupby("claim"):
         by = group.drop_duplicates("metric").set_index("metric")
-        cells = [f"**{by['of_claim'][m]}**" for m in PRIMARY]
-        for i, metric in enumerate(PRIMARY):
-            lacks = by["claim_lacks"][metric]
-            cells[i] += f"; lacks {lacks}" if lacks else ""
+        lacks = {m: f"; lacks {text}" if (text := by["claim_lacks"][m]) else "" for m in PRIMARY}
+        cells = (f"**{by['of_claim'][m]}**{lacks[m]}" for m in PRIMARY)
         rows.append([str(claim), CLAIMS[claim], *cells])
     return table(["", "the paper says", *(f"by {NAMES[m]}" for m in PRIMARY)], rows)
 
@@ -127,4 +125,4 @@ def _scales(claims: Any) -> str:
     own = claims[claims["claim"].isin(OF_ANY_SCALE) & (claims["metric"] == PRIMARY[0])]
     first = own.drop_duplicates("claim")
     each = [f"claim {row.claim} at {row.scale.upper()}" for row in first.itertuples()]
-    return f"By {NAMES[PRIMARY[0]]}, {', '.join(each)}."
+    return f"Measured, by {NAMES[PRIMARY[0]]}: {', '.join(each)}."

@@ -44,7 +44,8 @@ def joined(studies: Mapping[str, Collected]) -> Collected:
         studies: by what errors call them.
 
     Raises:
-        ValueError: they differ in settings or data, or in the scores of a run.
+        ValueError: they differ in data or in one of :data:`SETTINGS` (of others nothing was
+            collected: they are the caller's to know), or in the scores of a run.
     """
     if len(studies) == 1:
         return next(iter(studies.values()))

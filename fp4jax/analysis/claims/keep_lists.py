@@ -18,7 +18,7 @@ _STEM = "keep_lists_"
 _SCORES, _CONTRASTS, _LAYERS = "_patients", "_contrasts", "_layers"
 #: Columns of the scores, before metrics.
 SCORE_COLUMNS = ["arch", "scale", "label", "split", "seed", "patient", *PRIMARY]
-#: Columns of text of all three files.
+#: Columns of text of the scores and the contrasts.
 TEXT = ["arch", "scale", "label", "split", "patient", "metric", "a", "b", "unit", "verdict"]
 
 

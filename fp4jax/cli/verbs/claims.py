@@ -9,7 +9,8 @@ patient, the runs, what `fp4jax diagnose` left in them and `fp4jax keep-lists` b
 without images. A run that several folders have counts once. All else follows from these files, also
 without the runs: recipes against the baseline, patient by patient; groups of recipes; architecture
 and recipe as sources of variance; each claim's verdict with the interval that decides it; two
-figures. --page replaces the tables of a page, between <!-- NAME --> and <!-- end -->. Repeating it
+figures. --page replaces the tables of a page, between <!-- NAME --> (of another
+study's tables: <!-- NAME of FOLDER -->) and <!-- end -->. Repeating it
 changes no byte. What a study lacks is said, and decides nothing.
 """
 

@@ -62,7 +62,7 @@ def test_a_rerun_changes_no_byte_with_runs_or_without(runs, tmp_path, capsys):
     assert "sqnr_db" not in (out / "inside.csv").read_text()
     assert (out / "inside.csv").read_text().count("bias") == 2
     assert "no architecture has recipes of both groups" in text.split("<!-- groups -->")[1]
-    assert "By AUPRC, claim 1 at 500K, claim 2 at 500K, claim 5 at 500K." in text
+    assert "Measured, by AUPRC: claim 1 at 500K, claim 2 at 500K, claim 5 at 500K." in text
 
 
 def refused(options, capsys) -> str:

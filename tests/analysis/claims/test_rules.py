@@ -134,6 +134,14 @@ def test_a_claim_waits_for_the_scales_that_it_is_about():
     assert parts["5a"]["measured"].startswith("Swin at 15m")
 
 
+def test_every_scale_must_be_as_the_first_claim_says():
+    contrasts, spread = measured_as_the_paper_says()
+    there = (spread["source"] == "architecture - recipe") & (spread["scale"] == "4m")
+    other = spread.assign(high=spread["high"].mask(there, -1e-4), low=spread["low"].mask(there, -1))
+    parts, claims = decisions(contrasts, other)
+    assert (parts["1a"]["scale"], claims[1]) == ("4m", NOT_CONFIRMED)
+
+
 def test_an_effect_within_the_margin_is_none():
     loss = {("swin", "2d+rht+sr"): 0.008}
     parts, _ = verdicts(study(3, loss=loss, patients=60, labels=STATED, archs=("swin", "cnn")))
