@@ -150,7 +150,7 @@ def main(kind: str, out: str, rank: str, port: str, step: str = "") -> None:
     if step:
         die_at(int(step))
     try:
-        with hosts.joined(Hosts(f"127.0.0.1:{port}", int(rank), 2, heartbeat=10)) as devices:
+        with hosts.joined(Hosts(f"127.0.0.1:{port}", int(rank), 2, heartbeat=30)) as devices:
             # Fewer than one each, one each, and more of one.
             for count in (1, 2, 5):
                 items = list(range(count))
